@@ -1,0 +1,82 @@
+"""The Hugging Face Trainer API on PyTorch Lightning.
+
+Importing this package changes nothing and loads no torch: every name is fetched on first use. Names
+that are not ours are transformers' own, so that a script changes one import line.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compat.arguments import Seq2SeqTrainingArguments, TrainingArguments
+    from compat.install import install, installed, uninstall
+    from compat.trainer import Seq2SeqTrainer, Trainer
+
+__version__ = "0.1.0"
+
+_OURS = {
+    "Seq2SeqTrainer": "compat.trainer",
+    "Seq2SeqTrainingArguments": "compat.arguments",
+    "Trainer": "compat.trainer",
+    "TrainingArguments": "compat.arguments",
+    "install": "compat.install",
+    "installed": "compat.install",
+    "uninstall": "compat.install",
+}
+
+# What HF scripts import beside the Trainer; any other public name of transformers is passed through as well.
+_TRANSFORMERS = (
+    "DataCollator",
+    "DataCollatorForLanguageModeling",
+    "DataCollatorForSeq2Seq",
+    "DataCollatorForTokenClassification",
+    "DataCollatorWithPadding",
+    "DefaultDataCollator",
+    "DefaultFlowCallback",
+    "EarlyStoppingCallback",
+    "EvalPrediction",
+    "HfArgumentParser",
+    "IntervalStrategy",
+    "PrinterCallback",
+    "ProgressCallback",
+    "SchedulerType",
+    "TrainerCallback",
+    "TrainerControl",
+    "TrainerState",
+    "default_data_collator",
+    "enable_full_determinism",
+    "set_seed",
+)
+
+__all__ = [  # noqa: PLE0604 (every entry is a string)
+    "Seq2SeqTrainer",
+    "Seq2SeqTrainingArguments",
+    "Trainer",
+    "TrainingArguments",
+    "install",
+    "installed",
+    "uninstall",
+    *_TRANSFORMERS,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        msg = f"module 'compat' has no attribute {name!r}"
+        raise AttributeError(msg)
+    if name in _OURS:
+        # `compat.install` is a function that shares its name with the module it comes from.
+        value = getattr(importlib.import_module(_OURS[name]), name)
+        globals()[name] = value
+        return value
+    try:
+        return getattr(importlib.import_module("transformers"), name)
+    except AttributeError:
+        msg = f"neither compat nor transformers has the name {name!r}. Check the spelling, or import it from where it lives."
+        raise AttributeError(msg) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,95 @@
+"""`compat run script.py args…`: run a script as python would, with Lightning under its Trainer."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.machinery
+import os
+import runpy
+import sys
+import types
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "run",
+        help="run an unedited Hugging Face script on Lightning",
+        description="Run a script that imports from transformers, with Lightning under its Trainer. "
+        "Arguments after the script are the script's own.",
+    )
+    parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
+    parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m")
+    parser.add_argument("script", metavar="SCRIPT", help="the script, a folder with a __main__.py, or a module with -m")
+    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's arguments")
+    parser.set_defaults(main=main)
+
+
+def main(namespace: argparse.Namespace) -> int:
+    """Run the script in this process.
+
+    Returns:
+        0; a script that ends otherwise ends this process as it would have ended its own.
+    """
+    if not namespace.module and not os.path.exists(namespace.script):
+        sys.stderr.write(f"compat run: `{namespace.script}`: no such script. Give its path, or a module with -m.\n")
+        return 2
+    from compat.install import install
+
+    install()
+    if not namespace.quiet:
+        from compat.trainer import Trainer
+
+        Trainer.announces_plan = True
+    run_script(namespace.script, namespace.args, as_module=namespace.module)
+    return 0
+
+
+def run_script(script: str, args: Sequence[str], *, as_module: bool = False) -> None:
+    """Run `script` as `__main__`, with the argv and the import path that python would give it.
+
+    Args:
+        script: a path, or a module name.
+        args: its arguments.
+        as_module: whether `script` is a module name.
+    """
+    sys.argv[:] = [script, *args]
+    if as_module:
+        _replace_first_path(os.getcwd())
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
+    elif os.path.isfile(script) and not zipfile.is_zipfile(script):
+        _replace_first_path(os.path.dirname(os.path.abspath(script)))
+        _run_file(os.path.abspath(script))
+    else:
+        runpy.run_path(script, run_name="__main__")
+
+
+def _replace_first_path(folder: str) -> None:
+    # With `compat` and with `python -m compat` the first entry is the place of our own start-up, not the script's.
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = folder
+
+
+def _run_file(path: str) -> None:
+    """Execute a file in a fresh `__main__`, which pickles, workers and `inspect` find again by that name."""
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=path, __loader__=loader, __cached__=None, __annotations__={})
+    code = loader.source_to_code(loader.get_data(path), path)
+    sys.modules["__main__"] = module
+    sys.excepthook = functools.partial(_show_from, path)
+    exec(code, module.__dict__)  # noqa: S102 (running it is what was asked for)
+
+
+def _show_from(path: str, kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Show an uncaught error as under plain python, where the traceback begins in the script."""
+    start = traceback
+    while start is not None and start.tb_frame.f_code.co_filename != path:
+        start = start.tb_next
+    sys.__excepthook__(kind, error, start or traceback)

@@ -1,0 +1,99 @@
+"""Live Lightning objects from a plan; the one place that builds them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.trainer.states import TrainerFn
+
+from compat.checkpoint import HFCheckpointIO
+from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
+from compat.engine.precision import HFPrecision
+from compat.engine.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from compat.engine.session import Session
+    from compat.translate import LightningPlan
+
+OURS = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_autolog_hparams": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "inference_mode": False,
+}
+"""Flags that hold whatever the arguments: logs, checkpoints, the bar and the order of samples are HF's."""
+
+
+def build_trainer(
+    plan: LightningPlan,
+    *,
+    device: torch.device,
+    scaler: Any | None = None,
+    on_step: Callable[[bool], None] = lambda skipped: None,
+    default_root_dir: str | None = None,
+) -> pl.Trainer:
+    """Build the Lightning Trainer of a plan.
+
+    Args:
+        plan: what to build.
+        device: the device that HF's arguments chose.
+        scaler: the gradient scaler, with fp16.
+        on_step: called after each optimizer step, with whether the scaler left it out.
+        default_root_dir: where Lightning's own callbacks write.
+
+    Returns:
+        A Trainer that validates and predicts; `attach_session` makes it fit.
+    """
+    flags = plan.flags
+    strategy = STRATEGIES["single_device"](
+        device=device,
+        accelerator=AcceleratorRegistry.get(flags.pop("accelerator")),
+        checkpoint_io=HFCheckpointIO(),
+        precision_plugin=HFPrecision(flags.pop("precision"), scaler, on_step),
+    )
+    with quiet():
+        trainer = pl.Trainer(
+            **OURS,  # type: ignore[arg-type]
+            **flags,
+            strategy=strategy,
+            devices=1,
+            plugins=[LightningEnvironment()],
+            default_root_dir=default_root_dir,
+        )
+    trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
+    trainer.predict_loop = PredictionLoop(trainer)
+    return trainer
+
+
+def attach_session(trainer: pl.Trainer, session: Session) -> None:
+    """Give the Trainer the loops of one run of `fit`."""
+    trainer.fit_loop = FitLoop(trainer, session, trainer.max_epochs or session.schedule.num_train_epochs)
+    trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back Lightning's notes on devices and tips: a script that migrates prints what it printed before."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # The device is HF's choice (`use_cpu`), made knowingly.
+            warnings.filterwarnings("ignore", message=".*available but not used.*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,324 @@
+"""HF's evaluation, a batch at a time, so that Lightning's evaluation loop can do the looping."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torchmetrics import Metric, MetricCollection
+from transformers.trainer_pt_utils import EvalLoopContainer, IterableDatasetShard, find_batch_size
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
+
+from compat.engine.build import quiet
+from compat.engine.data import EvaluationLoader
+from compat.engine.loops import EvaluationLoop, PredictionLoop
+from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import lightning.pytorch as pl
+    from torch import nn
+
+    from compat.engine.module import TrainerModule
+
+PADDING = -100
+KEPT = ("losses", "preds", "labels", "inputs")
+
+
+class Evaluation:
+    """One pass over an evaluation or prediction dataset.
+
+    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one turn of its loop, `result` what
+    follows the loop.
+
+    Args:
+        hf: the HF Trainer.
+        model: its model, prepared for evaluation.
+        description: HF's name of the pass; "Prediction" keeps all outputs.
+        prediction_loss_only: whether only losses are kept.
+        ignore_keys: keys of the model's output to leave out.
+        metric_key_prefix: prefix of every metric.
+    """
+
+    def __init__(
+        self,
+        hf: Any,
+        model: nn.Module,
+        *,
+        description: str,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None,
+        metric_key_prefix: str,
+    ) -> None:
+        self._hf = hf
+        self._model = model
+        self._prediction_loss_only = prediction_loss_only
+        self._ignore_keys = ignore_keys
+        self._prefix = metric_key_prefix
+        self.predicts = description == "Prediction"
+        self._batch_size = hf.args.eval_batch_size
+        self._observed = 0
+        self._steps = 0
+        self._metrics: dict[str, Any] | None = None
+        self._torchmetrics = _as_collection(hf.compute_metrics)
+        concatenates = hf.args.eval_do_concat_batches
+        self._kept = {name: EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT}
+        # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s decision.
+        self._grad_enabled = torch.is_grad_enabled()
+
+    def set_eval_mode(self) -> None:
+        """Put the model, and an optimizer with modes of its own, into eval mode."""
+        for part in (self._model, self._hf.optimizer):
+            if callable(getattr(part, "eval", None)):
+                part.eval()
+
+    def step(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """Evaluate one batch.
+
+        Args:
+            inputs: the batch as HF's collator made it.
+
+        Returns:
+            Loss, logits and labels, gathered from all processes; each may be None.
+        """
+        hf, args = self._hf, self._hf.args
+        self._observe(inputs)
+        with torch.set_grad_enabled(self._grad_enabled):
+            losses, logits, labels = hf.prediction_step(
+                self._model, inputs, self._prediction_loss_only, ignore_keys=self._ignore_keys
+            )
+            kept_inputs = None
+            if "inputs" in args.include_for_metrics:
+                kept_inputs = hf._prepare_input(inputs[getattr(hf.model, "main_input_name", "input_ids")])
+            gathered = self._gather(losses, logits, labels, kept_inputs)
+            self._keep(gathered)
+            hf.control = hf.callback_handler.on_prediction_step(args, hf.state, hf.control)
+            self._update_metrics(gathered, inputs)
+        self._steps += 1
+        return gathered["losses"], gathered["preds"], gathered["labels"]
+
+    def _observe(self, inputs: Any) -> None:
+        observed = find_batch_size(inputs)
+        if observed is None:
+            return
+        self._observed += observed
+        if self._batch_size is None:
+            self._batch_size = observed
+
+    def _gather(self, losses: Any, logits: Any, labels: Any, inputs: Any) -> dict[str, Any]:
+        """Collect a step's outputs from all processes, padded to one length along dimension 1."""
+        hf = self._hf
+        gather, pad = hf.gather_function, hf.accelerator.pad_across_processes
+        if losses is not None:
+            losses = gather(losses.repeat(self._batch_size))
+        if inputs is not None:
+            inputs = gather(pad(inputs, dim=1, pad_index=PADDING))
+        if labels is not None:
+            # Padded ahead of the logits, for `preprocess_logits_for_metrics` is given both.
+            labels = pad(labels, dim=1, pad_index=PADDING)
+        if logits is not None:
+            logits = pad(logits, dim=1, pad_index=PADDING)
+            if hf.preprocess_logits_for_metrics is not None:
+                logits = hf.preprocess_logits_for_metrics(logits, labels)
+            logits = gather(logits)
+        if labels is not None:
+            labels = gather(labels)
+        return {"losses": losses, "preds": logits, "labels": labels, "inputs": inputs}
+
+    def _keep(self, gathered: dict[str, Any]) -> None:
+        keeps_outputs = self.predicts or not (self._hf.args.batch_eval_metrics or self._torchmetrics)
+        for name, value in gathered.items():
+            if value is not None and (keeps_outputs or name == "losses"):
+                self._kept[name].add(value)
+
+    def _update_metrics(self, gathered: dict[str, Any], inputs: Any) -> None:
+        hf, args = self._hf, self._hf.args
+        logits, labels = gathered["preds"], gathered["labels"]
+        if self._torchmetrics is not None:
+            if logits is not None and labels is not None:
+                self._torchmetrics.update(logits, labels)
+        elif args.batch_eval_metrics:
+            if hf.compute_metrics is not None and logits is not None and labels is not None:
+                extra = {
+                    "losses": gathered["losses"] if "loss" in args.include_for_metrics else None,
+                    "inputs": inputs if "inputs" in args.include_for_metrics else None,
+                }
+                self._metrics = hf.compute_metrics(
+                    EvalPrediction(predictions=logits, label_ids=labels, **extra),
+                    compute_result=hf.accelerator.gradient_state.end_of_dataloader,
+                )
+            torch.cuda.empty_cache()
+            return
+        every = args.eval_accumulation_steps
+        if every is not None and (self._steps + 1) % every == 0:
+            for container in self._kept.values():
+                container.to_cpu_and_numpy()
+            torch.cuda.empty_cache()
+
+    def result(self, dataloader: Any) -> EvalLoopOutput:
+        """Compute the metrics of the pass.
+
+        Args:
+            dataloader: the loader that was evaluated; its dataset tells the number of samples.
+
+        Returns:
+            Predictions, labels, metrics with their prefix, and the number of samples.
+        """
+        hf = self._hf
+        hf.gather_function = hf.accelerator.gather_for_metrics
+        arrays = {name: container.get_arrays() for name, container in self._kept.items()}
+        metrics = denumpify_detensorize(self._compute_metrics(arrays))
+        losses = arrays["losses"]
+        if isinstance(losses, list) and losses:
+            losses = np.concatenate(losses)
+        if isinstance(losses, np.ndarray):
+            metrics[f"{self._prefix}_loss"] = self._finite(losses).mean().item()
+        for name in ("jit_compilation_time", "model_preparation_time"):
+            if hasattr(hf, name):
+                metrics[f"{self._prefix}_{name}"] = getattr(hf, name)
+        for key in list(metrics):
+            if not key.startswith(f"{self._prefix}_"):
+                metrics[f"{self._prefix}_{key}"] = metrics.pop(key)
+        return EvalLoopOutput(
+            predictions=arrays["preds"],
+            label_ids=arrays["labels"],
+            metrics=metrics,
+            num_samples=self._count_samples(dataloader),
+        )
+
+    def _compute_metrics(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        hf, args = self._hf, self._hf.args
+        if self._torchmetrics is not None:
+            computed = self._torchmetrics.compute() if self._torchmetrics.update_called else {}
+            self._torchmetrics.reset()
+            return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in computed.items()}
+        has_outputs = arrays["preds"] is not None and arrays["labels"] is not None
+        if hf.compute_metrics is None or args.batch_eval_metrics or not has_outputs:
+            return {} if self._metrics is None else self._metrics
+        extra = {
+            "losses": arrays["losses"] if "loss" in args.include_for_metrics else None,
+            "inputs": arrays["inputs"] if "inputs" in args.include_for_metrics else None,
+        }
+        prediction = EvalPrediction(predictions=arrays["preds"], label_ids=arrays["labels"], **extra)
+        computed_metrics: dict[str, Any] = hf.compute_metrics(prediction)
+        return computed_metrics
+
+    def _finite(self, losses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if not (EVALUATION_FILTERS_NAN_LOSSES and self._hf.args.logging_nan_inf_filter):
+            return losses
+        finite = np.isfinite(losses)
+        return losses[finite] if finite.any() else losses
+
+    def _count_samples(self, dataloader: Any) -> int:
+        dataset = getattr(dataloader, "dataset", None)
+        if has_length(dataset):
+            samples = len(dataset)
+        elif isinstance(dataset, IterableDatasetShard) and getattr(dataset, "num_examples", 0) > 0:
+            samples = dataset.num_examples
+        elif has_length(dataloader):
+            samples = self._hf.num_examples(dataloader)
+        else:
+            samples = self._observed
+        return samples or self._observed
+
+
+def _as_collection(metric: Any) -> _Torchmetrics | None:
+    if isinstance(metric, (Metric, MetricCollection)):
+        return _Torchmetrics(metric)
+    return None
+
+
+class _Torchmetrics:
+    """torchmetrics as `compute_metrics`: updated with each batch, so that outputs are never piled up."""
+
+    def __init__(self, metric: Metric | MetricCollection) -> None:
+        self._collection = metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
+        self.update_called = False
+
+    def update(self, logits: Any, labels: Any) -> None:
+        self.update_called = True
+        for metric in self._collection.values():
+            metric.to(labels.device if isinstance(labels, torch.Tensor) else "cpu")
+            # Outputs have been gathered from all processes already.
+            metric.sync_on_compute = False
+        self._collection.update(logits, labels)
+
+    def compute(self) -> dict[str, Any]:
+        computed: dict[str, Any] = self._collection.compute()
+        return computed
+
+    def reset(self) -> None:
+        self._collection.reset()
+
+
+def run_evaluation(trainer: pl.Trainer, module: TrainerModule, evaluation: Evaluation, dataloader: Any) -> None:
+    """Have Lightning loop over `dataloader`: inside `fit` where one is running, else by validate or predict.
+
+    Args:
+        trainer: the Lightning Trainer.
+        module: its module, which hands each batch to `evaluation`.
+        evaluation: the pass.
+        dataloader: HF's dataloader.
+    """
+    loader = EvaluationLoader(dataloader)
+    outer, module.evaluation = module.evaluation, evaluation
+    try:
+        if trainer.state.fn is not None and trainer.state.status == "running":
+            _run_nested(trainer, evaluation, loader)
+        elif evaluation.predicts:
+            with propagating():
+                trainer.predict(module, dataloaders=loader, return_predictions=False)
+        else:
+            with propagating():
+                trainer.validate(module, dataloaders=loader, verbose=False)
+    finally:
+        module.evaluation = outer
+
+
+def _run_nested(trainer: pl.Trainer, evaluation: Evaluation, loader: EvaluationLoader) -> None:
+    """Run one of Lightning's loops in the middle of another, and leave everything as it was found."""
+    stage = trainer.state.stage
+    connector = trainer._logger_connector
+    first_iteration = connector._first_loop_iter
+    epoch_loop = trainer.fit_loop.epoch_loop
+    outer_validation, outer_prediction = epoch_loop.val_loop, trainer.predict_loop
+    try:
+        if evaluation.predicts:
+            trainer.predict_loop = PredictionLoop(trainer, loader)
+            trainer.predicting = True
+            trainer.predict_loop.return_predictions = False
+            trainer.predict_loop.run()
+        else:
+            epoch_loop.val_loop = EvaluationLoop(trainer, TrainerFn.FITTING, loader)
+            trainer.validating = True
+            epoch_loop.val_loop.run()
+    finally:
+        epoch_loop.val_loop, trainer.predict_loop = outer_validation, outer_prediction
+        trainer.state.stage = stage
+        connector._first_loop_iter = first_iteration
+
+
+@contextlib.contextmanager
+def propagating() -> Iterator[None]:
+    """Let Ctrl-C reach the script, which Lightning would turn into an exit with the signal switched off."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with quiet():
+            yield
+    except SystemExit as error:
+        interrupt = error.__context__
+        if isinstance(interrupt, KeyboardInterrupt):
+            _restore_sigint(handler)
+            raise interrupt from None
+        raise
+
+
+def _restore_sigint(handler: Any) -> None:
+    # Only the main thread may set handlers, and only there has Lightning set one.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,209 @@
+"""Lightning's loops, asking HF's control where Lightning would ask its own flags."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
+from lightning.pytorch.loops.prediction_loop import _PredictionLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import lightning.pytorch as pl
+    from lightning.pytorch.loops.fetchers import _DataFetcher
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from compat.engine.data import EvaluationLoader
+    from compat.engine.session import Session
+
+
+class UndividedResult(ClosureResult):
+    """The loss as `training_step` returned it: HF has already divided it by the size of its window."""
+
+    @classmethod
+    @override
+    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> UndividedResult:
+        return cls(training_step_output)
+
+    @override
+    def _clone_loss(self) -> None:
+        # Nothing scales this loss in place, so that its detached self is copy enough.
+        if self.closure_loss is not None:
+            self.loss = self.closure_loss.detach()
+
+
+class AutomaticOptimization(_AutomaticOptimization):
+    """Lightning's closure around HF's training step."""
+
+    output_result_cls = UndividedResult
+
+    def __init__(self, trainer: pl.Trainer, session: Session) -> None:
+        super().__init__(trainer)
+        self._session = session
+
+    @override
+    def _make_zero_grad_fn(self, batch_idx: int, optimizer: Optimizer) -> None:
+        """HF zeroes gradients right after the step, where an own backward in `training_step` cannot be hit."""
+        return
+
+    @override
+    def _make_backward_fn(self, optimizer: Optimizer) -> Callable[[Tensor], None]:
+        session, trainer = self._session, self.trainer
+
+        def backward(loss: Tensor) -> None:
+            if session.pending_loss is None:
+                return
+            loss, session.pending_loss = session.pending_loss, None
+            options, session.backward_options = session.backward_options, {}
+            call._call_strategy_hook(trainer, "backward", loss, optimizer, **options)
+
+        return backward
+
+
+class TrainingEpochLoop(_TrainingEpochLoop):
+    """One epoch, micro-batch by micro-batch."""
+
+    def __init__(self, trainer: pl.Trainer, session: Session) -> None:
+        super().__init__(trainer)
+        self._session = session
+        self._told_to_stop = False
+        self.automatic_optimization = AutomaticOptimization(trainer, session)
+
+    @property
+    @override
+    def done(self) -> bool:
+        return self._told_to_stop or self._num_ready_batches_reached()
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        self._told_to_stop = False
+        session = self._session
+        if session.epoch == session.epochs_trained and session.steps_trained:
+            # The batches that a resumed run skips count as seen.
+            current = self.batch_progress.current
+            current.ready = current.started = current.processed = current.completed = session.steps_trained
+
+    @override
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        super().on_advance_end(data_fetcher)
+        control = self._session.hf.control
+        # HF looks at its control after a micro-step and not before the first one.
+        self._told_to_stop = control.should_epoch_stop or control.should_training_stop
+
+    @override
+    def _should_accumulate(self) -> bool:
+        micro = self._session.micro
+        return micro is not None and not micro.syncs
+
+    @override
+    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
+        """The module steps the scheduler between two events of HF's callbacks."""
+
+    @override
+    def _should_check_val_epoch(self) -> bool:
+        return False
+
+    @override
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        """HF's control asks for evaluation, at any step, and the trainer runs it then and there."""
+        return False
+
+
+class FitLoop(_FitLoop):
+    """The epochs of a run."""
+
+    def __init__(self, trainer: pl.Trainer, session: Session, max_epochs: int) -> None:
+        super().__init__(trainer, max_epochs=max_epochs)
+        self._session = session
+        self._told_to_stop = False
+        self.epoch_loop = TrainingEpochLoop(trainer, session)
+        progress = self.epoch_progress.current
+        progress.ready = progress.started = progress.processed = progress.completed = session.epochs_trained
+        steps = self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        steps.ready = steps.completed = session.hf.state.global_step
+
+    @property
+    @override
+    def done(self) -> bool:
+        progress = self.epoch_progress.current
+        return self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
+
+    @property
+    @override
+    def skip(self) -> bool:
+        """A run with nothing left to do still begins and ends, as its callbacks expect."""
+        return False
+
+    @override
+    def on_advance_end(self) -> None:
+        super().on_advance_end()
+        self._told_to_stop = self._session.hf.control.should_training_stop or self.trainer.should_stop
+
+    @override
+    def setup_data(self) -> None:
+        with _own_warnings():
+            super().setup_data()
+
+    @override
+    def _warn_if_modules_in_eval_mode(self) -> None:
+        """HF puts the model into train mode at each step, whatever mode it arrives in."""
+
+
+class EvaluationLoop(_EvaluationLoop):
+    """Lightning's validation loop over an HF dataloader."""
+
+    def __init__(self, trainer: pl.Trainer, trainer_fn: TrainerFn, loader: EvaluationLoader | None = None) -> None:
+        super().__init__(trainer, trainer_fn, RunningStage.VALIDATING, verbose=False, inference_mode=False)
+        if loader is not None:
+            self._data_source.instance = loader
+
+    @override
+    def setup_data(self) -> None:
+        with _own_warnings():
+            super().setup_data()
+        self._max_batches = list(_true_lengths(self))
+
+
+class PredictionLoop(_PredictionLoop):
+    """Lightning's prediction loop over an HF dataloader."""
+
+    def __init__(self, trainer: pl.Trainer, loader: EvaluationLoader | None = None) -> None:
+        super().__init__(trainer, inference_mode=False)
+        if loader is not None:
+            self._data_source.instance = loader
+
+    @override
+    def setup_data(self) -> None:
+        with _own_warnings():
+            super().setup_data()
+        self.max_batches = list(_true_lengths(self))
+
+
+@contextlib.contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Keep back a warning that Lightning's reading of the loader draws from torch, and that no script can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+        yield
+
+
+def _true_lengths(loop: EvaluationLoop | PredictionLoop) -> Iterator[int | float]:
+    """Batches per dataloader, infinite where the length is unknown, for whoever displays them."""
+    assert loop._combined_loader is not None
+    for loader, limit in zip(loop._combined_loader.flattened, _limits(loop), strict=True):
+        yield limit if getattr(loader, "has_length", True) else float("inf")
+
+
+def _limits(loop: EvaluationLoop | PredictionLoop) -> list[int | float]:
+    return loop._max_batches if isinstance(loop, EvaluationLoop) else loop.max_batches

@@ -1,0 +1,251 @@
+"""The LightningModule through which Lightning drives an HF Trainer."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from compat.engine.evaluation import Evaluation
+    from compat.engine.session import MicroBatch, Session
+
+PLAIN_TYPES = (str, type(None))
+"""Values that Lightning sets on the module around each hook, and that need none of torch's registration."""
+
+
+class TrainerModule(pl.LightningModule):
+    """Maps Lightning's hooks onto the methods and events of an HF Trainer.
+
+    The methods are HF's own or a subclass's (`training_step`, `prediction_step`, …); the events are those of
+    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run: that is the session's.
+
+    Args:
+        hf: the HF Trainer.
+        model: its model.
+    """
+
+    def __init__(self, hf: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._hf = hf
+        self.session: Session | None = None
+        self.evaluation: Evaluation | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, PLAIN_TYPES):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @override
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    @property
+    def run(self) -> Session:
+        """The run of `fit` in progress."""
+        assert self.session is not None, "outside of fit"
+        return self.session
+
+    # Batches arrive where HF's loaders and `_prepare_inputs` put them.
+
+    @override
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        return batch
+
+    @override
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        return batch
+
+    # Training.
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """Have HF build optimizer and scheduler, and load their states when resuming."""
+        run = self.run
+        run.model, run.dataloader = run.hf._prepare_for_training(
+            run.schedule.max_steps, run.dataloader, run.resume_from_checkpoint
+        )
+        optimizer, scheduler = run.hf.optimizer, run.hf.lr_scheduler
+        is_known = isinstance(
+            scheduler, (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        )
+        if not is_known or getattr(scheduler, "optimizer", None) is not optimizer:
+            return optimizer
+        # Lightning is shown the scheduler for its callbacks' sake; `on_train_batch_end` steps it.
+        monitor = run.hf.args.metric_for_best_model or "loss"
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "monitor": monitor}}
+
+    @override
+    def on_train_start(self) -> None:
+        run = self.run
+        hf = run.hf
+        run.start_time = time.time()
+        hf._start_bookkeeping(torch.tensor(0.0, device=hf.args.device))
+        hf._announce_training(run)
+        run.model.zero_grad()  # type: ignore[union-attr]
+        run.fire("on_train_begin")
+        if hf.args.eval_on_start:
+            hf._evaluate(run.trial, run.ignore_keys, skip_scheduler=True)
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        run = self.run
+        hf = run.hf
+        run.epoch = self.trainer.current_epoch
+        run.seen_batch = False
+        run.grad_norm = run.learning_rate = None
+        hf._forget_past()
+        if hf.seeds_epoch_before_callbacks:
+            hf._seed_epoch(run.dataloader, run.epoch)
+        run.fire("on_epoch_begin")
+        resumes = run.resume_from_checkpoint is not None and run.epoch == run.epochs_trained
+        if resumes and run.steps_trained == 0:
+            hf._load_rng_state(run.resume_from_checkpoint)
+
+    @override
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+        run = self.run
+        run.micro = batch
+        run.seen_batch = True
+        run.hf.accelerator.gradient_state._set_sync_gradients(batch.syncs)
+        run.hf._count_tokens_before_step(batch.inputs)
+        if batch.opens:
+            run.fire("on_step_begin")
+
+    @override
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
+        """HF's training step.
+
+        Returns:
+            The loss of the micro-batch, divided by its window as HF divides it: with its graph where Lightning
+            runs the backward, without it where the backward has already run.
+        """
+        run = self.run
+        hf = run.hf
+        with hf.accelerator.no_sync_before(batch, run.model):
+            loss: torch.Tensor = hf.training_step(run.model, batch.inputs, batch.num_items)
+        self._add_up(loss)
+        hf.current_flos += float(hf.floating_point_ops(batch.inputs))
+        hf._count_tokens_after_step(batch.inputs)
+        return loss
+
+    def _add_up(self, loss: torch.Tensor) -> None:
+        hf = self.run.hf
+        total = hf._tr_loss
+        if hf.args.logging_nan_inf_filter and not torch.isfinite(loss):
+            # A loss that is not a number counts as the average of those since the last log.
+            total += total / (1 + hf.state.global_step - hf._globalstep_last_logged)
+            return
+        if total.device != loss.device:
+            msg = f"Calculated loss must be on the original device: {total.device} but device in use is {loss.device}"
+            raise ValueError(msg)
+        total += loss
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip and measure in HF's way; Lightning's hook comes before its clipping, HF's event after it."""
+        run = self.run
+        norm = run.hf._clip_and_measure_gradients(run.model)
+        run.grad_norm = norm
+        run.fire("on_pre_optimizer_step")
+
+    @override
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        optimizer.step(closure=optimizer_closure)
+        self.run.fire("on_optimizer_step")
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        run = self.run
+        if not batch.syncs:
+            run.fire("on_substep_end")
+            return
+        self._finish_update_step(run, batch)
+
+    def _finish_update_step(self, run: Session, batch: MicroBatch) -> None:
+        """What follows an optimizer step, in HF's order: scheduler, gradients, counters, events, log, save, evaluate."""
+        hf = run.hf
+        run.learning_rate = hf._get_learning_rate()
+        if not hf.accelerator.optimizer_step_was_skipped and not hf._scheduler_waits_for_metrics():
+            hf.lr_scheduler.step()
+        run.model.zero_grad()  # type: ignore[union-attr]
+        hf.state.global_step += 1
+        hf.state.epoch = run.epoch + (batch.step + 1) / run.schedule.steps_in_epoch
+        run.fire("on_step_end")
+        self._log_save_evaluate(run)
+
+    def _log_save_evaluate(self, run: Session) -> None:
+        run.hf._maybe_log_save_evaluate(
+            run.hf._tr_loss,
+            run.grad_norm,
+            run.model,
+            run.trial,
+            run.epoch,
+            run.ignore_keys,
+            run.start_time,
+            learning_rate=run.learning_rate,
+        )
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        run = self.run
+        if not run.seen_batch:
+            run.hf._warn_of_empty_epoch(run)
+        run.fire("on_epoch_end")
+        self._log_save_evaluate(run)
+
+    @override
+    def on_train_end(self) -> None:
+        run = self.run
+        run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
+
+    # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each step.
+
+    def _set_eval_mode(self) -> None:
+        assert self.evaluation is not None
+        self.evaluation.set_eval_mode()
+
+    @override
+    def on_validation_model_eval(self) -> None:
+        self._set_eval_mode()
+
+    @override
+    def on_validation_model_train(self) -> None:
+        """Nothing: HF's next training step does it."""
+
+    @override
+    def on_predict_model_eval(self) -> None:
+        self._set_eval_mode()
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        assert self.evaluation is not None
+        self.evaluation.step(batch)
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """HF's prediction step.
+
+        Returns:
+            Loss, logits and labels of the batch, for Lightning's prediction writers.
+        """
+        assert self.evaluation is not None
+        return self.evaluation.step(batch)

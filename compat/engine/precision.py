@@ -1,0 +1,117 @@
+"""Precision as HF has it: autocast around the model's forward alone, outputs in fp32."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import convert_to_fp32
+from lightning.pytorch.plugins.precision import Precision
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import lightning.pytorch as pl
+    from torch import nn
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""HF's name of a mixed precision → the type that autocast computes in."""
+
+
+def autocast(device_type: str, mixed_precision: str, **options: Any) -> contextlib.AbstractContextManager[Any]:
+    """The autocast context of a mixed precision; does nothing for full precision."""
+    dtype = DTYPES.get(mixed_precision)
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device_type, dtype=dtype, **options)
+
+
+class AutocastForward:
+    """A model's forward under autocast, with outputs in fp32; copies and pickles with its model."""
+
+    def __init__(self, model: nn.Module, device_type: str, mixed_precision: str) -> None:
+        self.forward = model.forward
+        self.device_type = device_type
+        self.mixed_precision = mixed_precision
+        # Sets `__wrapped__`, by which `inspect.signature` tells HF which columns the model takes.
+        functools.update_wrapper(self, self.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with autocast(self.device_type, self.mixed_precision):
+            outputs = self.forward(*args, **kwargs)
+        return convert_to_fp32(outputs)
+
+
+def set_autocast(model: nn.Module, device_type: str, mixed_precision: str) -> None:
+    """Have `model` compute in `mixed_precision`, in place of what an earlier trainer has set.
+
+    Args:
+        model: the model; its `forward` is replaced on the instance.
+        device_type: kind of the device it runs on.
+        mixed_precision: "no", "bf16" or "fp16".
+    """
+    current = vars(model).get("forward")
+    if isinstance(current, AutocastForward):
+        if (current.device_type, current.mixed_precision) == (device_type, mixed_precision):
+            return
+        _restore_forward(model, current)
+    if mixed_precision in DTYPES:
+        wrapped = AutocastForward(model, device_type, mixed_precision)
+        model._original_forward = wrapped.forward
+        model.forward = wrapped
+
+
+def _restore_forward(model: nn.Module, wrapped: AutocastForward) -> None:
+    del model.forward
+    if getattr(wrapped.forward, "__func__", None) is not type(model).forward:
+        model.forward = wrapped.forward
+    vars(model).pop("_original_forward", None)
+
+
+class HFPrecision(Precision):
+    """Runs the closure, clips and steps in HF's order; autocast is the model's own affair.
+
+    Lightning's mixed precision covers the whole training step with autocast, so that a loss computed outside
+    the model would be in half precision; HF's covers the model's forward. Mirrors
+    `accelerate.Accelerator.prepare_model` and `accelerate.optimizer.AcceleratedOptimizer.step`.
+
+    Args:
+        name: Lightning's name of the precision, for display.
+        scaler: the gradient scaler, with fp16.
+        on_step: called after each step, with whether the scaler left it out.
+    """
+
+    def __init__(self, name: str, scaler: Any | None, on_step: Callable[[bool], None]) -> None:
+        super().__init__()
+        self.precision = name  # type: ignore[assignment]
+        self.scaler = scaler
+        self._on_step = on_step
+
+    @override
+    def pre_backward(self, tensor: torch.Tensor, module: pl.LightningModule) -> torch.Tensor:  # type: ignore[override]
+        if self.scaler is not None:
+            tensor = self.scaler.scale(tensor)
+        return super().pre_backward(tensor, module)
+
+    @override
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Any, model: pl.LightningModule, closure: Callable[[], Any], **kwargs: Any
+    ) -> Any:
+        """Step without handing the closure to the optimizer: not every optimizer that HF builds takes one."""
+        result = closure()
+        self._after_closure(model, optimizer)
+        if self.scaler is None:
+            optimizer.step(**kwargs)
+            self._on_step(False)
+            return result
+        scale = self.scaler.get_scale()
+        self.scaler.step(optimizer, **kwargs)
+        self.scaler.update()
+        # The scale shrinks exactly when gradients overflowed and the step was left out.
+        self._on_step(self.scaler.get_scale() < scale)
+        return result
+

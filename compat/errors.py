@@ -1,0 +1,22 @@
+"""The errors that `compat` raises itself; what HF or Lightning raise passes through unchanged."""
+
+from __future__ import annotations
+
+
+class CompatError(Exception):
+    """Base of every error raised by `compat`."""
+
+
+class ArgumentError(CompatError, ValueError):
+    """An argument has a value that cannot be honoured.
+
+    The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the way out.
+    """
+
+
+class UpstreamError(CompatError, RuntimeError):
+    """A release of transformers, accelerate or lightning no longer has a name that `compat` relies on."""
+
+
+class InstallError(CompatError, RuntimeError):
+    """`compat.install()` found something that it cannot patch; nothing has been touched."""

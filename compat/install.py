@@ -1,0 +1,133 @@
+"""`install()`: put our classes in the place of transformers' for scripts and libraries that know only those."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from compat.errors import InstallError
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One name that is replaced.
+
+    Attributes:
+        module: where the name is looked up.
+        name: the name.
+        ours: `module:name` of what takes its place.
+    """
+
+    module: str
+    name: str
+    ours: str
+
+
+def _patches(name: str, modules: tuple[str, ...], ours: str) -> tuple[Patch, ...]:
+    return tuple(Patch(module, name, f"{ours}:{name}") for module in modules)
+
+
+PATCHES = (
+    *_patches("Trainer", ("transformers", "transformers.trainer"), "compat.trainer"),
+    *_patches("Seq2SeqTrainer", ("transformers", "transformers.trainer_seq2seq"), "compat.trainer"),
+    *_patches("TrainingArguments", ("transformers", "transformers.training_args"), "compat.arguments"),
+    *_patches(
+        "Seq2SeqTrainingArguments", ("transformers", "transformers.training_args_seq2seq"), "compat.arguments"
+    ),
+)
+"""Every name that `install()` replaces."""
+
+_lock = threading.RLock()
+_undo: list[tuple[Any, str, Any]] = []
+
+
+def installed() -> bool:
+    """Whether `install()` is in force."""
+    return bool(_undo)
+
+
+def install() -> None:
+    """Have scripts and libraries that use transformers' Trainer run on Lightning, unedited.
+
+    Replaces the names in `PATCHES`, also where a loaded module has already imported them, and puts our Trainer
+    under every class that is already derived from transformers'. Idempotent; every target is looked up before
+    the first is touched, and a failure half-way undoes what was done.
+
+    Raises:
+        InstallError: a target is missing, or a class cannot be rebased; nothing has changed then.
+    """
+    with _lock:
+        if installed():
+            return
+        replacements = _resolve()
+        changes = [*_names(replacements), *_bases(replacements)]
+        try:
+            for owner, name, value in changes:
+                original = getattr(owner, name)
+                setattr(owner, name, value)
+                _undo.append((owner, name, original))
+        except BaseException as error:
+            uninstall()
+            if not isinstance(error, TypeError):
+                raise
+            msg = f"`{owner!r}`: cannot be put on compat's Trainer ({error}). Call `compat.install()` before importing it."
+            raise InstallError(msg) from error
+
+
+def uninstall() -> None:
+    """Undo `install()`: every name and every base class is what it was before."""
+    with _lock:
+        while _undo:
+            owner, name, original = _undo.pop()
+            setattr(owner, name, original)
+
+
+def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
+    """(module, name) → the class that is there, and ours."""
+    found = {}
+    for patch in PATCHES:
+        module, _, name = patch.ours.partition(":")
+        ours = getattr(importlib.import_module(module), name)
+        try:
+            original = getattr(importlib.import_module(patch.module), patch.name)
+        except (ImportError, AttributeError) as error:
+            msg = f"`{patch.module}.{patch.name}`: not found in the installed release ({error}). Update compat or transformers."
+            raise InstallError(msg) from error
+        found[patch.module, patch.name] = (original, ours)
+    return found
+
+
+def _names(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:
+    """The listed names, and the same classes under any name in any other loaded module."""
+    listed = [(sys.modules[module], name, ours) for (module, name), (_, ours) in replacements.items()]
+    ours_by_original = {id(original): ours for original, ours in replacements.values()}
+    seen = {(id(module), name) for module, name, _ in listed}
+    copies = [
+        (module, name, ours_by_original[id(value)])
+        for module in list(sys.modules.values())
+        if _may_hold_copies(module)
+        for name, value in list(vars(module).items())
+        if id(value) in ours_by_original and (id(module), name) not in seen
+    ]
+    return listed + copies
+
+
+def _may_hold_copies(module: Any) -> bool:
+    # Ours, and transformers' own internals, need the originals to build upon.
+    name = getattr(module, "__name__", None)
+    return isinstance(name, str) and hasattr(module, "__dict__") and name.split(".")[0] not in {"compat", "transformers"}
+
+
+def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:
+    """The classes already derived from a replaced one, with our class as their base."""
+    pairs = dict(replacements.values())
+    own = set(pairs) | set(pairs.values())
+    return [
+        (child, "__bases__", tuple(pairs.get(base, base) for base in child.__bases__))
+        for original in pairs
+        for child in original.__subclasses__()
+        if child not in own and not child.__module__.startswith("compat.")
+    ]

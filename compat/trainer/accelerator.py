@@ -1,0 +1,157 @@
+"""The accelerator face: what HF and third-party code call `trainer.accelerator`, over Lightning's strategy."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import torch
+from accelerate.utils import DynamoBackend, compile_regions, is_compiled_module
+from typing_extensions import override
+
+from compat.engine.precision import autocast, set_autocast
+from compat.upstream.environment import detached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import lightning.pytorch as pl
+    from torch import nn
+
+    from compat.engine.session import MicroBatch, Session
+
+
+class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
+    """An `accelerate.Accelerator` that shards data and gathers results, and leaves the rest to Lightning.
+
+    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` gives that
+    object this face. From then on accelerate wraps no model and no optimizer, and steps none.
+    """
+
+    _lightning: pl.Trainer | None
+    _session: Session | None
+    _step_was_skipped: bool
+
+    @classmethod
+    def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
+        """Give `accelerator` this face, and a state that no other trainer in the process can change."""
+        accelerator.__class__ = cls
+        accelerator._lightning = accelerator._session = None
+        accelerator._step_was_skipped = False
+        accelerator.state = detached(accelerator.state)
+        return accelerator
+
+    @contextlib.contextmanager
+    def serving(self, trainer: pl.Trainer, session: Session) -> Iterator[None]:
+        """Route backward to `trainer` for the length of a run."""
+        self._lightning, self._session = trainer, session
+        self._step_was_skipped = False
+        try:
+            yield
+        finally:
+            self._lightning = self._session = None
+            # Code that steps an optimizer of its own after the run must find gradients in sync.
+            self.gradient_state._set_sync_gradients(True)
+
+    def note_step(self, skipped: bool) -> None:
+        """Remember whether the gradient scaler left out the last optimizer step."""
+        self._step_was_skipped = skipped
+
+    @override
+    def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
+        """Prepare dataloaders (sharded by accelerate) and models (placed, cast, compiled); the rest as it is."""
+        placements = device_placement or [None] * len(args)
+        prepared = tuple(
+            self._prepare_one(obj, first_pass=True, device_placement=place)
+            for obj, place in zip(args, placements, strict=True)
+        )
+        return prepared if len(prepared) > 1 else prepared[0]
+
+    @override
+    def prepare_model(
+        self, model: nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
+    ) -> nn.Module:
+        """Place, cast and compile a model.
+
+        Args:
+            model: the model.
+            device_placement: whether to move it to the device; decided by its device map where None.
+            evaluation_mode: accepted for accelerate's sake; one process wraps nothing in either mode.
+
+        Returns:
+            The model itself, or its compiled form.
+        """
+        self._models.append(model)
+        if is_compiled_module(model):
+            return model
+        places = self.device_placement if device_placement is None else device_placement
+        if places and not self.verify_device_map(model):
+            model = model.to(self.device)
+        set_autocast(model, self.device.type, self.mixed_precision)
+        plugin = self.state.dynamo_plugin
+        if plugin.backend != DynamoBackend.NO:
+            compile_model = compile_regions if plugin.use_regional_compilation else torch.compile
+            model = compile_model(model, **plugin.to_kwargs())
+        return model
+
+    @override
+    def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
+        """Remember an optimizer; Lightning places its state, and steps it."""
+        if optimizer not in self._optimizers:
+            self._optimizers.append(optimizer)
+        return optimizer
+
+    @override
+    def prepare_scheduler(self, scheduler: Any) -> Any:
+        """A scheduler as it is."""
+        return scheduler
+
+    @override
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """Run the backward pass of a loss, or leave it to Lightning's closure.
+
+        Args:
+            loss: a scalar with its graph.
+            kwargs: options of `torch.Tensor.backward`.
+        """
+        # LOMO fuses the update into the backward, for which HF tells it the rate.
+        rate = kwargs.pop("learning_rate", None)
+        if rate is not None and getattr(self, "has_lomo_optimizer", False):
+            self._lomo_backward(loss, rate)
+        elif self._session is None or self._lightning is None:
+            scaled = loss if self.scaler is None else self.scaler.scale(loss)
+            scaled.backward(**kwargs)
+        elif self._session.defers_backward and self._session.pending_loss is None:
+            self._session.pending_loss, self._session.backward_options = loss, kwargs
+        else:
+            optimizers = self._lightning.optimizers
+            self._lightning.strategy.backward(loss, optimizers[0] if optimizers else None, **kwargs)
+
+    def _lomo_backward(self, loss: torch.Tensor, rate: float) -> None:
+        for optimizer in self._optimizers:
+            if hasattr(optimizer, "fused_backward"):
+                optimizer.fused_backward(loss, rate)
+
+    @contextlib.contextmanager
+    def no_sync_before(self, batch: MicroBatch, model: Any) -> Iterator[None]:
+        """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
+        every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        if batch.closes or every or not hasattr(model, "no_sync"):
+            yield
+            return
+        with self.no_sync(model):
+            yield
+
+    @property
+    @override
+    def optimizer_step_was_skipped(self) -> bool:
+        return self._step_was_skipped
+
+    @contextlib.contextmanager
+    @override
+    def autocast(self, autocast_handler: Any = None) -> Iterator[None]:
+        """Autocast in this trainer's precision, whatever another trainer in the process computes in."""
+        options = {} if autocast_handler is None else autocast_handler.to_kwargs()
+        with autocast(self.device.type, self.mixed_precision, **options):
+            yield

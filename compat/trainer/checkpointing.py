@@ -1,0 +1,39 @@
+"""Checkpoints: HF's policy and layout; the engine's parts go through Lightning's CheckpointIO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compat.trainer.evaluation import EvaluationMixin
+
+
+class CheckpointingMixin(EvaluationMixin):
+    """When to save, what to keep and where it goes is inherited; these are the leaves that touch the engine."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        if self.accelerator.scaler is not None:
+            self._save_parts({"scaler": self.accelerator.scaler}, output_dir)
+
+    def _save_parts(self, parts: dict[str, Any], output_dir: str) -> None:
+        if self.args.should_save:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            self.lightning.strategy.checkpoint_io.save_checkpoint(states, output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both states where both are there; a checkpoint saved with `save_only_model` has neither."""
+        if checkpoint is None:
+            return
+        parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
+        if "optimizer" in parts and "lr_scheduler" in parts:
+            self.optimizer.load_state_dict(parts["optimizer"])
+            self.lr_scheduler.load_state_dict(parts["lr_scheduler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.accelerator.scaler is None:
+            return
+        parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
+        if "scaler" in parts:
+            self.accelerator.scaler.load_state_dict(parts["scaler"])

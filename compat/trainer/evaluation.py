@@ -1,0 +1,96 @@
+"""Evaluation and prediction: HF's chain of methods, with Lightning's loop in its middle."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from compat.engine.evaluation import Evaluation, run_evaluation
+from compat.trainer.training import TrainingMixin
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers.trainer_utils import EvalLoopOutput
+
+logger = logging.get_logger("transformers.trainer")
+
+
+class EvaluationMixin(TrainingMixin):
+    """`evaluate` and `predict` are inherited; the loop that they call is Lightning's."""
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate or predict over a dataloader.
+
+        Mirrors `transformers.Trainer.evaluation_loop`. Lightning's validation loop (its prediction loop for
+        the description "Prediction") calls `prediction_step` with each batch.
+
+        Args:
+            dataloader: batches as HF's loaders make them.
+            description: what the pass is called in the log.
+            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` where None.
+            ignore_keys: keys of the model's output to leave out.
+            metric_key_prefix: prefix of every metric.
+
+        Returns:
+            Predictions of shape (samples, …), labels of shape (samples, …), metrics, and the number of samples.
+        """
+        args = self.args
+        if prediction_loss_only is None:
+            prediction_loss_only = args.prediction_loss_only
+        model = self._prepare_model_for_evaluation(dataloader)
+        self._announce_evaluation(dataloader, description)
+        self.callback_handler.eval_dataloader = dataloader
+        evaluation = Evaluation(
+            self,
+            model,
+            description=description,
+            prediction_loss_only=prediction_loss_only,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=metric_key_prefix,
+        )
+        self._forget_past()
+        run_evaluation(self.lightning, self.lightning_module, evaluation, dataloader)
+        return evaluation.result(dataloader)
+
+    def prediction_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """`evaluation_loop`, under the name that `use_legacy_prediction_loop` calls."""
+        return self.evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+
+    def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
+        args = self.args
+        model: nn.Module = self._wrap_model(self.model, training=False, dataloader=dataloader)
+        if len(self.accelerator._models) == 0 and model is self.model:
+            start = time.time()
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            self.model_preparation_time = round(time.time() - start, 4)
+            if model is not self.model:
+                self.model_wrapped = model
+        if not self.is_in_train:
+            for asked, dtype in ((args.fp16_full_eval, torch.float16), (args.bf16_full_eval, torch.bfloat16)):
+                if asked:
+                    return model.to(dtype=dtype, device=args.device)
+        return model
+
+    def _announce_evaluation(self, dataloader: Any, description: str) -> None:
+        logger.info(f"\n***** Running {description} *****")
+        count = self.num_examples(dataloader) if has_length(dataloader) else "Unknown"
+        logger.info(f"  Num examples: {count}")
+        logger.info(f"  Batch size = {self.args.eval_batch_size}")

@@ -1,0 +1,60 @@
+"""`compat.Trainer`: HF's Trainer on Lightning's engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from accelerate.state import AcceleratorState
+
+from compat.trainer.accelerator import LightningAccelerator
+from compat.trainer.checkpointing import CheckpointingMixin
+from compat.translate import LightningPlan, plan
+from compat.upstream.environment import Facts, overlaid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Trainer(CheckpointingMixin):
+    """Train, evaluate and predict with HF's interface, on PyTorch Lightning.
+
+    Mirrors `transformers.Trainer`: same constructor, methods, events and checkpoints, and
+    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be overridden here.
+    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects, `trainer.plan` tells
+    what became of the arguments.
+
+    Args:
+        model: the model to train; as in `transformers.Trainer`, and so are all other arguments.
+
+    Raises:
+        ArgumentError: for arguments that cannot be honoured, all of them at once, before anything is built.
+        ValueError: HF's own errors.
+    """
+
+    _lightning = None
+    _lightning_module = None
+
+    @property
+    def plan(self) -> LightningPlan:
+        """What becomes of the arguments."""
+        return plan(self.args, Facts.of(self.args))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Have HF build its accelerator, with what the arguments say and nothing that another run left behind."""
+        # Conflicts surface here, ahead of the model and everything else that the constructor builds.
+        _ = self.plan
+        # HF spreads a batch over all GPUs of one process, which no Lightning strategy does: one device it is.
+        self.args._n_gpu = min(self.args.n_gpu, 1)
+        AcceleratorState._reset_state()
+        with overlaid(_accelerate_environment(self.args)):
+            super().create_accelerator_and_postprocess()
+        gather = self.gather_function
+        self.accelerator = LightningAccelerator.adopt(self.accelerator)
+        self.gather_function = gather
+
+
+def _accelerate_environment(args: Any) -> Mapping[str, str]:
+    """What accelerate must read in its variables, whoever wrote them last."""
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else getattr(args, "mixed_precision", "no")
+    written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
+    return {"ACCELERATE_MIXED_PRECISION": precision, **written}

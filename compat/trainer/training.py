@@ -1,0 +1,192 @@
+"""Training: HF's `train` up to its engine, Lightning's `fit` from there."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from transformers.utils import logging
+
+from compat.engine.build import attach_session, build_trainer
+from compat.engine.data import WindowLoader
+from compat.engine.evaluation import propagating
+from compat.engine.module import TrainerModule
+from compat.engine.session import Session
+from compat.upstream.trainer import HFTrainer, TrainerSeams
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import TrainOutput
+
+logger = logging.get_logger("transformers.trainer")
+
+
+class TrainingMixin(TrainerSeams):  # type: ignore[misc]
+    """`train`, and what Lightning's hooks ask of an HF Trainer while it runs."""
+
+    announces_plan: ClassVar[bool] = False
+    """Whether `train` begins with what became of the arguments, on stderr; `compat run` has it so."""
+
+    _lightning: pl.Trainer | None
+    _lightning_module: TrainerModule | None
+
+    @property
+    def lightning(self) -> pl.Trainer:
+        """The Lightning Trainer: of the run in progress, of the last one, or one that is ready to evaluate."""
+        if self._lightning is None:
+            self._build_lightning()
+        assert self._lightning is not None
+        return self._lightning
+
+    @property
+    def lightning_module(self) -> TrainerModule:
+        """The LightningModule around the model."""
+        if self._lightning_module is None or self._lightning_module.model is not self.model:
+            self._lightning_module = TrainerModule(self, self.model)
+        return self._lightning_module
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        **kwargs: Any,
+    ) -> TrainOutput:
+        """Train the model.
+
+        Mirrors `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`.
+            trial: the trial of a hyperparameter search.
+            ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
+            kwargs: older names that HF's own `train` still takes.
+
+        Returns:
+            Update steps, mean training loss, and metrics of the run (seconds, samples and steps per second, flos).
+        """
+        try:
+            output: TrainOutput = super().train(
+                resume_from_checkpoint=resume_from_checkpoint,
+                trial=trial,
+                ignore_keys_for_eval=ignore_keys_for_eval,
+                **kwargs,
+            )
+        except BaseException:
+            self._leave_training()
+            raise
+        return output
+
+    def _leave_training(self) -> None:
+        """Put back what `train` switches on, where it did not come to its own end."""
+        self.is_in_train = False
+        handle = getattr(self, "neftune_hook_handle", None)
+        if self.neftune_noise_alpha is not None and handle is not None:
+            handle.remove()
+
+    def _inner_training_loop(
+        self,
+        batch_size: int | None = None,
+        args: Any = None,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train in `lightning.pytorch.Trainer.fit`, in place of HF's loop."""
+        self.accelerator.free_memory()
+        self._adopt_batch_size(batch_size)
+        dataloader = self.get_train_dataloader()
+        schedule = self._schedule = self._measure_training(dataloader)
+        epochs_trained, steps_trained = self._init_training_state(
+            schedule.max_steps,
+            schedule.num_update_steps_per_epoch,
+            schedule.num_train_epochs,
+            resume_from_checkpoint,
+            trial,
+        )
+        session = Session(
+            hf=self,
+            schedule=schedule,
+            dataloader=dataloader,
+            resume_from_checkpoint=resume_from_checkpoint,
+            trial=trial,
+            ignore_keys=ignore_keys_for_eval,
+            defers_backward=self._leaves_backward_to_lightning(),
+            epochs_trained=epochs_trained,
+            steps_trained=steps_trained,
+        )
+        return self._fit(session)
+
+    def _fit(self, session: Session) -> TrainOutput:
+        lightning = self._build_lightning()
+        attach_session(lightning, session)
+        self._lightning_module = module = TrainerModule(self, self.model)
+        module.session = session
+        try:
+            with self.accelerator.serving(lightning, session), propagating():
+                lightning.fit(module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
+        finally:
+            module.session = None
+        output: TrainOutput = session.output
+        return output
+
+    def _build_lightning(self) -> pl.Trainer:
+        self._lightning = build_trainer(
+            self.plan,
+            device=self.args.device,
+            scaler=self.accelerator.scaler,
+            on_step=self.accelerator.note_step,
+            default_root_dir=self.args.output_dir,
+        )
+        return self._lightning
+
+    def _leaves_backward_to_lightning(self) -> bool:
+        """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""
+        method = self.training_step
+        return getattr(method, "__func__", None) is HFTrainer.training_step
+
+    def _scheduler_waits_for_metrics(self) -> bool:
+        """Whether HF steps the scheduler with the metrics of an evaluation."""
+        kinds: tuple[type, ...] = (torch.optim.lr_scheduler.ReduceLROnPlateau,)
+        try:
+            from transformers.optimization import GreedyLR
+        except ImportError:
+            return isinstance(self.lr_scheduler, kinds)
+        return isinstance(self.lr_scheduler, (*kinds, GreedyLR))
+
+    def _announce_training(self, session: Session) -> None:
+        schedule, args = session.schedule, self.args
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if self.announces_plan and self.is_world_process_zero():
+            self._print_plan()
+        logger.info("***** Running training *****")
+        for name, value in (
+            ("Num examples", schedule.num_examples),
+            ("Num Epochs", schedule.num_train_epochs),
+            ("Num update steps per epoch", schedule.num_update_steps_per_epoch),
+            ("Instantaneous batch size per device", args.per_device_train_batch_size),
+            ("Total train batch size (w. parallel, distributed & accumulation)", schedule.total_train_batch_size),
+            ("Gradient Accumulation steps", args.gradient_accumulation_steps),
+            ("Total optimization steps", schedule.max_steps),
+            ("Number of trainable parameters", trainable),
+        ):
+            logger.info(f"  {name} = {value:,}")
+        if session.resume_from_checkpoint is not None:
+            logger.info(
+                f"  Resuming from update step {self.state.global_step}: skipping {session.epochs_trained} epochs "
+                f"and {session.steps_trained} batches"
+            )
+
+    def _print_plan(self) -> None:
+        flags = self.plan.flags
+        head = f"compat: training on Lightning {pl.__version__} ({flags['accelerator']}, {flags['precision']})"
+        sys.stderr.write(f"{head}\n{self.plan.summary()}\n")
+
+    def _warn_of_empty_epoch(self, session: Session) -> None:
+        logger.warning(
+            "There seems not to be a single sample in your epoch_iterator, stopping training at step "
+            f"{self.state.global_step}! The dataset has fewer samples than max_steps={session.schedule.max_steps} asks for. "
+            "Lower max_steps, or have the dataset start again at each epoch."
+        )
+        self.control.should_training_stop = True

@@ -1,0 +1,9 @@
+"""From HF arguments to a plan for Lightning: pure data, neither torch nor Lightning is imported here."""
+
+from __future__ import annotations
+
+from compat.translate.plan import LightningPlan, Setting
+from compat.translate.planner import plan
+from compat.translate.rules import RULES, Kind, Rule
+
+__all__ = ["RULES", "Kind", "LightningPlan", "Rule", "Setting", "plan"]

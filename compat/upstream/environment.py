@@ -1,0 +1,77 @@
+"""The one file that reads and writes `os.environ`, and the process-wide state of accelerate."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from accelerate.state import AcceleratorState
+
+CONFIGURATION_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
+"""Variables by which transformers hands settings to accelerate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a plan may know of the machine and the process, read once.
+
+    Attributes:
+        device_type: kind of the device that the arguments chose: "cpu", "cuda", "mps", …
+        device_index: its index, or None where the kind has no index.
+        world_size: number of processes of the job.
+        process_index: rank of this process among them.
+    """
+
+    device_type: str = "cpu"
+    device_index: int | None = None
+    world_size: int = 1
+    process_index: int = 0
+
+    @classmethod
+    def of(cls, args: Any) -> Facts:
+        """Read the facts from HF arguments, which have chosen a device by the time they exist."""
+        return cls(
+            device_type=args.device.type,
+            device_index=args.device.index,
+            world_size=args.world_size,
+            process_index=args.process_index,
+        )
+
+
+def _configuration() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k.startswith(CONFIGURATION_PREFIXES)}
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[dict[str, str]]:
+    """Undo what the block does to accelerate's variables; the yielded dict is filled with it on the way out."""
+    before = _configuration()
+    written: dict[str, str] = {}
+    try:
+        yield written
+    finally:
+        after = _configuration()
+        written.update({k: v for k, v in after.items() if before.get(k) != v})
+        for name in after.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def overlaid(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set `variables` for the block alone."""
+    with contained():
+        os.environ.update(variables)
+        yield
+
+
+def detached(state: AcceleratorState) -> AcceleratorState:
+    """A copy of accelerate's process-wide state that belongs to one trainer and that no other one can change."""
+    copy = object.__new__(type(state))
+    copy.__dict__ = dict(state.__dict__)
+    return copy

@@ -1,0 +1,30 @@
+"""How long a training run is: the numbers that HF works out of its arguments and the train dataloader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The extent of one training run.
+
+    Attributes:
+        num_train_epochs: epochs, a started one counted whole.
+        num_update_steps_per_epoch: update steps (optimizer steps) in an epoch.
+        num_examples: samples in the train dataset.
+        num_train_samples: samples seen in the whole run.
+        total_train_batch_size: samples in one update step, over all processes.
+        steps_in_epoch: micro-steps (batches of one process) in an epoch.
+        max_steps: update steps in the whole run.
+        num_train_tokens: tokens in the whole run, where they are counted beforehand.
+    """
+
+    num_train_epochs: int
+    num_update_steps_per_epoch: int
+    num_examples: int
+    num_train_samples: float
+    total_train_batch_size: int
+    steps_in_epoch: int
+    max_steps: int
+    num_train_tokens: float | None = None

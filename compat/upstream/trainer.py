@@ -1,0 +1,269 @@
+"""HF's Trainer with the seams of its newest release, whichever release is installed.
+
+The engine calls a handful of steps by name. transformers 5 has them as methods; transformers 4 runs its
+whole training in one function, so that here they are told again, in the order of that release.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import transformers
+from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
+from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_utils import TrainOutput, has_length, speed_metrics
+
+from compat.upstream.features import HAS_TRAINING_SEAMS
+from compat.upstream.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TRAINER_STATE_NAME = "trainer_state.json"
+
+HFTrainer = transformers.Trainer
+"""HF's own class, also where `compat.install()` has put ours in its place."""
+
+
+class _CommonSeams(HFTrainer):  # type: ignore[misc]
+    """Attributes that the engine keeps on the trainer, under the names of the newest release."""
+
+    _tr_loss: torch.Tensor
+    _initial_global_step: int
+    _schedule: Schedule
+
+    def _start_bookkeeping(self, loss: torch.Tensor) -> None:
+        """Set up what is counted between two logs.
+
+        Args:
+            loss: zero on the training device; accumulates the loss of the micro-steps since the last log.
+        """
+        self._tr_loss = loss
+        self._total_loss_scalar = 0.0
+        self._globalstep_last_logged = self.state.global_step
+        self._initial_global_step = self.state.global_step
+        self._initial_num_input_tokens_seen = self.state.num_input_tokens_seen
+
+
+class _ReleasedSeams(_CommonSeams):
+    """transformers 5: the seams are there; what remains is their names."""
+
+    seeds_epoch_before_callbacks: ClassVar[bool] = False
+
+    def _adopt_batch_size(self, batch_size: int) -> None:
+        if self.args.auto_find_batch_size:
+            self._update_auto_batch_size(batch_size)
+
+    def _measure_training(self, dataloader: Any) -> Schedule:
+        values = self.set_initial_training_values(self.args, dataloader)
+        epochs, updates, examples, samples, batch_size, micro_steps, max_steps = values
+        return Schedule(
+            num_train_epochs=epochs,
+            num_update_steps_per_epoch=updates,
+            num_examples=examples,
+            num_train_samples=samples,
+            total_train_batch_size=batch_size,
+            steps_in_epoch=micro_steps,
+            max_steps=max_steps,
+        )
+
+    def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
+        norm = self._clip_grad_norm(model) if (self.args.max_grad_norm or 0) > 0 else None
+        return self._get_grad_norm(model, grad_norm=norm)
+
+    def _count_tokens_before_step(self, inputs: Any) -> None:
+        """This release counts after the micro-step."""
+
+    def _count_tokens_after_step(self, inputs: Any) -> None:
+        self._track_num_input_tokens(inputs)
+
+    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
+        if hasattr(dataloader, "set_epoch"):
+            dataloader.set_epoch(epoch)
+        # A loader that shards a batch sampler hides the sampler's own `set_epoch`.
+        shard = getattr(dataloader, "batch_sampler", None)
+        sampler = getattr(shard, "batch_sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+
+    def _forget_past(self) -> None:
+        """This release has no `past_index`."""
+
+
+class _SuppliedSeams(_CommonSeams):
+    """transformers 4: the steps of its one training function, under the newest names."""
+
+    seeds_epoch_before_callbacks: ClassVar[bool] = True
+
+    def _adopt_batch_size(self, batch_size: int) -> None:
+        self._train_batch_size = batch_size
+        if self.args.auto_find_batch_size:
+            if self.state.train_batch_size != batch_size:
+                self.model_wrapped = self.model
+            self.state.train_batch_size = batch_size
+
+    def _measure_training(self, dataloader: Any) -> Schedule:
+        args = self.args
+        batch_size = self.get_total_train_batch_size(args)
+        values = self.set_initial_training_values(args, dataloader, batch_size)
+        epochs, updates, examples, samples, epoch_based, length, max_steps = values
+        tokens = None
+        if args.include_tokens_per_second:
+            tokens = self.num_tokens(dataloader, None if epoch_based else max_steps)
+            by_epoch = length is not None and epoch_based
+            tokens *= args.num_train_epochs if by_epoch else args.gradient_accumulation_steps
+        return Schedule(
+            num_train_epochs=epochs,
+            num_update_steps_per_epoch=updates,
+            num_examples=examples,
+            num_train_samples=samples,
+            total_train_batch_size=batch_size,
+            steps_in_epoch=args.max_steps * args.gradient_accumulation_steps
+            if length is None
+            else len(dataloader),
+            max_steps=max_steps,
+            num_train_tokens=tokens,
+        )
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        args = self.args
+        stateful = [
+            callback
+            for callback in [*self.callback_handler.callbacks, self.control]
+            if isinstance(callback, ExportableState)
+        ]
+        self.state = TrainerState(stateful_callbacks=stateful)
+        self.state.is_hyper_param_search = trial is not None
+        self.state.train_batch_size = self._train_batch_size
+        self.state.compute_steps(args, max_steps)
+        self.state.epoch = 0
+
+        epochs_trained = steps_trained = 0
+        state_file = os.path.join(resume_from_checkpoint or "", TRAINER_STATE_NAME)
+        if resume_from_checkpoint is not None and os.path.isfile(state_file):
+            self.state = TrainerState.load_from_json(state_file)
+            self.compare_trainer_and_checkpoint_args(args, self.state)
+            self._load_callback_state()
+            epochs_trained = int(self.state.global_step // num_update_steps_per_epoch)
+            if not args.ignore_data_skip:
+                updates = self.state.global_step % num_update_steps_per_epoch
+                steps_trained = updates * args.gradient_accumulation_steps
+        self.state.init_training_references(self, max_steps, num_train_epochs, trial)
+        return epochs_trained, steps_trained
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, Any]:
+        args = self.args
+        if DebugOption.UNDERFLOW_OVERFLOW in args.debug:
+            self._debug_overflow = DebugUnderflowOverflow(self.model)
+        if self._created_lr_scheduler:
+            self.lr_scheduler = None
+            self._created_lr_scheduler = False
+        self.create_optimizer_and_scheduler(num_training_steps=max_steps)
+        if args.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs
+            )
+        model = self._wrap_model(self.model_wrapped)
+        if model is self.model:
+            self.model.train()
+            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        else:
+            self.optimizer = self.accelerator.prepare(self.optimizer)
+        if model is not self.model:
+            self.model_wrapped = model
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        self._load_scaler(resume_from_checkpoint)
+        for name in ("model", "optimizer", "lr_scheduler"):
+            setattr(self.callback_handler, name, getattr(self, name))
+        self.callback_handler.train_dataloader = train_dataloader
+        return model, train_dataloader
+
+    def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
+        args = self.args
+        if args.past_index and hasattr(self, "_past"):
+            del self._past
+        if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+
+        self._total_loss_scalar += self._tr_loss.item()
+        # A run without a single step must not divide by zero.
+        train_loss = self._total_loss_scalar / max(self.state.global_step, 0.001)
+        metrics = speed_metrics(
+            "train",
+            start_time,
+            num_samples=num_train_samples,
+            num_steps=self.state.max_steps,
+            num_tokens=self._schedule.num_train_tokens,
+        )
+        self.store_flos()
+        metrics["total_flos"] = self.state.total_flos
+        metrics["train_loss"] = train_loss
+        self.is_in_train = False
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        self.log(metrics)
+
+        self._keep_only_best(self._sorted_checkpoints(output_dir=self._get_output_dir(trial)))
+        self.control = self.callback_handler.on_train_end(args, self.state, self.control)
+        self._finish_current_push()
+        if self.neftune_noise_alpha is not None:
+            self._deactivate_neftune(self.model)
+        return TrainOutput(self.state.global_step, train_loss, metrics)
+
+    def _keep_only_best(self, checkpoints: list[str]) -> None:
+        best = self.state.best_model_checkpoint
+        if not self.args.should_save or best is None or self.args.save_total_limit != 1:
+            return
+        for checkpoint in checkpoints:
+            if not os.path.samefile(checkpoint, best):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
+        if self.args.max_grad_norm is None or self.args.max_grad_norm <= 0:
+            # This release keeps the norm of the last clipped step, and without clipping there is none.
+            return None
+        norm: torch.Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        return norm
+
+    def _count_tokens_before_step(self, inputs: Any) -> None:
+        if not self.args.include_num_input_tokens_seen:
+            return
+        name = getattr(self.model, "main_input_name", "input_ids")
+        if name not in inputs:
+            transformers.utils.logging.get_logger("transformers.trainer").warning(
+                f"`include_num_input_tokens_seen=True`: the batch has no {name!r} to count. "
+                "Set `main_input_name` on the model class to the name of its input."
+            )
+            return
+        import torch
+
+        count = torch.tensor(inputs[name].numel(), device=self.args.device, dtype=torch.int64)
+        self.state.num_input_tokens_seen += self.accelerator.gather(count).sum().item()
+
+    def _count_tokens_after_step(self, inputs: Any) -> None:
+        """This release counts before the micro-step."""
+
+    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
+        if hasattr(dataloader, "set_epoch"):
+            dataloader.set_epoch(epoch)
+
+    def _forget_past(self) -> None:
+        if self.args.past_index >= 0:
+            self._past = None
+
+
+TrainerSeams: type[Any] = _ReleasedSeams if HAS_TRAINING_SEAMS else _SuppliedSeams
+"""The base of our Trainer: HF's, with every seam under the newest release's name."""
+
+__all__ = ["HFTrainer", "Schedule", "TrainerSeams", "has_length"]
