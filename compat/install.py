@@ -33,9 +33,13 @@ def _patches(name: str, modules: tuple[str, ...], ours: str) -> tuple[Patch, ...
 PATCHES = (
     *_patches("Trainer", ("transformers", "transformers.trainer"), "compat.trainer"),
     *_patches("Seq2SeqTrainer", ("transformers", "transformers.trainer_seq2seq"), "compat.trainer"),
-    *_patches("TrainingArguments", ("transformers", "transformers.training_args"), "compat.arguments"),
     *_patches(
-        "Seq2SeqTrainingArguments", ("transformers", "transformers.training_args_seq2seq"), "compat.arguments"
+        "TrainingArguments", ("transformers", "transformers.training_args"), "compat.arguments"
+    ),
+    *_patches(
+        "Seq2SeqTrainingArguments",
+        ("transformers", "transformers.training_args_seq2seq"),
+        "compat.arguments",
     ),
 )
 """Every name that `install()` replaces."""
@@ -102,7 +106,9 @@ def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
 
 def _names(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:
     """The listed names, and the same classes under any name in any other loaded module."""
-    listed = [(sys.modules[module], name, ours) for (module, name), (_, ours) in replacements.items()]
+    listed = [
+        (sys.modules[module], name, ours) for (module, name), (_, ours) in replacements.items()
+    ]
     ours_by_original = {id(original): ours for original, ours in replacements.values()}
     seen = {(id(module), name) for module, name, _ in listed}
     copies = [
@@ -118,7 +124,11 @@ def _names(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
 def _may_hold_copies(module: Any) -> bool:
     # Ours, and transformers' own internals, need the originals to build upon.
     name = getattr(module, "__name__", None)
-    return isinstance(name, str) and hasattr(module, "__dict__") and name.split(".")[0] not in {"compat", "transformers"}
+    return (
+        isinstance(name, str)
+        and hasattr(module, "__dict__")
+        and name.split(".")[0] not in {"compat", "transformers"}
+    )
 
 
 def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:

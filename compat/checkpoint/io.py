@@ -24,7 +24,10 @@ class HFCheckpointIO(TorchCheckpointIO):
 
     @override
     def save_checkpoint(
-        self, checkpoint: Mapping[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+        self,
+        checkpoint: Mapping[str, Any],
+        path: str | os.PathLike[str],
+        storage_options: Any | None = None,
     ) -> None:
         """Write the parts named in `checkpoint` into the folder `path`, or all of it into the file `path`.
 

@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(prog="compat", description="Hugging Face training scripts on PyTorch Lightning.")
+    parser = argparse.ArgumentParser(
+        prog="compat", description="Hugging Face training scripts on PyTorch Lightning."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

@@ -24,10 +24,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Run a script that imports from transformers, with Lightning under its Trainer. "
         "Arguments after the script are the script's own.",
     )
-    parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
-    parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m")
-    parser.add_argument("script", metavar="SCRIPT", help="the script, a folder with a __main__.py, or a module with -m")
-    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's arguments")
+    parser.add_argument(
+        "--quiet", action="store_true", help="do not print what became of the arguments"
+    )
+    parser.add_argument(
+        "-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m"
+    )
+    parser.add_argument(
+        "script",
+        metavar="SCRIPT",
+        help="the script, a folder with a __main__.py, or a module with -m",
+    )
+    parser.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's arguments"
+    )
     parser.set_defaults(main=main)
 
 
@@ -38,7 +48,9 @@ def main(namespace: argparse.Namespace) -> int:
         0; a script that ends otherwise ends this process as it would have ended its own.
     """
     if not namespace.module and not os.path.exists(namespace.script):
-        sys.stderr.write(f"compat run: `{namespace.script}`: no such script. Give its path, or a module with -m.\n")
+        sys.stderr.write(
+            f"compat run: `{namespace.script}`: no such script. Give its path, or a module with -m.\n"
+        )
         return 2
     from compat.install import install
 

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerFn
 
 from compat.checkpoint import HFCheckpointIO
@@ -80,8 +81,12 @@ def build_trainer(
 
 def attach_session(trainer: pl.Trainer, session: Session) -> None:
     """Give the Trainer the loops of one run of `fit`."""
-    trainer.fit_loop = FitLoop(trainer, session, trainer.max_epochs or session.schedule.num_train_epochs)
+    trainer.fit_loop = FitLoop(
+        trainer, session, trainer.max_epochs or session.schedule.num_train_epochs
+    )
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
+    is_profiled = not isinstance(trainer.profiler, PassThroughProfiler)
+    session.is_observed = bool(trainer.callbacks or trainer.loggers or is_profiled)
 
 
 @contextlib.contextmanager

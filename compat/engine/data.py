@@ -40,6 +40,7 @@ class WindowLoader:
         hf, schedule = session.hf, session.schedule
         size = hf.args.gradient_accumulation_steps
         loader, step = self._epoch_loader()
+        counted_from = 0 if hf.counts_skipped_batches else step
         if not hf.seeds_epoch_before_callbacks:
             hf._seed_epoch(loader, session.epoch)
         restores_rng = step > 0
@@ -49,7 +50,7 @@ class WindowLoader:
             count = (schedule.steps_in_epoch % size or size) if is_last else size
             batches, num_items = hf.get_batch_samples(iterator, count, hf.args.device)
             hf.current_gradient_accumulation_steps = len(batches)
-            if restores_rng:
+            if restores_rng and (batches or hf.counts_skipped_batches):
                 # Skipping batches has drawn random numbers; those of the checkpoint hold from here on.
                 hf._load_rng_state(session.resume_from_checkpoint)
                 restores_rng = False
@@ -61,16 +62,15 @@ class WindowLoader:
                     opens=step % size == 0,
                     closes=index == len(batches) - 1,
                     # A window cut short by data that ran out is carried over, unless the epoch was to end here.
-                    syncs=(step + 1) % size == 0 or step + 1 == schedule.steps_in_epoch,
+                    syncs=(step + 1) % size == 0
+                    or step + 1 - counted_from == schedule.steps_in_epoch,
                 )
                 step += 1
 
     def _epoch_loader(self) -> tuple[Any, int]:
         """The loader of this epoch, less what a resumed run has already seen, and its first micro-step."""
         session = self._session
-        if session.epoch != session.epochs_trained or session.resume_from_checkpoint is None:
-            return session.dataloader, 0
-        if session.steps_trained == 0:
+        if not session.resumes_epoch or session.steps_trained == 0:
             return session.dataloader, 0
         return skip_first_batches(session.dataloader, session.steps_trained), session.steps_trained
 

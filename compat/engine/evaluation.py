@@ -11,7 +11,12 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torchmetrics import Metric, MetricCollection
 from transformers.trainer_pt_utils import EvalLoopContainer, IterableDatasetShard, find_batch_size
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
+from transformers.trainer_utils import (
+    EvalLoopOutput,
+    EvalPrediction,
+    denumpify_detensorize,
+    has_length,
+)
 
 from compat.engine.build import quiet
 from compat.engine.data import EvaluationLoader
@@ -94,7 +99,9 @@ class Evaluation:
             )
             kept_inputs = None
             if "inputs" in args.include_for_metrics:
-                kept_inputs = hf._prepare_input(inputs[getattr(hf.model, "main_input_name", "input_ids")])
+                kept_inputs = hf._prepare_input(
+                    inputs[getattr(hf.model, "main_input_name", "input_ids")]
+                )
             gathered = self._gather(losses, logits, labels, kept_inputs)
             self._keep(gathered)
             hf.control = hf.callback_handler.on_prediction_step(args, hf.state, hf.control)
@@ -131,7 +138,9 @@ class Evaluation:
         return {"losses": losses, "preds": logits, "labels": labels, "inputs": inputs}
 
     def _keep(self, gathered: dict[str, Any]) -> None:
-        keeps_outputs = self.predicts or not (self._hf.args.batch_eval_metrics or self._torchmetrics)
+        keeps_outputs = self.predicts or not (
+            self._hf.args.batch_eval_metrics or self._torchmetrics
+        )
         for name, value in gathered.items():
             if value is not None and (keeps_outputs or name == "losses"):
                 self._kept[name].add(value)
@@ -196,7 +205,10 @@ class Evaluation:
         if self._torchmetrics is not None:
             computed = self._torchmetrics.compute() if self._torchmetrics.update_called else {}
             self._torchmetrics.reset()
-            return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in computed.items()}
+            return {
+                name: value.tolist() if isinstance(value, torch.Tensor) else value
+                for name, value in computed.items()
+            }
         has_outputs = arrays["preds"] is not None and arrays["labels"] is not None
         if hf.compute_metrics is None or args.batch_eval_metrics or not has_outputs:
             return {} if self._metrics is None else self._metrics
@@ -204,7 +216,9 @@ class Evaluation:
             "losses": arrays["losses"] if "loss" in args.include_for_metrics else None,
             "inputs": arrays["inputs"] if "inputs" in args.include_for_metrics else None,
         }
-        prediction = EvalPrediction(predictions=arrays["preds"], label_ids=arrays["labels"], **extra)
+        prediction = EvalPrediction(
+            predictions=arrays["preds"], label_ids=arrays["labels"], **extra
+        )
         computed_metrics: dict[str, Any] = hf.compute_metrics(prediction)
         return computed_metrics
 
@@ -237,7 +251,9 @@ class _Torchmetrics:
     """torchmetrics as `compute_metrics`: updated with each batch, so that outputs are never piled up."""
 
     def __init__(self, metric: Metric | MetricCollection) -> None:
-        self._collection = metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
+        self._collection = (
+            metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
+        )
         self.update_called = False
 
     def update(self, logits: Any, labels: Any) -> None:
@@ -256,7 +272,9 @@ class _Torchmetrics:
         self._collection.reset()
 
 
-def run_evaluation(trainer: pl.Trainer, module: TrainerModule, evaluation: Evaluation, dataloader: Any) -> None:
+def run_evaluation(
+    trainer: pl.Trainer, module: TrainerModule, evaluation: Evaluation, dataloader: Any
+) -> None:
     """Have Lightning loop over `dataloader`: inside `fit` where one is running, else by validate or predict.
 
     Args:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from typing_extensions import override
 
@@ -32,7 +32,9 @@ class UndividedResult(ClosureResult):
 
     @classmethod
     @override
-    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> UndividedResult:
+    def from_training_step_output(
+        cls, training_step_output: Any, normalize: int = 1
+    ) -> UndividedResult:
         return cls(training_step_output)
 
     @override
@@ -58,16 +60,23 @@ class AutomaticOptimization(_AutomaticOptimization):
 
     @override
     def _make_backward_fn(self, optimizer: Optimizer) -> Callable[[Tensor], None]:
-        session, trainer = self._session, self.trainer
+        session, strategy = self._session, self.trainer.strategy
 
         def backward(loss: Tensor) -> None:
             if session.pending_loss is None:
                 return
             loss, session.pending_loss = session.pending_loss, None
             options, session.backward_options = session.backward_options, {}
-            call._call_strategy_hook(trainer, "backward", loss, optimizer, **options)
+            strategy.backward(loss, optimizer, **options)
 
         return backward
+
+    @override
+    def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
+        if self._session.is_observed:
+            return super()._training_step(kwargs)
+        loss = self.trainer.strategy.training_step(*kwargs.values())
+        return UndividedResult(cast("Tensor", loss))
 
 
 class TrainingEpochLoop(_TrainingEpochLoop):
@@ -89,10 +98,43 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         super().reset()
         self._told_to_stop = False
         session = self._session
-        if session.epoch == session.epochs_trained and session.steps_trained:
+        if session.resumes_epoch and session.steps_trained:
             # The batches that a resumed run skips count as seen.
             current = self.batch_progress.current
-            current.ready = current.started = current.processed = current.completed = session.steps_trained
+            current.ready = current.started = current.processed = current.completed = (
+                session.steps_trained
+            )
+
+    @override
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """Run one micro-batch.
+
+        Where no Lightning callback, logger or profiler listens, the hooks and records that serve only them
+        are left out; what is computed is the same.
+        """
+        if self._session.is_observed:
+            super().advance(data_fetcher)
+            return
+        micro, batch_idx, _ = next(data_fetcher)
+        module = self.trainer.lightning_module
+        progress = self.batch_progress
+        progress.is_last_batch = data_fetcher.done
+        progress.increment_ready()
+        module.on_train_batch_start(micro, batch_idx)
+        progress.increment_started()
+        inputs = self._build_kwargs(OrderedDict(), micro, batch_idx)
+        outputs = self.automatic_optimization.run(self.trainer.optimizers[0], batch_idx, inputs)
+        progress.increment_processed()
+        module.on_train_batch_end(outputs, micro, batch_idx)
+        progress.increment_completed()
+
+    @override
+    def _build_kwargs(
+        self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int
+    ) -> OrderedDict[str, Any]:
+        """What Lightning finds by inspecting `training_step` anew at each step."""
+        kwargs.update(batch=batch, batch_idx=batch_idx)
+        return kwargs
 
     @override
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
@@ -128,8 +170,13 @@ class FitLoop(_FitLoop):
         self._session = session
         self._told_to_stop = False
         self.epoch_loop = TrainingEpochLoop(trainer, session)
-        progress = self.epoch_progress.current
-        progress.ready = progress.started = progress.processed = progress.completed = session.epochs_trained
+
+    def fast_forward(self) -> None:
+        """Count what lies behind a resumed run as done."""
+        session, progress = self._session, self.epoch_progress.current
+        progress.ready = progress.started = progress.processed = progress.completed = (
+            session.epochs_trained
+        )
         steps = self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = session.hf.state.global_step
 
@@ -148,7 +195,9 @@ class FitLoop(_FitLoop):
     @override
     def on_advance_end(self) -> None:
         super().on_advance_end()
-        self._told_to_stop = self._session.hf.control.should_training_stop or self.trainer.should_stop
+        self._told_to_stop = (
+            self._session.hf.control.should_training_stop or self.trainer.should_stop
+        )
 
     @override
     def setup_data(self) -> None:
@@ -163,8 +212,12 @@ class FitLoop(_FitLoop):
 class EvaluationLoop(_EvaluationLoop):
     """Lightning's validation loop over an HF dataloader."""
 
-    def __init__(self, trainer: pl.Trainer, trainer_fn: TrainerFn, loader: EvaluationLoader | None = None) -> None:
-        super().__init__(trainer, trainer_fn, RunningStage.VALIDATING, verbose=False, inference_mode=False)
+    def __init__(
+        self, trainer: pl.Trainer, trainer_fn: TrainerFn, loader: EvaluationLoader | None = None
+    ) -> None:
+        super().__init__(
+            trainer, trainer_fn, RunningStage.VALIDATING, verbose=False, inference_mode=False
+        )
         if loader is not None:
             self._data_source.instance = loader
 
@@ -188,6 +241,10 @@ class PredictionLoop(_PredictionLoop):
         with _own_warnings():
             super().setup_data()
         self.max_batches = list(_true_lengths(self))
+
+    @override
+    def _on_predict_model_train(self) -> None:
+        """HF leaves the model in eval mode, and puts it into train mode at its next training step."""
 
 
 @contextlib.contextmanager

@@ -73,18 +73,25 @@ class TrainerModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Have HF build optimizer and scheduler, and load their states when resuming."""
         run = self.run
-        run.model, run.dataloader = run.hf._prepare_for_training(
-            run.schedule.max_steps, run.dataloader, run.resume_from_checkpoint
+        run.begin(
+            run.hf._set_up_training(
+                run.schedule, run.dataloader, run.resume_from_checkpoint, run.trial
+            )
         )
+        self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
         optimizer, scheduler = run.hf.optimizer, run.hf.lr_scheduler
         is_known = isinstance(
-            scheduler, (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            scheduler,
+            (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
         )
         if not is_known or getattr(scheduler, "optimizer", None) is not optimizer:
             return optimizer
         # Lightning is shown the scheduler for its callbacks' sake; `on_train_batch_end` steps it.
         monitor = run.hf.args.metric_for_best_model or "loss"
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "monitor": monitor}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "monitor": monitor},
+        }
 
     @override
     def on_train_start(self) -> None:
@@ -103,14 +110,13 @@ class TrainerModule(pl.LightningModule):
         run = self.run
         hf = run.hf
         run.epoch = self.trainer.current_epoch
-        run.seen_batch = False
+        run.seen_batch = hf.counts_skipped_batches and run.resumes_epoch and run.steps_trained > 0
         run.grad_norm = run.learning_rate = None
         hf._forget_past()
         if hf.seeds_epoch_before_callbacks:
             hf._seed_epoch(run.dataloader, run.epoch)
         run.fire("on_epoch_begin")
-        resumes = run.resume_from_checkpoint is not None and run.epoch == run.epochs_trained
-        if resumes and run.steps_trained == 0:
+        if run.resumes_epoch and run.steps_trained == 0:
             hf._load_rng_state(run.resume_from_checkpoint)
 
     @override
@@ -133,7 +139,7 @@ class TrainerModule(pl.LightningModule):
         """
         run = self.run
         hf = run.hf
-        with hf.accelerator.no_sync_before(batch, run.model):
+        with hf.accelerator.sync_context(batch, run.model):
             loss: torch.Tensor = hf.training_step(run.model, batch.inputs, batch.num_items)
         self._add_up(loss)
         hf.current_flos += float(hf.floating_point_ops(batch.inputs))
@@ -167,7 +173,11 @@ class TrainerModule(pl.LightningModule):
 
     @override
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         optimizer.step(closure=optimizer_closure)
         self.run.fire("on_optimizer_step")
@@ -215,7 +225,9 @@ class TrainerModule(pl.LightningModule):
     @override
     def on_train_end(self) -> None:
         run = self.run
-        run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
+        run.output = run.hf._finalize_training(
+            run.trial, run.schedule.num_train_samples, run.start_time
+        )
 
     # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each step.
 

@@ -22,7 +22,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """HF's name of a mixed precision → the type that autocast computes in."""
 
 
-def autocast(device_type: str, mixed_precision: str, **options: Any) -> contextlib.AbstractContextManager[Any]:
+def autocast(
+    device_type: str, mixed_precision: str, **options: Any
+) -> contextlib.AbstractContextManager[Any]:
     """The autocast context of a mixed precision; does nothing for full precision."""
     dtype = DTYPES.get(mixed_precision)
     if dtype is None:
@@ -92,10 +94,19 @@ class HFPrecision(Precision):
         self._on_step = on_step
 
     @override
+    def train_step_context(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()
+
+    @override
     def pre_backward(self, tensor: torch.Tensor, module: pl.LightningModule) -> torch.Tensor:  # type: ignore[override]
         if self.scaler is not None:
             tensor = self.scaler.scale(tensor)
-        return super().pre_backward(tensor, module)
+        # Only callbacks listen to the hooks around the backward.
+        return super().pre_backward(tensor, module) if module.trainer.callbacks else tensor
+
+    @override
+    def post_backward(self, tensor: torch.Tensor, module: pl.LightningModule) -> torch.Tensor:  # type: ignore[override]
+        return super().post_backward(tensor, module) if module.trainer.callbacks else tensor.detach()
 
     @override
     def optimizer_step(  # type: ignore[override]
@@ -114,4 +125,3 @@ class HFPrecision(Precision):
         # The scale shrinks exactly when gradients overflowed and the step was left out.
         self._on_step(self.scaler.get_scale() < scale)
         return result
-

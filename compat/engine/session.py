@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compat.upstream.schedule import Schedule
+    from compat.upstream.trainer import Prepared
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class Session:
         ignore_keys: output keys to leave out when evaluating during training.
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
+        is_observed: whether a Lightning callback, logger or profiler listens to the run.
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
         model: the model as it is called in a training step, wrapped where it is wrapped.
@@ -66,6 +68,7 @@ class Session:
     trial: Any
     ignore_keys: list[str] | None
     defers_backward: bool
+    is_observed: bool = True
     epochs_trained: int = 0
     steps_trained: int = 0
     model: nn.Module | None = None
@@ -78,6 +81,17 @@ class Session:
     seen_batch: bool = False
     start_time: float = 0.0
     output: Any = None
+
+    @property
+    def resumes_epoch(self) -> bool:
+        """Whether the current epoch is the one that the run goes on from."""
+        return self.resume_from_checkpoint is not None and self.epoch == self.epochs_trained
+
+    def begin(self, prepared: Prepared) -> None:
+        """Take over what HF has prepared."""
+        self.model, self.dataloader = prepared.model, prepared.dataloader
+        self.epochs_trained, self.steps_trained = prepared.epochs_trained, prepared.steps_trained
+        self.epoch = prepared.epochs_trained
 
     def fire(self, event: str) -> None:
         """Call an event of HF's callbacks, and keep the control that they answer with."""

@@ -133,15 +133,15 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             if hasattr(optimizer, "fused_backward"):
                 optimizer.fused_backward(loss, rate)
 
-    @contextlib.contextmanager
-    def no_sync_before(self, batch: MicroBatch, model: Any) -> Iterator[None]:
+    def sync_context(
+        self, batch: MicroBatch, model: Any
+    ) -> contextlib.AbstractContextManager[None]:
         """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         if batch.closes or every or not hasattr(model, "no_sync"):
-            yield
-            return
-        with self.no_sync(model):
-            yield
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[None] = self.no_sync(model)
+        return context
 
     @property
     @override

@@ -72,7 +72,9 @@ class EvaluationMixin(TrainingMixin):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """`evaluation_loop`, under the name that `use_legacy_prediction_loop` calls."""
-        return self.evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        return self.evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
 
     def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
         args = self.args
@@ -84,7 +86,10 @@ class EvaluationMixin(TrainingMixin):
             if model is not self.model:
                 self.model_wrapped = model
         if not self.is_in_train:
-            for asked, dtype in ((args.fp16_full_eval, torch.float16), (args.bf16_full_eval, torch.bfloat16)):
+            for asked, dtype in (
+                (args.fp16_full_eval, torch.float16),
+                (args.bf16_full_eval, torch.bfloat16),
+            ):
                 if asked:
                     return model.to(dtype=dtype, device=args.device)
         return model

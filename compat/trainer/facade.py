@@ -55,6 +55,8 @@ class Trainer(CheckpointingMixin):
 
 def _accelerate_environment(args: Any) -> Mapping[str, str]:
     """What accelerate must read in its variables, whoever wrote them last."""
-    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else getattr(args, "mixed_precision", "no")
+    precision = (
+        "fp16" if args.fp16 else "bf16" if args.bf16 else getattr(args, "mixed_precision", "no")
+    )
     written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
     return {"ACCELERATE_MIXED_PRECISION": precision, **written}

@@ -98,13 +98,6 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self._adopt_batch_size(batch_size)
         dataloader = self.get_train_dataloader()
         schedule = self._schedule = self._measure_training(dataloader)
-        epochs_trained, steps_trained = self._init_training_state(
-            schedule.max_steps,
-            schedule.num_update_steps_per_epoch,
-            schedule.num_train_epochs,
-            resume_from_checkpoint,
-            trial,
-        )
         session = Session(
             hf=self,
             schedule=schedule,
@@ -113,8 +106,6 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             trial=trial,
             ignore_keys=ignore_keys_for_eval,
             defers_backward=self._leaves_backward_to_lightning(),
-            epochs_trained=epochs_trained,
-            steps_trained=steps_trained,
         )
         return self._fit(session)
 
@@ -166,7 +157,10 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             ("Num Epochs", schedule.num_train_epochs),
             ("Num update steps per epoch", schedule.num_update_steps_per_epoch),
             ("Instantaneous batch size per device", args.per_device_train_batch_size),
-            ("Total train batch size (w. parallel, distributed & accumulation)", schedule.total_train_batch_size),
+            (
+                "Total train batch size (w. parallel, distributed & accumulation)",
+                schedule.total_train_batch_size,
+            ),
             ("Gradient Accumulation steps", args.gradient_accumulation_steps),
             ("Total optimization steps", schedule.max_steps),
             ("Number of trainable parameters", trainable),

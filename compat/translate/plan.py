@@ -71,7 +71,9 @@ class LightningPlan:
             value = f"{setting.field}={_plain(setting.value)!r}"
             outcomes.setdefault(_outcome(setting), []).append(value)
         width = max(map(len, outcomes), default=0)
-        return "\n".join(f"  {outcome:<{width}}  ←  {', '.join(fields)}" for outcome, fields in outcomes.items())
+        return "\n".join(
+            f"  {outcome:<{width}}  ←  {', '.join(fields)}" for outcome, fields in outcomes.items()
+        )
 
 
 def _outcome(setting: Setting) -> str:

@@ -47,8 +47,18 @@ RULES: dict[str, Rule] = {
     rule.field: rule
     for rule in (
         # How long, and in what portions.
-        Rule("num_train_epochs", Kind.FLAG, "max_epochs", "a started epoch counts whole; HF's control ends it early"),
-        Rule("max_steps", Kind.FLAG, "max_steps", "update steps; HF's control stops the loop at this step"),
+        Rule(
+            "num_train_epochs",
+            Kind.FLAG,
+            "max_epochs",
+            "a started epoch counts whole; HF's control ends it early",
+        ),
+        Rule(
+            "max_steps",
+            Kind.FLAG,
+            "max_steps",
+            "update steps; HF's control stops the loop at this step",
+        ),
         Rule(
             "gradient_accumulation_steps",
             Kind.FLAG,
@@ -57,8 +67,18 @@ RULES: dict[str, Rule] = {
         ),
         Rule("max_grad_norm", Kind.FLAG, "gradient_clip_val", "by norm; 0 switches it off"),
         # Numbers and devices.
-        Rule("bf16", Kind.FLAG, "precision", "autocast around the model's forward, outputs in fp32, as HF has it"),
-        Rule("fp16", Kind.FLAG, "precision", "autocast around the model's forward and a gradient scaler"),
+        Rule(
+            "bf16",
+            Kind.FLAG,
+            "precision",
+            "autocast around the model's forward, outputs in fp32, as HF has it",
+        ),
+        Rule(
+            "fp16",
+            Kind.FLAG,
+            "precision",
+            "autocast around the model's forward and a gradient scaler",
+        ),
         Rule("use_cpu", Kind.FLAG, "accelerator", "the device that HF's arguments choose"),
         Rule("no_cuda", Kind.FLAG, "accelerator", "the device that HF's arguments choose"),
         Rule("use_mps_device", Kind.RETIRED, "", "MPS picks itself"),

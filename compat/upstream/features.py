@@ -24,7 +24,8 @@ EVALUATION_FILTERS_NAN_LOSSES = mentions(
 )
 """transformers 5 leaves non-finite losses out of `eval_loss` when `logging_nan_inf_filter` is set."""
 
-SCHEDULE_TAKES_BATCH_SIZE = "total_train_batch_size" in inspect.signature(
-    transformers.Trainer.set_initial_training_values
-).parameters
+SCHEDULE_TAKES_BATCH_SIZE = (
+    "total_train_batch_size"
+    in inspect.signature(transformers.Trainer.set_initial_training_values).parameters
+)
 """transformers 4 passes the total batch size in, and gets back whether training goes by epochs."""

@@ -45,8 +45,12 @@ PRIVATE = (
     Private(_TRAINER + "_finish_current_push", _HF, "called at the end of training"),
     Private(_TRAINER + "_wrap_model", _HF, "called before evaluation"),
     Private(_TRAINER + "_prepare_input", _HF, "called on the inputs kept for metrics"),
-    Private(_TRAINER + "_save_optimizer_and_scheduler", _HF, "overridden: written by the CheckpointIO"),
-    Private(_TRAINER + "_load_optimizer_and_scheduler", _HF, "overridden: read by the CheckpointIO"),
+    Private(
+        _TRAINER + "_save_optimizer_and_scheduler", _HF, "overridden: written by the CheckpointIO"
+    ),
+    Private(
+        _TRAINER + "_load_optimizer_and_scheduler", _HF, "overridden: read by the CheckpointIO"
+    ),
     Private(_TRAINER + "_save_scaler", _HF, "overridden: written by the CheckpointIO"),
     Private(_TRAINER + "_load_scaler", _HF, "overridden: read by the CheckpointIO"),
     Private(_TRAINER + "_init_training_state", _HF5, "called; supplied on older releases"),
@@ -60,10 +64,16 @@ PRIVATE = (
     Private(_TRAINER + "_deactivate_neftune", _HF4, "called at the end of training"),
     Private(_TRAINER + "_activate_neftune", _HF4, "undone when training raises"),
     Private("transformers.trainer:_is_peft_model", _HF4, "called"),
-    Private("accelerate.state:AcceleratorState._reset_state", _AC, "called before an accelerator is built"),
+    Private(
+        "accelerate.state:AcceleratorState._reset_state",
+        _AC,
+        "called before an accelerator is built",
+    ),
     Private("accelerate.state:GradientState._set_sync_gradients", _AC, "called at each micro-step"),
     Private("accelerate:Accelerator._prepare_one", _AC, "called by the accelerator face"),
-    Private(_FIT + "_warn_if_modules_in_eval_mode", _PL, "overridden: HF sets the mode at each step"),
+    Private(
+        _FIT + "_warn_if_modules_in_eval_mode", _PL, "overridden: HF sets the mode at each step"
+    ),
     Private(_EPOCH + "_should_accumulate", _PL, "overridden: HF decides where a window ends"),
     Private(_EPOCH + "_should_check_val_fx", _PL, "overridden: HF decides when to evaluate"),
     Private(_EPOCH + "_should_check_val_epoch", _PL, "overridden: HF decides when to evaluate"),
@@ -79,12 +89,24 @@ PRIVATE = (
         "overridden: the backward may already have run",
     ),
     Private(_EVAL + "run", _PL, "called in the middle of fit"),
-    Private("lightning.pytorch.loops.prediction_loop:_PredictionLoop.run", _PL, "called in the middle of fit"),
     Private(
-        "lightning.pytorch.plugins.precision:Precision._after_closure", _PL, "called between backward and step"
+        "lightning.pytorch.loops.prediction_loop:_PredictionLoop.run",
+        _PL,
+        "called in the middle of fit",
     ),
-    Private("lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"),
-    Private("lightning.pytorch.core.module:LightningModule._apply_batch_transfer_handler", _PL, "overridden"),
+    Private(
+        "lightning.pytorch.plugins.precision:Precision._after_closure",
+        _PL,
+        "called between backward and step",
+    ),
+    Private(
+        "lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"
+    ),
+    Private(
+        "lightning.pytorch.core.module:LightningModule._apply_batch_transfer_handler",
+        _PL,
+        "overridden",
+    ),
 )
 
 

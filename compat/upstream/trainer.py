@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
@@ -28,9 +29,34 @@ HFTrainer = transformers.Trainer
 """HF's own class, also where `compat.install()` has put ours in its place."""
 
 
-class _CommonSeams(HFTrainer):  # type: ignore[misc]
-    """Attributes that the engine keeps on the trainer, under the names of the newest release."""
+@dataclass(frozen=True)
+class Prepared:
+    """What HF has ready when training begins.
 
+    Attributes:
+        model: the model as a training step calls it.
+        dataloader: the train dataloader.
+        epochs_trained: epochs that lie behind a resumed run.
+        steps_trained: micro-steps that lie behind it in its current epoch.
+    """
+
+    model: nn.Module
+    dataloader: Any
+    epochs_trained: int
+    steps_trained: int
+
+
+class _CommonSeams(HFTrainer):  # type: ignore[misc]
+    """Attributes that the engine keeps on the trainer, under the names of the newest release.
+
+    Attributes:
+        seeds_epoch_before_callbacks: whether samplers learn of an epoch before its callbacks do.
+        counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts from
+            the first batch it fetches, so that a last window cut short is not stepped there.
+    """
+
+    seeds_epoch_before_callbacks: ClassVar[bool]
+    counts_skipped_batches: ClassVar[bool]
     _tr_loss: torch.Tensor
     _initial_global_step: int
     _schedule: Schedule
@@ -47,11 +73,24 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
         self._initial_global_step = self.state.global_step
         self._initial_num_input_tokens_seen = self.state.num_input_tokens_seen
 
+    def _restore_progress(
+        self, schedule: Schedule, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        trained: tuple[int, int] = self._init_training_state(
+            schedule.max_steps,
+            schedule.num_update_steps_per_epoch,
+            schedule.num_train_epochs,
+            resume_from_checkpoint,
+            trial,
+        )
+        return trained
+
 
 class _ReleasedSeams(_CommonSeams):
     """transformers 5: the seams are there; what remains is their names."""
 
     seeds_epoch_before_callbacks: ClassVar[bool] = False
+    counts_skipped_batches: ClassVar[bool] = True
 
     def _adopt_batch_size(self, batch_size: int) -> None:
         if self.args.auto_find_batch_size:
@@ -69,6 +108,15 @@ class _ReleasedSeams(_CommonSeams):
             steps_in_epoch=micro_steps,
             max_steps=max_steps,
         )
+
+    def _set_up_training(
+        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
+    ) -> Prepared:
+        trained = self._restore_progress(schedule, resume_from_checkpoint, trial)
+        model, dataloader = self._prepare_for_training(
+            schedule.max_steps, dataloader, resume_from_checkpoint
+        )
+        return Prepared(model, dataloader, *trained)
 
     def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
         norm = self._clip_grad_norm(model) if (self.args.max_grad_norm or 0) > 0 else None
@@ -97,6 +145,7 @@ class _SuppliedSeams(_CommonSeams):
     """transformers 4: the steps of its one training function, under the newest names."""
 
     seeds_epoch_before_callbacks: ClassVar[bool] = True
+    counts_skipped_batches: ClassVar[bool] = False
 
     def _adopt_batch_size(self, batch_size: int) -> None:
         self._train_batch_size = batch_size
@@ -126,6 +175,16 @@ class _SuppliedSeams(_CommonSeams):
             else len(dataloader),
             max_steps=max_steps,
             num_train_tokens=tokens,
+        )
+
+    def _set_up_training(
+        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
+    ) -> Prepared:
+        model, dataloader = self._prepare_for_training(
+            schedule.max_steps, dataloader, resume_from_checkpoint
+        )
+        return Prepared(
+            model, dataloader, *self._restore_progress(schedule, resume_from_checkpoint, trial)
         )
 
     def _init_training_state(
@@ -185,12 +244,17 @@ class _SuppliedSeams(_CommonSeams):
             self.model_wrapped = model
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         self._load_scaler(resume_from_checkpoint)
+        self._show_to_callbacks(train_dataloader)
+        return model, train_dataloader
+
+    def _show_to_callbacks(self, train_dataloader: Any) -> None:
         for name in ("model", "optimizer", "lr_scheduler"):
             setattr(self.callback_handler, name, getattr(self, name))
         self.callback_handler.train_dataloader = train_dataloader
-        return model, train_dataloader
 
-    def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
+    def _finalize_training(
+        self, trial: Any, num_train_samples: float, start_time: float
+    ) -> TrainOutput:
         args = self.args
         if args.past_index and hasattr(self, "_past"):
             del self._past
@@ -211,7 +275,7 @@ class _SuppliedSeams(_CommonSeams):
         metrics["total_flos"] = self.state.total_flos
         metrics["train_loss"] = train_loss
         self.is_in_train = False
-        self._memory_tracker.stop_and_update_metrics(metrics)
+        _inner_training_loop(self._memory_tracker, metrics)
         self.log(metrics)
 
         self._keep_only_best(self._sorted_checkpoints(output_dir=self._get_output_dir(trial)))
@@ -233,7 +297,9 @@ class _SuppliedSeams(_CommonSeams):
         if self.args.max_grad_norm is None or self.args.max_grad_norm <= 0:
             # This release keeps the norm of the last clipped step, and without clipping there is none.
             return None
-        norm: torch.Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        norm: torch.Tensor = self.accelerator.clip_grad_norm_(
+            model.parameters(), self.args.max_grad_norm
+        )
         return norm
 
     def _count_tokens_before_step(self, inputs: Any) -> None:
@@ -261,6 +327,11 @@ class _SuppliedSeams(_CommonSeams):
     def _forget_past(self) -> None:
         if self.args.past_index >= 0:
             self._past = None
+
+
+def _inner_training_loop(tracker: Any, metrics: dict[str, float]) -> None:
+    """Stop measuring memory; the tracker tells the stage by the name of the function that calls it."""
+    tracker.stop_and_update_metrics(metrics)
 
 
 TrainerSeams: type[Any] = _ReleasedSeams if HAS_TRAINING_SEAMS else _SuppliedSeams
