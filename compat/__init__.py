@@ -26,7 +26,8 @@ _OURS = {
     "uninstall": "compat.install",
 }
 
-# What HF scripts import beside the Trainer; any other public name of transformers is passed through as well.
+# What HF scripts import beside the Trainer; any other public name of transformers is passed through
+# as well.
 _TRANSFORMERS = (
     "DataCollator",
     "DataCollatorForLanguageModeling",
@@ -74,7 +75,10 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module("transformers"), name)
     except AttributeError:
-        msg = f"neither compat nor transformers has the name {name!r}. Check the spelling, or import it from where it lives."
+        msg = (
+            f"neither compat nor transformers has the name {name!r}. "
+            "Check the spelling, or import it from where it lives."
+        )
         raise AttributeError(msg) from None
 
 

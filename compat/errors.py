@@ -10,7 +10,8 @@ class CompatError(Exception):
 class ArgumentError(CompatError, ValueError):
     """An argument has a value that cannot be honoured.
 
-    The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the way out.
+    The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the
+    way out.
     """
 
 

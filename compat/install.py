@@ -1,4 +1,4 @@
-"""`install()`: put our classes in the place of transformers' for scripts and libraries that know only those."""
+"""`install()`: our classes in the place of transformers', for code that knows only those."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def _patches(name: str, modules: tuple[str, ...], ours: str) -> tuple[Patch, ...
 PATCHES = (
     *_patches("Trainer", ("transformers", "transformers.trainer"), "compat.trainer"),
     *_patches("Seq2SeqTrainer", ("transformers", "transformers.trainer_seq2seq"), "compat.trainer"),
-    *_patches(
-        "TrainingArguments", ("transformers", "transformers.training_args"), "compat.arguments"
-    ),
+    *_patches("TrainingArguments", ("transformers", "transformers.training_args"), "compat.arguments"),
     *_patches(
         "Seq2SeqTrainingArguments",
         ("transformers", "transformers.training_args_seq2seq"),
@@ -56,8 +54,10 @@ def installed() -> bool:
 def install() -> None:
     """Have scripts and libraries that use transformers' Trainer run on Lightning, unedited.
 
-    Replaces the names in `PATCHES`, also where a loaded module has already imported them, and puts our Trainer
-    under every class that is already derived from transformers'. Idempotent; every target is looked up before
+    Replaces the names in `PATCHES`, also where a loaded module has already imported them, and puts
+    our Trainer
+    under every class that is already derived from transformers'. Idempotent; every target is looked
+    up before
     the first is touched, and a failure half-way undoes what was done.
 
     Raises:
@@ -77,7 +77,10 @@ def install() -> None:
             uninstall()
             if not isinstance(error, TypeError):
                 raise
-            msg = f"`{owner!r}`: cannot be put on compat's Trainer ({error}). Call `compat.install()` before importing it."
+            msg = (
+                f"`{owner!r}`: cannot be put on compat's Trainer ({error}). "
+                "Call `compat.install()` before importing it."
+            )
             raise InstallError(msg) from error
 
 
@@ -98,7 +101,10 @@ def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
         try:
             original = getattr(importlib.import_module(patch.module), patch.name)
         except (ImportError, AttributeError) as error:
-            msg = f"`{patch.module}.{patch.name}`: not found in the installed release ({error}). Update compat or transformers."
+            msg = (
+                f"`{patch.module}.{patch.name}`: not found in the installed release ({error}). "
+                "Update compat or transformers."
+            )
             raise InstallError(msg) from error
         found[patch.module, patch.name] = (original, ours)
     return found
@@ -106,9 +112,7 @@ def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
 
 def _names(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:
     """The listed names, and the same classes under any name in any other loaded module."""
-    listed = [
-        (sys.modules[module], name, ours) for (module, name), (_, ours) in replacements.items()
-    ]
+    listed = [(sys.modules[module], name, ours) for (module, name), (_, ours) in replacements.items()]
     ours_by_original = {id(original): ours for original, ours in replacements.values()}
     seen = {(id(module), name) for module, name, _ in listed}
     copies = [

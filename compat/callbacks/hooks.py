@@ -1,6 +1,7 @@
 """Where each event of HF's callbacks fires among Lightning's hooks, as data.
 
-`compat.engine.module.TrainerModule` fires them; `tests/callbacks/test_hooks.py` records both sequences and
+`compat.engine.module.TrainerModule` fires them; `tests/callbacks/test_hooks.py` records both
+sequences and
 holds them against this table.
 """
 
@@ -15,7 +16,8 @@ class Event:
 
     Attributes:
         name: the event.
-        hook: the LightningModule hook in which it fires; empty for events outside of Lightning's loops.
+        hook: the LightningModule hook in which it fires; empty for events outside of Lightning's
+            loops.
         when: what has happened by then.
     """
 
@@ -35,9 +37,7 @@ EVENTS = (
     ),
     Event("on_substep_end", "on_train_batch_end", "a micro-step that does not end its window"),
     Event("on_pre_optimizer_step", "configure_gradient_clipping", "gradients are clipped"),
-    Event(
-        "on_optimizer_step", "optimizer_step", "parameters have changed, gradients are still there"
-    ),
+    Event("on_optimizer_step", "optimizer_step", "parameters have changed, gradients are still there"),
     Event(
         "on_step_end",
         "on_train_batch_end",
@@ -48,9 +48,7 @@ EVENTS = (
     Event("on_evaluate", "on_train_batch_end", "metrics are logged"),
     Event("on_predict", "", "predictions and metrics are there"),
     Event("on_save", "on_train_batch_end", "the checkpoint is written, older ones are rotated"),
-    Event(
-        "on_epoch_end", "on_train_epoch_end", "before the epoch's log, evaluation and checkpoint"
-    ),
+    Event("on_epoch_end", "on_train_epoch_end", "before the epoch's log, evaluation and checkpoint"),
     Event("on_train_end", "on_train_end", "the best model is loaded, metrics are logged"),
     Event("on_push_begin", "on_train_batch_end", "a checkpoint is about to be uploaded"),
 )

@@ -14,19 +14,21 @@ from compat.checkpoint.layout import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 class HFCheckpointIO(TorchCheckpointIO):
     """Folders are HF's layout, one file a part; a path to a file is a plain Lightning checkpoint.
 
-    Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler` write.
+    Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler`
+    write.
     """
 
     @override
     def save_checkpoint(
         self,
         checkpoint: Mapping[str, Any],
-        path: str | os.PathLike[str],
+        path: str | Path,
         storage_options: Any | None = None,
     ) -> None:
         """Write the parts named in `checkpoint` into the folder `path`, or all of it into the file `path`.
@@ -42,7 +44,8 @@ class HFCheckpointIO(TorchCheckpointIO):
         os.makedirs(path, exist_ok=True)
         for part in LAYOUT:
             if part.key in checkpoint:
-                # A scheduler's state may hold what torch.save warns about; HF shows that warning once, as text.
+                # A scheduler's state may hold what torch.save warns about; HF shows that warning
+                # once, as text.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     torch.save(checkpoint[part.key], os.path.join(path, part.file))
@@ -50,7 +53,7 @@ class HFCheckpointIO(TorchCheckpointIO):
     @override
     def load_checkpoint(
         self,
-        path: str | os.PathLike[str],
+        path: str | Path,
         map_location: Any | None = "cpu",
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
@@ -77,5 +80,5 @@ class HFCheckpointIO(TorchCheckpointIO):
         return parts
 
 
-def _is_folder(path: str | os.PathLike[str]) -> bool:
+def _is_folder(path: str | Path) -> bool:
     return os.path.isdir(path) or not os.path.splitext(path)[1]

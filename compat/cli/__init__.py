@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = (run,)
-"""Each module adds one command: `add_parser(subparsers)`, and `main(namespace)` that returns the exit status."""
+"""Each module adds one command: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,20 +24,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Run a script that imports from transformers, with Lightning under its Trainer. "
         "Arguments after the script are the script's own.",
     )
-    parser.add_argument(
-        "--quiet", action="store_true", help="do not print what became of the arguments"
-    )
-    parser.add_argument(
-        "-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m"
-    )
+    parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
+    parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m")
     parser.add_argument(
         "script",
         metavar="SCRIPT",
         help="the script, a folder with a __main__.py, or a module with -m",
     )
-    parser.add_argument(
-        "args", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's arguments"
-    )
+    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's arguments")
     parser.set_defaults(main=main)
 
 
@@ -83,7 +77,8 @@ def run_script(script: str, args: Sequence[str], *, as_module: bool = False) -> 
 
 
 def _replace_first_path(folder: str) -> None:
-    # With `compat` and with `python -m compat` the first entry is the place of our own start-up, not the script's.
+    # With `compat` and with `python -m compat` the first entry is the place of our own start-up,
+    # not the script's.
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = folder
 

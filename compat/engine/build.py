@@ -8,19 +8,20 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerFn
 
-from compat.checkpoint import HFCheckpointIO
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
 from compat.engine.precision import HFPrecision
 from compat.engine.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import torch
+    from lightning.pytorch.plugins.io import CheckpointIO
 
     from compat.engine.session import Session
     from compat.translate import LightningPlan
@@ -42,8 +43,9 @@ def build_trainer(
     plan: LightningPlan,
     *,
     device: torch.device,
+    checkpoint_io: CheckpointIO,
     scaler: Any | None = None,
-    on_step: Callable[[bool], None] = lambda skipped: None,
+    on_step: Callable[[bool], None] = lambda _: None,
     default_root_dir: str | None = None,
 ) -> pl.Trainer:
     """Build the Lightning Trainer of a plan.
@@ -51,6 +53,7 @@ def build_trainer(
     Args:
         plan: what to build.
         device: the device that HF's arguments chose.
+        checkpoint_io: what reads and writes checkpoints.
         scaler: the gradient scaler, with fp16.
         on_step: called after each optimizer step, with whether the scaler left it out.
         default_root_dir: where Lightning's own callbacks write.
@@ -62,7 +65,7 @@ def build_trainer(
     strategy = STRATEGIES["single_device"](
         device=device,
         accelerator=AcceleratorRegistry.get(flags.pop("accelerator")),
-        checkpoint_io=HFCheckpointIO(),
+        checkpoint_io=checkpoint_io,
         precision_plugin=HFPrecision(flags.pop("precision"), scaler, on_step),
     )
     with quiet():
@@ -81,17 +84,16 @@ def build_trainer(
 
 def attach_session(trainer: pl.Trainer, session: Session) -> None:
     """Give the Trainer the loops of one run of `fit`."""
-    trainer.fit_loop = FitLoop(
-        trainer, session, trainer.max_epochs or session.schedule.num_train_epochs
-    )
+    trainer.fit_loop = FitLoop(trainer, session, trainer.max_epochs or session.schedule.num_train_epochs)
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
-    is_profiled = not isinstance(trainer.profiler, PassThroughProfiler)
-    session.is_observed = bool(trainer.callbacks or trainer.loggers or is_profiled)
+    connected: Any = trainer
+    is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
+    session.is_observed = bool(connected.callbacks or trainer.loggers or is_profiled)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back Lightning's notes on devices and tips: a script that migrates prints what it printed before."""
+    """Keep back Lightning's notes on devices and tips: a script prints what it printed before it migrated."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)

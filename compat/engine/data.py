@@ -22,8 +22,10 @@ the flags (last batch, samples left) that accelerate's loaders raise for the bat
 class WindowLoader:
     """The train dataloader, an accumulation window at a time.
 
-    HF counts the items of a whole window before its first forward; Lightning's accumulation looks at one
-    batch at a time. So windows are fetched whole, and each micro-batch carries its place in its window.
+    HF counts the items of a whole window before its first forward; Lightning's accumulation looks
+    at one
+    batch at a time. So windows are fetched whole, and each micro-batch carries its place in its
+    window.
     Mirrors the two inner loops of `transformers.Trainer._inner_training_loop`.
     """
 
@@ -31,11 +33,12 @@ class WindowLoader:
         self._session = session
 
     def __len__(self) -> int:
-        # Lightning would skip a run whose data has no length; HF begins it, and says that there are no samples.
+        # Lightning would skip a run whose data has no length; HF begins it, and says that there are
+        # no samples.
         return max(self._session.schedule.steps_in_epoch, 1)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        """Fetch lazily: nothing is drawn, neither samples nor random numbers, before the first batch is asked for."""
+        """Fetch lazily: no sample and no random number is drawn before the first batch is asked for."""
         session = self._session
         hf, schedule = session.hf, session.schedule
         size = hf.args.gradient_accumulation_steps
@@ -51,7 +54,8 @@ class WindowLoader:
             batches, num_items = hf.get_batch_samples(iterator, count, hf.args.device)
             hf.current_gradient_accumulation_steps = len(batches)
             if restores_rng and (batches or hf.counts_skipped_batches):
-                # Skipping batches has drawn random numbers; those of the checkpoint hold from here on.
+                # Skipping batches has drawn random numbers; those of the checkpoint hold from here
+                # on.
                 hf._load_rng_state(session.resume_from_checkpoint)
                 restores_rng = False
             for index, inputs in enumerate(batches):
@@ -61,9 +65,9 @@ class WindowLoader:
                     step=step,
                     opens=step % size == 0,
                     closes=index == len(batches) - 1,
-                    # A window cut short by data that ran out is carried over, unless the epoch was to end here.
-                    syncs=(step + 1) % size == 0
-                    or step + 1 - counted_from == schedule.steps_in_epoch,
+                    # A window cut short by data that ran out is carried over, unless the epoch was
+                    # to end here.
+                    syncs=(step + 1) % size == 0 or step + 1 - counted_from == schedule.steps_in_epoch,
                 )
                 step += 1
 
@@ -83,7 +87,8 @@ class EvaluationLoader:
         self.has_length = has_length(dataloader)
 
     def __len__(self) -> int:
-        # An empty loader still has its loop, whose metrics HF computes and whose hooks Lightning calls.
+        # An empty loader still has its loop, whose metrics HF computes and whose hooks Lightning
+        # calls.
         return max(len(self._dataloader), 1) if self.has_length else ENDLESS
 
     def __iter__(self) -> Iterator[Any]:

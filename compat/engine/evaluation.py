@@ -38,7 +38,8 @@ KEPT = ("losses", "preds", "labels", "inputs")
 class Evaluation:
     """One pass over an evaluation or prediction dataset.
 
-    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one turn of its loop, `result` what
+    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one turn of its loop,
+    `result` what
     follows the loop.
 
     Args:
@@ -73,7 +74,8 @@ class Evaluation:
         self._torchmetrics = _as_collection(hf.compute_metrics)
         concatenates = hf.args.eval_do_concat_batches
         self._kept = {name: EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT}
-        # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s decision.
+        # Lightning's loop runs without gradients; whether a step may have them is
+        # `prediction_step`'s decision.
         self._grad_enabled = torch.is_grad_enabled()
 
     def set_eval_mode(self) -> None:
@@ -99,9 +101,7 @@ class Evaluation:
             )
             kept_inputs = None
             if "inputs" in args.include_for_metrics:
-                kept_inputs = hf._prepare_input(
-                    inputs[getattr(hf.model, "main_input_name", "input_ids")]
-                )
+                kept_inputs = hf._prepare_input(inputs[getattr(hf.model, "main_input_name", "input_ids")])
             gathered = self._gather(losses, logits, labels, kept_inputs)
             self._keep(gathered)
             hf.control = hf.callback_handler.on_prediction_step(args, hf.state, hf.control)
@@ -138,9 +138,7 @@ class Evaluation:
         return {"losses": losses, "preds": logits, "labels": labels, "inputs": inputs}
 
     def _keep(self, gathered: dict[str, Any]) -> None:
-        keeps_outputs = self.predicts or not (
-            self._hf.args.batch_eval_metrics or self._torchmetrics
-        )
+        keeps_outputs = self.predicts or not (self._hf.args.batch_eval_metrics or self._torchmetrics)
         for name, value in gathered.items():
             if value is not None and (keeps_outputs or name == "losses"):
                 self._kept[name].add(value)
@@ -216,9 +214,7 @@ class Evaluation:
             "losses": arrays["losses"] if "loss" in args.include_for_metrics else None,
             "inputs": arrays["inputs"] if "inputs" in args.include_for_metrics else None,
         }
-        prediction = EvalPrediction(
-            predictions=arrays["preds"], label_ids=arrays["labels"], **extra
-        )
+        prediction = EvalPrediction(predictions=arrays["preds"], label_ids=arrays["labels"], **extra)
         computed_metrics: dict[str, Any] = hf.compute_metrics(prediction)
         return computed_metrics
 
@@ -229,7 +225,7 @@ class Evaluation:
         return losses[finite] if finite.any() else losses
 
     def _count_samples(self, dataloader: Any) -> int:
-        dataset = getattr(dataloader, "dataset", None)
+        dataset: Any = getattr(dataloader, "dataset", None)
         if has_length(dataset):
             samples = len(dataset)
         elif isinstance(dataset, IterableDatasetShard) and getattr(dataset, "num_examples", 0) > 0:
@@ -251,9 +247,7 @@ class _Torchmetrics:
     """torchmetrics as `compute_metrics`: updated with each batch, so that outputs are never piled up."""
 
     def __init__(self, metric: Metric | MetricCollection) -> None:
-        self._collection = (
-            metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
-        )
+        self._collection = metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
         self.update_called = False
 
     def update(self, logits: Any, labels: Any) -> None:

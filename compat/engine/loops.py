@@ -32,9 +32,7 @@ class UndividedResult(ClosureResult):
 
     @classmethod
     @override
-    def from_training_step_output(
-        cls, training_step_output: Any, normalize: int = 1
-    ) -> UndividedResult:
+    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> UndividedResult:
         return cls(training_step_output)
 
     @override
@@ -55,7 +53,7 @@ class AutomaticOptimization(_AutomaticOptimization):
 
     @override
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Optimizer) -> None:
-        """HF zeroes gradients right after the step, where an own backward in `training_step` cannot be hit."""
+        """HF zeroes gradients right after the step, where a backward inside `training_step` is safe."""
         return
 
     @override
@@ -100,16 +98,15 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         session = self._session
         if session.resumes_epoch and session.steps_trained:
             # The batches that a resumed run skips count as seen.
-            current = self.batch_progress.current
-            current.ready = current.started = current.processed = current.completed = (
-                session.steps_trained
-            )
+            current: Any = self.batch_progress.current
+            current.ready = current.started = current.processed = current.completed = session.steps_trained
 
     @override
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Run one micro-batch.
 
-        Where no Lightning callback, logger or profiler listens, the hooks and records that serve only them
+        Where no Lightning callback, logger or profiler listens, the hooks and records that serve
+        only them
         are left out; what is computed is the same.
         """
         if self._session.is_observed:
@@ -173,17 +170,16 @@ class FitLoop(_FitLoop):
 
     def fast_forward(self) -> None:
         """Count what lies behind a resumed run as done."""
-        session, progress = self._session, self.epoch_progress.current
-        progress.ready = progress.started = progress.processed = progress.completed = (
-            session.epochs_trained
-        )
+        session = self._session
+        progress: Any = self.epoch_progress.current
+        progress.ready = progress.started = progress.processed = progress.completed = session.epochs_trained
         steps = self.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = session.hf.state.global_step
 
     @property
     @override
     def done(self) -> bool:
-        progress = self.epoch_progress.current
+        progress: Any = self.epoch_progress.current
         return self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
 
     @property
@@ -195,9 +191,7 @@ class FitLoop(_FitLoop):
     @override
     def on_advance_end(self) -> None:
         super().on_advance_end()
-        self._told_to_stop = (
-            self._session.hf.control.should_training_stop or self.trainer.should_stop
-        )
+        self._told_to_stop = self._session.hf.control.should_training_stop or self.trainer.should_stop
 
     @override
     def setup_data(self) -> None:
@@ -215,9 +209,7 @@ class EvaluationLoop(_EvaluationLoop):
     def __init__(
         self, trainer: pl.Trainer, trainer_fn: TrainerFn, loader: EvaluationLoader | None = None
     ) -> None:
-        super().__init__(
-            trainer, trainer_fn, RunningStage.VALIDATING, verbose=False, inference_mode=False
-        )
+        super().__init__(trainer, trainer_fn, RunningStage.VALIDATING, verbose=False, inference_mode=False)
         if loader is not None:
             self._data_source.instance = loader
 
@@ -249,7 +241,7 @@ class PredictionLoop(_PredictionLoop):
 
 @contextlib.contextmanager
 def _own_warnings() -> Iterator[None]:
-    """Keep back a warning that Lightning's reading of the loader draws from torch, and that no script can act on."""
+    """Keep back a warning that Lightning draws from torch when it reads a loader; no script can act on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         yield

@@ -24,8 +24,10 @@ PLAIN_TYPES = (str, type(None))
 class TrainerModule(pl.LightningModule):
     """Maps Lightning's hooks onto the methods and events of an HF Trainer.
 
-    The methods are HF's own or a subclass's (`training_step`, `prediction_step`, …); the events are those of
-    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run: that is the session's.
+    The methods are HF's own or a subclass's (`training_step`, `prediction_step`, …); the events are
+    those of
+    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run: that is
+    the session's.
 
     Args:
         hf: the HF Trainer.
@@ -74,9 +76,7 @@ class TrainerModule(pl.LightningModule):
         """Have HF build optimizer and scheduler, and load their states when resuming."""
         run = self.run
         run.begin(
-            run.hf._set_up_training(
-                run.schedule, run.dataloader, run.resume_from_checkpoint, run.trial
-            )
+            run.hf._set_up_training(run.schedule, run.dataloader, run.resume_from_checkpoint, run.trial)
         )
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
         optimizer, scheduler = run.hf.optimizer, run.hf.lr_scheduler
@@ -134,7 +134,8 @@ class TrainerModule(pl.LightningModule):
         """HF's training step.
 
         Returns:
-            The loss of the micro-batch, divided by its window as HF divides it: with its graph where Lightning
+            The loss of the micro-batch, divided by its window as HF divides it: with its graph
+            where Lightning
             runs the backward, without it where the backward has already run.
         """
         run = self.run
@@ -154,7 +155,10 @@ class TrainerModule(pl.LightningModule):
             total += total / (1 + hf.state.global_step - hf._globalstep_last_logged)
             return
         if total.device != loss.device:
-            msg = f"Calculated loss must be on the original device: {total.device} but device in use is {loss.device}"
+            msg = (
+                f"Calculated loss must be on the original device: {total.device} "
+                f"but device in use is {loss.device}"
+            )
             raise ValueError(msg)
         total += loss
 
@@ -191,7 +195,7 @@ class TrainerModule(pl.LightningModule):
         self._finish_update_step(run, batch)
 
     def _finish_update_step(self, run: Session, batch: MicroBatch) -> None:
-        """What follows an optimizer step, in HF's order: scheduler, gradients, counters, events, log, save, evaluate."""
+        """What follows an optimizer step: scheduler, gradients, counters, events, log, evaluate, save."""
         hf = run.hf
         run.learning_rate = hf._get_learning_rate()
         if not hf.accelerator.optimizer_step_was_skipped and not hf._scheduler_waits_for_metrics():
@@ -225,11 +229,10 @@ class TrainerModule(pl.LightningModule):
     @override
     def on_train_end(self) -> None:
         run = self.run
-        run.output = run.hf._finalize_training(
-            run.trial, run.schedule.num_train_samples, run.start_time
-        )
+        run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
 
-    # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each step.
+    # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode
+    # at each step.
 
     def _set_eval_mode(self) -> None:
         assert self.evaluation is not None

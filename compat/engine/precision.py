@@ -43,6 +43,7 @@ class AutocastForward:
         functools.update_wrapper(self, self.forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model's own forward."""
         with autocast(self.device_type, self.mixed_precision):
             outputs = self.forward(*args, **kwargs)
         return convert_to_fp32(outputs)
@@ -63,21 +64,28 @@ def set_autocast(model: nn.Module, device_type: str, mixed_precision: str) -> No
         _restore_forward(model, current)
     if mixed_precision in DTYPES:
         wrapped = AutocastForward(model, device_type, mixed_precision)
-        model._original_forward = wrapped.forward
-        model.forward = wrapped
+        # Where accelerate looks for what `unwrap_model(keep_fp32_wrapper=False)` brings back.
+        vars(model)["_original_forward"] = wrapped.forward
+        vars(model)["forward"] = wrapped
 
 
 def _restore_forward(model: nn.Module, wrapped: AutocastForward) -> None:
-    del model.forward
+    del vars(model)["forward"]
     if getattr(wrapped.forward, "__func__", None) is not type(model).forward:
-        model.forward = wrapped.forward
+        vars(model)["forward"] = wrapped.forward
     vars(model).pop("_original_forward", None)
+
+
+def _listened_to(module: pl.LightningModule) -> bool:
+    trainer: Any = module.trainer
+    return bool(trainer.callbacks)
 
 
 class HFPrecision(Precision):
     """Runs the closure, clips and steps in HF's order; autocast is the model's own affair.
 
-    Lightning's mixed precision covers the whole training step with autocast, so that a loss computed outside
+    Lightning's mixed precision covers the whole training step with autocast, so that a loss
+    computed outside
     the model would be in half precision; HF's covers the model's forward. Mirrors
     `accelerate.Accelerator.prepare_model` and `accelerate.optimizer.AcceleratedOptimizer.step`.
 
@@ -95,18 +103,23 @@ class HFPrecision(Precision):
 
     @override
     def train_step_context(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Nothing: the model has autocast of its own."""
         return contextlib.nullcontext()
 
     @override
-    def pre_backward(self, tensor: torch.Tensor, module: pl.LightningModule) -> torch.Tensor:  # type: ignore[override]
+    def pre_backward(  # type: ignore[override]
+        self, tensor: torch.Tensor, module: pl.LightningModule
+    ) -> torch.Tensor:
         if self.scaler is not None:
             tensor = self.scaler.scale(tensor)
         # Only callbacks listen to the hooks around the backward.
-        return super().pre_backward(tensor, module) if module.trainer.callbacks else tensor
+        return super().pre_backward(tensor, module) if _listened_to(module) else tensor
 
     @override
-    def post_backward(self, tensor: torch.Tensor, module: pl.LightningModule) -> torch.Tensor:  # type: ignore[override]
-        return super().post_backward(tensor, module) if module.trainer.callbacks else tensor.detach()
+    def post_backward(  # type: ignore[override]
+        self, tensor: torch.Tensor, module: pl.LightningModule
+    ) -> torch.Tensor:
+        return super().post_backward(tensor, module) if _listened_to(module) else tensor.detach()
 
     @override
     def optimizer_step(  # type: ignore[override]

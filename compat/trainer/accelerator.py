@@ -1,4 +1,4 @@
-"""The accelerator face: what HF and third-party code call `trainer.accelerator`, over Lightning's strategy."""
+"""The accelerator face: `trainer.accelerator` for HF and third-party code, over Lightning's strategy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     """An `accelerate.Accelerator` that shards data and gathers results, and leaves the rest to Lightning.
 
-    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` gives that
+    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` gives
+    that
     object this face. From then on accelerate wraps no model and no optimizer, and steps none.
     """
 
@@ -37,10 +38,11 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
         """Give `accelerator` this face, and a state that no other trainer in the process can change."""
         accelerator.__class__ = cls
-        accelerator._lightning = accelerator._session = None
-        accelerator._step_was_skipped = False
-        accelerator.state = detached(accelerator.state)
-        return accelerator
+        face: LightningAccelerator = accelerator
+        face._lightning = face._session = None
+        face._step_was_skipped = False
+        face.state = detached(face.state)
+        return face
 
     @contextlib.contextmanager
     def serving(self, trainer: pl.Trainer, session: Session) -> Iterator[None]:
@@ -60,8 +62,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @override
     def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
-        """Prepare dataloaders (sharded by accelerate) and models (placed, cast, compiled); the rest as it is."""
-        placements = device_placement or [None] * len(args)
+        """Shard dataloaders, place and compile models, and give back the rest as it is."""
+        placements: list[Any] = list(device_placement) if device_placement else [None] * len(args)
         prepared = tuple(
             self._prepare_one(obj, first_pass=True, device_placement=place)
             for obj, place in zip(args, placements, strict=True)
@@ -76,8 +78,10 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
         Args:
             model: the model.
-            device_placement: whether to move it to the device; decided by its device map where None.
-            evaluation_mode: accepted for accelerate's sake; one process wraps nothing in either mode.
+            device_placement: whether to move it to the device; decided by its device map where
+                None.
+            evaluation_mode: accepted for accelerate's sake; one process wraps nothing in either
+                mode.
 
         Returns:
             The model itself, or its compiled form.
@@ -91,7 +95,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         set_autocast(model, self.device.type, self.mixed_precision)
         plugin = self.state.dynamo_plugin
         if plugin.backend != DynamoBackend.NO:
-            compile_model = compile_regions if plugin.use_regional_compilation else torch.compile
+            compile_model: Any = compile_regions if plugin.use_regional_compilation else torch.compile
             model = compile_model(model, **plugin.to_kwargs())
         return model
 
@@ -133,9 +137,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             if hasattr(optimizer, "fused_backward"):
                 optimizer.fused_backward(loss, rate)
 
-    def sync_context(
-        self, batch: MicroBatch, model: Any
-    ) -> contextlib.AbstractContextManager[None]:
+    def sync_context(self, batch: MicroBatch, model: Any) -> contextlib.AbstractContextManager[None]:
         """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         if batch.closes or every or not hasattr(model, "no_sync"):

@@ -8,12 +8,10 @@ from compat.trainer.evaluation import EvaluationMixin
 
 
 class CheckpointingMixin(EvaluationMixin):
-    """When to save, what to keep and where it goes is inherited; these are the leaves that touch the engine."""
+    """When to save, what to keep and where is inherited; these are the leaves that touch the engine."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        self._save_parts(
-            {"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir
-        )
+        self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
 
     def _save_scaler(self, output_dir: str) -> None:
         if self.accelerator.scaler is not None:

@@ -19,15 +19,18 @@ class Trainer(CheckpointingMixin):
     """Train, evaluate and predict with HF's interface, on PyTorch Lightning.
 
     Mirrors `transformers.Trainer`: same constructor, methods, events and checkpoints, and
-    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be overridden here.
-    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects, `trainer.plan` tells
+    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be
+    overridden here.
+    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects,
+    `trainer.plan` tells
     what became of the arguments.
 
     Args:
         model: the model to train; as in `transformers.Trainer`, and so are all other arguments.
 
     Raises:
-        ArgumentError: for arguments that cannot be honoured, all of them at once, before anything is built.
+        ArgumentError: for arguments that cannot be honoured, all of them at once, before anything
+            is built.
         ValueError: HF's own errors.
     """
 
@@ -40,23 +43,20 @@ class Trainer(CheckpointingMixin):
         return plan(self.args, Facts.of(self.args))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Have HF build its accelerator, with what the arguments say and nothing that another run left behind."""
-        # Conflicts surface here, ahead of the model and everything else that the constructor builds.
+        """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
+        # Conflicts surface here, ahead of the model and everything else that the constructor
+        # builds.
         _ = self.plan
-        # HF spreads a batch over all GPUs of one process, which no Lightning strategy does: one device it is.
+        # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
         AcceleratorState._reset_state()
         with overlaid(_accelerate_environment(self.args)):
             super().create_accelerator_and_postprocess()
-        gather = self.gather_function
         self.accelerator = LightningAccelerator.adopt(self.accelerator)
-        self.gather_function = gather
 
 
 def _accelerate_environment(args: Any) -> Mapping[str, str]:
     """What accelerate must read in its variables, whoever wrote them last."""
-    precision = (
-        "fp16" if args.fp16 else "bf16" if args.bf16 else getattr(args, "mixed_precision", "no")
-    )
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else getattr(args, "mixed_precision", "no")
     written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
     return {"ACCELERATE_MIXED_PRECISION": precision, **written}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import lightning.pytorch as pl
+import lightning
 import torch
 from transformers.utils import logging
 
+from compat.checkpoint import HFCheckpointIO
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader
 from compat.engine.evaluation import propagating
@@ -17,6 +18,7 @@ from compat.engine.session import Session
 from compat.upstream.trainer import HFTrainer, TrainerSeams
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     from transformers.trainer_utils import TrainOutput
 
 logger = logging.get_logger("transformers.trainer")
@@ -33,7 +35,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
 
     @property
     def lightning(self) -> pl.Trainer:
-        """The Lightning Trainer: of the run in progress, of the last one, or one that is ready to evaluate."""
+        """The Lightning Trainer of this run or of the last one; before any, one that is ready to evaluate."""
         if self._lightning is None:
             self._build_lightning()
         assert self._lightning is not None
@@ -58,13 +60,16 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         Mirrors `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`.
+            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in
+                `args.output_dir`.
             trial: the trial of a hyperparameter search.
-            ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
+            ignore_keys_for_eval: keys of the model's output to leave out when evaluating during
+                training.
             kwargs: older names that HF's own `train` still takes.
 
         Returns:
-            Update steps, mean training loss, and metrics of the run (seconds, samples and steps per second, flos).
+            Update steps, mean training loss, and metrics of the run (seconds, samples and steps per
+            second, flos).
         """
         try:
             output: TrainOutput = super().train(
@@ -126,6 +131,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self._lightning = build_trainer(
             self.plan,
             device=self.args.device,
+            checkpoint_io=HFCheckpointIO(),
             scaler=self.accelerator.scaler,
             on_step=self.accelerator.note_step,
             default_root_dir=self.args.output_dir,
@@ -168,19 +174,20 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             logger.info(f"  {name} = {value:,}")
         if session.resume_from_checkpoint is not None:
             logger.info(
-                f"  Resuming from update step {self.state.global_step}: skipping {session.epochs_trained} epochs "
-                f"and {session.steps_trained} batches"
+                f"  Resuming from update step {self.state.global_step}: "
+                f"skipping {session.epochs_trained} epochs and {session.steps_trained} batches"
             )
 
     def _print_plan(self) -> None:
         flags = self.plan.flags
-        head = f"compat: training on Lightning {pl.__version__} ({flags['accelerator']}, {flags['precision']})"
-        sys.stderr.write(f"{head}\n{self.plan.summary()}\n")
+        engine = f"Lightning {lightning.__version__} ({flags['accelerator']}, {flags['precision']})"
+        sys.stderr.write(f"compat: training on {engine}\n{self.plan.summary()}\n")
 
     def _warn_of_empty_epoch(self, session: Session) -> None:
         logger.warning(
             "There seems not to be a single sample in your epoch_iterator, stopping training at step "
-            f"{self.state.global_step}! The dataset has fewer samples than max_steps={session.schedule.max_steps} asks for. "
+            f"{self.state.global_step}! The dataset has fewer samples than "
+            f"max_steps={session.schedule.max_steps} asks for. "
             "Lower max_steps, or have the dataset start again at each epoch."
         )
         self.control.should_training_stop = True

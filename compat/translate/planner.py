@@ -76,12 +76,9 @@ def _setting(field: dataclasses.Field[Any], args: Any, facts: Facts) -> Setting 
 def _changed(field: dataclasses.Field[Any], rule: Rule, value: Any) -> bool:
     if rule.field == "output_dir":
         return False
-    default = (
-        field.default_factory()
-        if field.default_factory is not dataclasses.MISSING
-        else field.default
-    )
-    # HF fills some defaults in (`None` → a list, a string → an enum): only what a user can have typed counts.
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    # HF fills some defaults in (`None` → a list, a string → an enum): only what a user can have
+    # typed counts.
     plain = getattr(value, "value", value)
     return bool(plain != getattr(default, "value", default)) and not (default is None and not plain)
 
@@ -125,7 +122,8 @@ def _one_process(args: Any, facts: Facts) -> list[str]:
 
 def _no_sharding(args: Any, facts: Facts) -> list[str]:
     return [
-        f"`{field}={getattr(args, field)!r}`: this strategy is not supported yet. Remove the argument to train in one process."
+        f"`{field}={getattr(args, field)!r}`: this strategy is not supported yet. "
+        "Remove the argument to train in one process."
         for field in ("fsdp", "deepspeed", "parallelism_config")
         if getattr(args, field, None)
     ]

@@ -86,13 +86,15 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.HF,
             "numbers",
-            "half_precision_backend fp16_backend fp16_opt_level bf16_full_eval fp16_full_eval place_model_on_device",
+            "half_precision_backend fp16_backend fp16_opt_level bf16_full_eval "
+            "fp16_full_eval place_model_on_device",
         ),
         # The optimizer and its schedule are built by HF's own code, inside `configure_optimizers`.
         *_all(
             Kind.MODULE,
             "configure_optimizers",
-            "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon optim optim_args optim_target_modules "
+            "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon "
+            "optim optim_args optim_target_modules "
             "lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio adafactor",
             "built by HF's own create_optimizer and create_scheduler",
         ),
@@ -100,14 +102,16 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.MODULE,
             "training_step",
-            "label_smoothing_factor average_tokens_across_devices neftune_noise_alpha torch_empty_cache_steps "
+            "label_smoothing_factor average_tokens_across_devices neftune_noise_alpha "
+            "torch_empty_cache_steps "
             "past_index label_names use_liger_kernel liger_kernel_config use_cache",
             "HF's own training_step and compute_loss",
         ),
         *_all(
             Kind.MODULE,
             "model",
-            "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs",
+            "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing "
+            "activation_checkpointing_kwargs",
             "switched on in the model before training",
         ),
         *_all(
@@ -120,7 +124,8 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.DATA,
             "train_dataloader",
-            "per_device_train_batch_size per_gpu_train_batch_size dataloader_drop_last data_seed group_by_length "
+            "per_device_train_batch_size per_gpu_train_batch_size dataloader_drop_last "
+            "data_seed group_by_length "
             "length_column_name train_sampling_strategy ignore_data_skip auto_find_batch_size",
             "HF's own dataloader, in HF's order",
         ),
@@ -133,7 +138,8 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.DATA,
             "dataloaders",
-            "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+            "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
+            "dataloader_prefetch_factor "
             "dataloader_multiprocessing_context dataloader_in_order remove_unused_columns accelerator_config "
             "split_batches dispatch_batches",
             "HF's own dataloader, in HF's order",
@@ -142,7 +148,8 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.CALLBACK,
             "DefaultFlowCallback",
-            "logging_strategy logging_first_step logging_steps eval_strategy evaluation_strategy eval_steps eval_delay "
+            "logging_strategy logging_first_step logging_steps eval_strategy "
+            "evaluation_strategy eval_steps eval_delay "
             "eval_on_start save_strategy save_steps",
             _CONTROL,
         ),
@@ -150,20 +157,23 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.CALLBACK,
             "report_to",
-            "report_to run_name logging_dir project trackio_space_id trackio_bucket_id trackio_static_space_id",
+            "report_to run_name logging_dir project "
+            "trackio_space_id trackio_bucket_id trackio_static_space_id",
             "HF's own integrations",
         ),
         *_all(
             Kind.HF,
             "logs",
-            "logging_nan_inf_filter include_num_input_tokens_seen include_tokens_per_second skip_memory_metrics "
+            "logging_nan_inf_filter include_num_input_tokens_seen include_tokens_per_second "
+            "skip_memory_metrics "
             "log_level log_level_replica log_on_each_node logging_first_step debug",
         ),
         # Evaluation.
         *_all(
             Kind.MODULE,
             "validation_step",
-            "prediction_loss_only batch_eval_metrics include_for_metrics include_inputs_for_metrics eval_accumulation_steps "
+            "prediction_loss_only batch_eval_metrics include_for_metrics "
+            "include_inputs_for_metrics eval_accumulation_steps "
             "eval_do_concat_batches eval_use_gather_object use_legacy_prediction_loop predict_with_generate "
             "generation_max_length generation_num_beams generation_config",
             "HF's prediction_step inside Lightning's evaluation loop",
@@ -173,8 +183,10 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.CHECKPOINT,
             "checkpoint-N",
-            "save_total_limit save_safetensors save_on_each_node save_only_model restore_callback_states_from_checkpoint "
-            "resume_from_checkpoint load_best_model_at_end metric_for_best_model greater_is_better output_dir "
+            "save_total_limit save_safetensors save_on_each_node "
+            "save_only_model restore_callback_states_from_checkpoint "
+            "resume_from_checkpoint load_best_model_at_end metric_for_best_model "
+            "greater_is_better output_dir "
             "overwrite_output_dir enable_jit_checkpoint",
             "HF's layout; the engine's parts through a Lightning CheckpointIO",
         ),
@@ -197,7 +209,8 @@ RULES: dict[str, Rule] = {
         *_all(
             Kind.NOT_YET,
             "strategy",
-            "fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap deepspeed parallelism_config "
+            "fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap "
+            "deepspeed parallelism_config "
             "tpu_num_cores",
             "needs more than one process",
         ),

@@ -49,7 +49,7 @@ def _configuration() -> dict[str, str]:
 
 @contextlib.contextmanager
 def contained() -> Iterator[dict[str, str]]:
-    """Undo what the block does to accelerate's variables; the yielded dict is filled with it on the way out."""
+    """Undo what the block does to accelerate's variables, and fill the yielded dict with it at the end."""
     before = _configuration()
     written: dict[str, str] = {}
     try:
@@ -71,7 +71,7 @@ def overlaid(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def detached(state: AcceleratorState) -> AcceleratorState:
-    """A copy of accelerate's process-wide state that belongs to one trainer and that no other one can change."""
+    """A copy of accelerate's process-wide state, for one trainer alone."""
     copy = object.__new__(type(state))
     copy.__dict__ = dict(state.__dict__)
     return copy

@@ -19,13 +19,10 @@ def mentions(function: Callable[..., Any], name: str) -> bool:
 HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 """transformers 5 splits its training loop into methods; transformers 4 has it in one piece."""
 
-EVALUATION_FILTERS_NAN_LOSSES = mentions(
-    transformers.Trainer.evaluation_loop, "logging_nan_inf_filter"
-)
+EVALUATION_FILTERS_NAN_LOSSES = mentions(transformers.Trainer.evaluation_loop, "logging_nan_inf_filter")
 """transformers 5 leaves non-finite losses out of `eval_loss` when `logging_nan_inf_filter` is set."""
 
 SCHEDULE_TAKES_BATCH_SIZE = (
-    "total_train_batch_size"
-    in inspect.signature(transformers.Trainer.set_initial_training_values).parameters
+    "total_train_batch_size" in inspect.signature(transformers.Trainer.set_initial_training_values).parameters
 )
 """transformers 4 passes the total batch size in, and gets back whether training goes by epochs."""

@@ -1,6 +1,7 @@
 """Every private name of transformers, accelerate and lightning that `compat` calls or overrides.
 
-One literal list, with the releases each name was seen in. `tests/upstream/test_private.py` looks every
+One literal list, with the releases each name was seen in. `tests/upstream/test_private.py` looks
+every
 entry up in the installed releases and fails with a clear message when one has moved.
 """
 
@@ -45,12 +46,8 @@ PRIVATE = (
     Private(_TRAINER + "_finish_current_push", _HF, "called at the end of training"),
     Private(_TRAINER + "_wrap_model", _HF, "called before evaluation"),
     Private(_TRAINER + "_prepare_input", _HF, "called on the inputs kept for metrics"),
-    Private(
-        _TRAINER + "_save_optimizer_and_scheduler", _HF, "overridden: written by the CheckpointIO"
-    ),
-    Private(
-        _TRAINER + "_load_optimizer_and_scheduler", _HF, "overridden: read by the CheckpointIO"
-    ),
+    Private(_TRAINER + "_save_optimizer_and_scheduler", _HF, "overridden: written by the CheckpointIO"),
+    Private(_TRAINER + "_load_optimizer_and_scheduler", _HF, "overridden: read by the CheckpointIO"),
     Private(_TRAINER + "_save_scaler", _HF, "overridden: written by the CheckpointIO"),
     Private(_TRAINER + "_load_scaler", _HF, "overridden: read by the CheckpointIO"),
     Private(_TRAINER + "_init_training_state", _HF5, "called; supplied on older releases"),
@@ -71,9 +68,7 @@ PRIVATE = (
     ),
     Private("accelerate.state:GradientState._set_sync_gradients", _AC, "called at each micro-step"),
     Private("accelerate:Accelerator._prepare_one", _AC, "called by the accelerator face"),
-    Private(
-        _FIT + "_warn_if_modules_in_eval_mode", _PL, "overridden: HF sets the mode at each step"
-    ),
+    Private(_FIT + "_warn_if_modules_in_eval_mode", _PL, "overridden: HF sets the mode at each step"),
     Private(_EPOCH + "_should_accumulate", _PL, "overridden: HF decides where a window ends"),
     Private(_EPOCH + "_should_check_val_fx", _PL, "overridden: HF decides when to evaluate"),
     Private(_EPOCH + "_should_check_val_epoch", _PL, "overridden: HF decides when to evaluate"),
@@ -99,9 +94,7 @@ PRIVATE = (
         _PL,
         "called between backward and step",
     ),
-    Private(
-        "lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"
-    ),
+    Private("lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"),
     Private(
         "lightning.pytorch.core.module:LightningModule._apply_batch_transfer_handler",
         _PL,
@@ -122,6 +115,9 @@ def resolve(where: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            msg = f"`{where}` has moved in the installed release. Find its new place and update compat/upstream/private.py."
+            msg = (
+                f"`{where}` has moved in the installed release. "
+                "Find its new place and update compat/upstream/private.py."
+            )
             raise UpstreamError(msg) from error
     return found

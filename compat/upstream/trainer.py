@@ -1,6 +1,7 @@
 """HF's Trainer with the seams of its newest release, whichever release is installed.
 
-The engine calls a handful of steps by name. transformers 5 has them as methods; transformers 4 runs its
+The engine calls a handful of steps by name. transformers 5 has them as methods; transformers 4 runs
+its
 whole training in one function, so that here they are told again, in the order of that release.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import TrainOutput, has_length, speed_metrics
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 TRAINER_STATE_NAME = "trainer_state.json"
-
-HFTrainer = transformers.Trainer
-"""HF's own class, also where `compat.install()` has put ours in its place."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,20 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
 
     Attributes:
         seeds_epoch_before_callbacks: whether samplers learn of an epoch before its callbacks do.
-        counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts from
+        counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it
+            counts from
             the first batch it fetches, so that a last window cut short is not stepped there.
     """
 
     seeds_epoch_before_callbacks: ClassVar[bool]
     counts_skipped_batches: ClassVar[bool]
+    state: Any
+    control: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    gather_function: Any
+    _created_lr_scheduler: bool
     _tr_loss: torch.Tensor
     _initial_global_step: int
     _schedule: Schedule
@@ -65,7 +72,8 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
         """Set up what is counted between two logs.
 
         Args:
-            loss: zero on the training device; accumulates the loss of the micro-steps since the last log.
+            loss: zero on the training device; accumulates the loss of the micro-steps since the
+                last log.
         """
         self._tr_loss = loss
         self._total_loss_scalar = 0.0
@@ -113,14 +121,13 @@ class _ReleasedSeams(_CommonSeams):
         self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
     ) -> Prepared:
         trained = self._restore_progress(schedule, resume_from_checkpoint, trial)
-        model, dataloader = self._prepare_for_training(
-            schedule.max_steps, dataloader, resume_from_checkpoint
-        )
+        model, dataloader = self._prepare_for_training(schedule.max_steps, dataloader, resume_from_checkpoint)
         return Prepared(model, dataloader, *trained)
 
     def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
         norm = self._clip_grad_norm(model) if (self.args.max_grad_norm or 0) > 0 else None
-        return self._get_grad_norm(model, grad_norm=norm)
+        grad_norm: torch.Tensor | float | None = self._get_grad_norm(model, grad_norm=norm)
+        return grad_norm
 
     def _count_tokens_before_step(self, inputs: Any) -> None:
         """This release counts after the micro-step."""
@@ -133,7 +140,7 @@ class _ReleasedSeams(_CommonSeams):
             dataloader.set_epoch(epoch)
         # A loader that shards a batch sampler hides the sampler's own `set_epoch`.
         shard = getattr(dataloader, "batch_sampler", None)
-        sampler = getattr(shard, "batch_sampler", None)
+        sampler: Any = getattr(shard, "batch_sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
 
@@ -180,12 +187,8 @@ class _SuppliedSeams(_CommonSeams):
     def _set_up_training(
         self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
     ) -> Prepared:
-        model, dataloader = self._prepare_for_training(
-            schedule.max_steps, dataloader, resume_from_checkpoint
-        )
-        return Prepared(
-            model, dataloader, *self._restore_progress(schedule, resume_from_checkpoint, trial)
-        )
+        model, dataloader = self._prepare_for_training(schedule.max_steps, dataloader, resume_from_checkpoint)
+        return Prepared(model, dataloader, *self._restore_progress(schedule, resume_from_checkpoint, trial))
 
     def _init_training_state(
         self,
@@ -252,9 +255,7 @@ class _SuppliedSeams(_CommonSeams):
             setattr(self.callback_handler, name, getattr(self, name))
         self.callback_handler.train_dataloader = train_dataloader
 
-    def _finalize_training(
-        self, trial: Any, num_train_samples: float, start_time: float
-    ) -> TrainOutput:
+    def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
         args = self.args
         if args.past_index and hasattr(self, "_past"):
             del self._past
@@ -295,11 +296,10 @@ class _SuppliedSeams(_CommonSeams):
 
     def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
         if self.args.max_grad_norm is None or self.args.max_grad_norm <= 0:
-            # This release keeps the norm of the last clipped step, and without clipping there is none.
+            # This release keeps the norm of the last clipped step, and without clipping there is
+            # none.
             return None
-        norm: torch.Tensor = self.accelerator.clip_grad_norm_(
-            model.parameters(), self.args.max_grad_norm
-        )
+        norm: torch.Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
         return norm
 
     def _count_tokens_before_step(self, inputs: Any) -> None:
