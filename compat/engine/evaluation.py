@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torchmetrics import Metric, MetricCollection
 from transformers.trainer_pt_utils import EvalLoopContainer, IterableDatasetShard, find_batch_size
 from transformers.trainer_utils import (
@@ -266,6 +266,16 @@ class _Torchmetrics:
         self._collection.reset()
 
 
+def is_running(trainer: pl.Trainer) -> bool:
+    """Whether one of Lightning's loops is running."""
+    return trainer.state.status == TrainerStatus.RUNNING
+
+
+def is_fitting(trainer: pl.Trainer) -> bool:
+    """Whether `fit` is running."""
+    return is_running(trainer) and trainer.state.fn == TrainerFn.FITTING
+
+
 def run_evaluation(
     trainer: pl.Trainer, module: TrainerModule, evaluation: Evaluation, dataloader: Any
 ) -> None:
@@ -278,9 +288,12 @@ def run_evaluation(
         dataloader: HF's dataloader.
     """
     loader = EvaluationLoader(dataloader)
+    if is_fitting(trainer):
+        # The module that Lightning is driving, also where a callback has replaced the trainer's model.
+        module = cast("TrainerModule", trainer.lightning_module)
     outer, module.evaluation = module.evaluation, evaluation
     try:
-        if trainer.state.fn is not None and trainer.state.status == "running":
+        if is_fitting(trainer):
             _run_nested(trainer, evaluation, loader)
         elif evaluation.predicts:
             with propagating():

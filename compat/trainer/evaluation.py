@@ -9,10 +9,12 @@ import torch
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from compat.engine.evaluation import Evaluation, run_evaluation
+from compat.engine.evaluation import Evaluation, is_fitting, is_running, run_evaluation
+from compat.engine.module import TrainerModule
 from compat.trainer.training import TrainingMixin
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     from torch import nn
     from transformers.trainer_utils import EvalLoopOutput
 
@@ -63,8 +65,15 @@ class EvaluationMixin(TrainingMixin):
             metric_key_prefix=metric_key_prefix,
         )
         self._forget_past()
-        run_evaluation(self.lightning, self.lightning_module, evaluation, dataloader)
+        lightning, module = self._evaluating_lightning()
+        run_evaluation(lightning, module, evaluation, dataloader)
         return evaluation.result(dataloader)
+
+    def _evaluating_lightning(self) -> tuple[pl.Trainer, TrainerModule]:
+        """A Lightning Trainer that can evaluate now: `fit` can be interrupted, another evaluation cannot."""
+        if is_running(self.lightning) and not is_fitting(self.lightning):
+            return self._build_lightning(), TrainerModule(self, self.model)
+        return self.lightning, self.lightning_module
 
     def prediction_loop(
         self,

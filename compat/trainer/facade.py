@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelerate.state import AcceleratorState
-
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.checkpointing import CheckpointingMixin
 from compat.translate import LightningPlan, plan
-from compat.upstream.environment import Facts, overlaid
+from compat.upstream.environment import Facts, overlaid, own_accelerator_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,10 +47,9 @@ class Trainer(CheckpointingMixin):
         _ = self.plan
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
-        AcceleratorState._reset_state()
-        with overlaid(_accelerate_environment(self.args)):
+        with own_accelerator_state(), overlaid(_accelerate_environment(self.args)):
             super().create_accelerator_and_postprocess()
-        self.accelerator = LightningAccelerator.adopt(self.accelerator)
+        self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
 
 
 def _accelerate_environment(args: Any) -> Mapping[str, str]:

@@ -37,8 +37,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
     def lightning(self) -> pl.Trainer:
         """The Lightning Trainer of this run or of the last one; before any, one that is ready to evaluate."""
         if self._lightning is None:
-            self._build_lightning()
-        assert self._lightning is not None
+            self._lightning = self._build_lightning()
         return self._lightning
 
     @property
@@ -115,7 +114,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         return self._fit(session)
 
     def _fit(self, session: Session) -> TrainOutput:
-        lightning = self._build_lightning()
+        lightning = self._lightning = self._build_lightning()
         attach_session(lightning, session)
         self._lightning_module = module = TrainerModule(self, self.model)
         module.session = session
@@ -128,7 +127,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         return output
 
     def _build_lightning(self) -> pl.Trainer:
-        self._lightning = build_trainer(
+        return build_trainer(
             self.plan,
             device=self.args.device,
             checkpoint_io=HFCheckpointIO(),
@@ -136,7 +135,6 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             on_step=self.accelerator.note_step,
             default_root_dir=self.args.output_dir,
         )
-        return self._lightning
 
     def _leaves_backward_to_lightning(self) -> bool:
         """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""

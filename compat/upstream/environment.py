@@ -70,6 +70,26 @@ def overlaid(variables: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
+_MARK = "_made_for_a_compat_trainer"
+
+
+@contextlib.contextmanager
+def own_accelerator_state() -> Iterator[None]:
+    """Let the block build an accelerator as if no trainer of ours had built one before it.
+
+    accelerate keeps one state for the process, and refuses a second accelerator of another precision. A state
+    that the user has configured is left to HF, which has an argument for it (`use_configured_state`).
+    """
+    from accelerate.state import AcceleratorState
+
+    if _MARK in AcceleratorState._shared_state:
+        AcceleratorState._reset_state()
+    was_empty = not AcceleratorState._shared_state
+    yield
+    if was_empty:
+        AcceleratorState._shared_state[_MARK] = True
+
+
 def detached(state: AcceleratorState) -> AcceleratorState:
     """A copy of accelerate's process-wide state, for one trainer alone."""
     copy = object.__new__(type(state))

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import transformers
+
+import compat
+from compat.errors import ArgumentError
+from compat.translate import RULES, Kind, plan
+from compat.upstream.environment import Facts
+from tests.small import arguments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CPU = Facts()
+
+
+def test_every_field_of_the_installed_release_has_one_rule() -> None:
+    fields = {field.name for field in dataclasses.fields(transformers.Seq2SeqTrainingArguments)}
+    # Names that start with an underscore are transformers' own bookkeeping.
+    missing = {name for name in fields if not name.startswith("_")} - set(RULES)
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "flag", "value"),
+    [
+        ({"gradient_accumulation_steps": 4}, "accumulate_grad_batches", 4),
+        ({"max_grad_norm": 0.5}, "gradient_clip_val", 0.5),
+        ({"max_grad_norm": 0.0}, "gradient_clip_val", 0.0),
+        ({"max_steps": 7}, "max_steps", 7),
+        ({"max_steps": 7}, "max_epochs", sys.maxsize),
+        ({"max_steps": -1, "num_train_epochs": 1.5}, "max_epochs", 2),
+        ({"bf16": True}, "precision", "bf16-mixed"),
+        ({}, "precision", "32-true"),
+        ({}, "accelerator", "cpu"),
+    ],
+)
+def test_flags(tmp_path: Path, options: dict[str, Any], flag: str, value: Any) -> None:
+    assert plan(arguments(tmp_path, **options), CPU).flags[flag] == value
+
+
+def test_the_flags_are_those_of_the_live_trainer(tmp_path: Path) -> None:
+    from tests.small import trainer
+
+    live = trainer(tmp_path, gradient_accumulation_steps=3, max_grad_norm=0.25, bf16=True)
+    assert live.lightning.accumulate_grad_batches == 3
+    assert live.lightning.gradient_clip_val == 0.25
+    assert live.lightning.precision == "bf16-mixed"
+    assert live.plan.flags["accumulate_grad_batches"] == 3
+
+
+def test_conflicts_are_reported_together_before_anything_is_built(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    args.deepspeed = "zero.json"
+    with pytest.raises(ArgumentError) as caught:
+        plan(args, Facts(world_size=2))
+    text = str(caught.value)
+    assert "`WORLD_SIZE=2`" in text
+    assert "`deepspeed='zero.json'`" in text
+
+
+def test_summary_names_what_was_changed_and_nothing_else(tmp_path: Path) -> None:
+    text = plan(arguments(tmp_path, learning_rate=0.5, gradient_accumulation_steps=2), CPU).summary()
+    assert "Trainer(accumulate_grad_batches=2)" in text
+    assert "learning_rate=0.5" in text
+    assert "weight_decay" not in text
+
+
+def test_secrets_stay_out(tmp_path: Path) -> None:
+    made = plan(arguments(tmp_path, hub_token="s3cret"), CPU)  # noqa: S106
+    assert "s3cret" not in made.to_json() + made.summary() + repr(made)
+
+
+def test_a_plan_is_plain_data(tmp_path: Path) -> None:
+    made = plan(arguments(tmp_path), CPU)
+    assert json.loads(made.to_json())["learning_rate"]["kind"] == Kind.MODULE.value
+    assert made == plan(arguments(tmp_path), CPU)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.settings = ()  # type: ignore[misc]
+
+
+def test_translation_loads_neither_torch_nor_lightning() -> None:
+    code = "import sys, compat.translate; print({'torch', 'lightning', 'transformers'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
+
+
+def test_a_job_of_several_processes_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = arguments(tmp_path)
+    monkeypatch.setattr(type(args), "world_size", 2)
+    with pytest.raises(ArgumentError, match="several processes is not supported yet"):
+        compat.Trainer(model=transformers.BertForMaskedLM(transformers.BertConfig()), args=args)
