@@ -85,12 +85,12 @@ def _replace_first_path(folder: str) -> None:
 
 def _run_file(path: str) -> None:
     """Execute a file in a fresh `__main__`, which pickles, workers and `inspect` find again by that name."""
+    sys.excepthook = functools.partial(_show_from, path)
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=path, __loader__=loader, __cached__=None, __annotations__={})
     code = loader.source_to_code(loader.get_data(path), path)
     sys.modules["__main__"] = module
-    sys.excepthook = functools.partial(_show_from, path)
     exec(code, module.__dict__)  # noqa: S102 (running it is what was asked for)
 
 
@@ -99,4 +99,4 @@ def _show_from(path: str, kind: type[BaseException], error: BaseException, trace
     start = traceback
     while start is not None and start.tb_frame.f_code.co_filename != path:
         start = start.tb_next
-    sys.__excepthook__(kind, error, start or traceback)
+    sys.__excepthook__(kind, error.with_traceback(start), start)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from accelerate import skip_first_batches
-from transformers.trainer_utils import has_length
 
 from compat.engine.session import MicroBatch
 
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from compat.engine.session import Session
 
 ENDLESS = 2**53
-"""The length we give to data without one. With a length, Lightning does not fetch ahead, which would move
-the flags (last batch, samples left) that accelerate's loaders raise for the batch in progress."""
+"""The length of data that is taken to its end. Where data has a length, Lightning does not fetch ahead, which
+would move the flags (last batch, samples left) that accelerate's loaders raise for the batch in progress."""
 
 
 class WindowLoader:
@@ -80,16 +79,17 @@ class WindowLoader:
 
 
 class EvaluationLoader:
-    """A dataloader for Lightning's evaluation and prediction loops, taken batch by batch and as it is."""
+    """A dataloader for Lightning's evaluation and prediction loops, taken batch by batch to its end.
+
+    Its own length is not passed on: a loop that stops by count would leave accelerate's loader open, which
+    then counts as the one in use, and would miss what a loader yields beyond the length it claims.
+    """
 
     def __init__(self, dataloader: Any) -> None:
         self._dataloader = dataloader
-        self.has_length = has_length(dataloader)
 
     def __len__(self) -> int:
-        # An empty loader still has its loop, whose metrics HF computes and whose hooks Lightning
-        # calls.
-        return max(len(self._dataloader), 1) if self.has_length else ENDLESS
+        return ENDLESS
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._dataloader

@@ -15,6 +15,8 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from typing_extensions import override
 
+from compat.engine.data import ENDLESS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -137,6 +139,8 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         super().on_advance_end(data_fetcher)
         control = self._session.hf.control
+        # A Lightning callback that stops the run is obeyed as an HF one would be.
+        control.should_training_stop |= self.trainer.should_stop
         # HF looks at its control after a micro-step and not before the first one.
         self._told_to_stop = control.should_epoch_stop or control.should_training_stop
 
@@ -191,7 +195,7 @@ class FitLoop(_FitLoop):
     @override
     def on_advance_end(self) -> None:
         super().on_advance_end()
-        self._told_to_stop = self._session.hf.control.should_training_stop or self.trainer.should_stop
+        self._told_to_stop = self._session.hf.control.should_training_stop
 
     @override
     def setup_data(self) -> None:
@@ -217,7 +221,7 @@ class EvaluationLoop(_EvaluationLoop):
     def setup_data(self) -> None:
         with _own_warnings():
             super().setup_data()
-        self._max_batches = list(_true_lengths(self))
+        self._max_batches = _unlimited(self._max_batches)
 
 
 class PredictionLoop(_PredictionLoop):
@@ -232,7 +236,7 @@ class PredictionLoop(_PredictionLoop):
     def setup_data(self) -> None:
         with _own_warnings():
             super().setup_data()
-        self.max_batches = list(_true_lengths(self))
+        self.max_batches = _unlimited(self.max_batches)
 
     @override
     def _on_predict_model_train(self) -> None:
@@ -247,12 +251,6 @@ def _own_warnings() -> Iterator[None]:
         yield
 
 
-def _true_lengths(loop: EvaluationLoop | PredictionLoop) -> Iterator[int | float]:
-    """Batches per dataloader, infinite where the length is unknown, for whoever displays them."""
-    assert loop._combined_loader is not None
-    for loader, limit in zip(loop._combined_loader.flattened, _limits(loop), strict=True):
-        yield limit if getattr(loader, "has_length", True) else float("inf")
-
-
-def _limits(loop: EvaluationLoop | PredictionLoop) -> list[int | float]:
-    return loop._max_batches if isinstance(loop, EvaluationLoop) else loop.max_batches
+def _unlimited(limits: list[int | float]) -> list[int | float]:
+    """Limits as Lightning shows them, infinite where only the data sets one."""
+    return [float("inf") if limit == ENDLESS else limit for limit in limits]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import gc
+import sys
+import types
+from typing import TYPE_CHECKING
+
+import pytest
+import transformers
+import transformers.trainer
+import transformers.trainer_seq2seq
+
+import compat
+from compat import install as _  # noqa: F401 (loads the module whose function shares its name)
+from compat.errors import InstallError
+from compat.upstream.trainer import HFTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+patching = sys.modules["compat.install"]
+
+
+@pytest.fixture(autouse=True)
+def uninstalled() -> Iterator[None]:
+    yield
+    compat.uninstall()
+    assert transformers.Trainer is HFTrainer
+
+
+def where(patch: object) -> tuple[object, str]:
+    return sys.modules[patch.module], patch.name
+
+
+@pytest.mark.parametrize("patch", patching.PATCHES, ids=lambda patch: f"{patch.module}.{patch.name}")
+def test_each_name_is_replaced_and_restored(patch: object) -> None:
+    __import__(patch.module)
+    module, name = where(patch)
+    original = getattr(module, name)
+    compat.install()
+    assert getattr(module, name) is getattr(compat, name)
+    compat.uninstall()
+    assert getattr(module, name) is original
+
+
+def test_installing_twice_is_installing_once() -> None:
+    compat.install()
+    compat.install()
+    assert compat.installed()
+    compat.uninstall()
+    assert not compat.installed()
+    assert transformers.Trainer is HFTrainer
+
+
+def test_a_class_derived_before_is_rebased_and_put_back() -> None:
+    class Before(HFTrainer):
+        def compute_loss(self, *args: object, **kwargs: object) -> object:
+            return super().compute_loss(*args, **kwargs)
+
+    compat.install()
+    assert issubclass(Before, compat.Trainer)
+    compat.uninstall()
+    assert Before.__bases__ == (HFTrainer,)
+
+
+def test_a_class_derived_afterwards_is_ours() -> None:
+    compat.install()
+
+    class After(transformers.Seq2SeqTrainer):
+        pass
+
+    assert issubclass(After, compat.Trainer)
+
+
+def test_a_name_imported_before_is_replaced_and_restored() -> None:
+    library = types.ModuleType("a_library")
+    library.Trainer = library.Renamed = HFTrainer
+    sys.modules["a_library"] = library
+    try:
+        compat.install()
+        assert library.Trainer is library.Renamed is compat.Trainer
+        compat.uninstall()
+        assert library.Trainer is library.Renamed is HFTrainer
+    finally:
+        del sys.modules["a_library"]
+
+
+def test_a_missing_target_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = patching.Patch("transformers.trainer", "Trainor", "compat.trainer:Trainer")
+    monkeypatch.setattr(patching, "PATCHES", (*patching.PATCHES, gone))
+    with pytest.raises(InstallError, match=r"`transformers.trainer.Trainor`: not found"):
+        compat.install()
+    assert transformers.Trainer is HFTrainer
+    assert not compat.installed()
+
+
+def test_a_failure_half_way_undoes_what_was_done() -> None:
+    class Stubborn(type):
+        def __setattr__(cls, name: str, value: object) -> None:
+            if name == "__bases__":
+                msg = "cannot"
+                raise TypeError(msg)
+            super().__setattr__(name, value)
+
+    class Fixed(HFTrainer, metaclass=Stubborn):
+        pass
+
+    try:
+        with pytest.raises(InstallError, match=r"Call `compat.install\(\)` before importing it"):
+            compat.install()
+        assert transformers.Trainer is HFTrainer
+        assert not compat.installed()
+    finally:
+        # Out of the list of derived classes, for the tests that follow.
+        del Fixed
+        gc.collect()
