@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,14 +16,12 @@ from transformers.trainer_utils import (
     has_length,
 )
 
-from compat.engine.build import quiet
 from compat.engine.data import EvaluationLoader
 from compat.engine.loops import EvaluationLoop, PredictionLoop
+from compat.engine.signals import propagating
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import lightning.pytorch as pl
     from torch import nn
 
@@ -326,24 +322,3 @@ def _run_nested(trainer: pl.Trainer, evaluation: Evaluation, loader: EvaluationL
         epoch_loop.val_loop, trainer.predict_loop = outer_validation, outer_prediction
         trainer.state.stage = stage
         connector._first_loop_iter = first_iteration
-
-
-@contextlib.contextmanager
-def propagating() -> Iterator[None]:
-    """Let Ctrl-C reach the script, which Lightning would turn into an exit with the signal switched off."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        with quiet():
-            yield
-    except SystemExit as error:
-        interrupt = error.__context__
-        if isinstance(interrupt, KeyboardInterrupt):
-            _restore_sigint(handler)
-            raise interrupt from None
-        raise
-
-
-def _restore_sigint(handler: Any) -> None:
-    # Only the main thread may set handlers, and only there has Lightning set one.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, handler)

@@ -12,9 +12,9 @@ from transformers.utils import logging
 from compat.checkpoint import HFCheckpointIO
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader
-from compat.engine.evaluation import propagating
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
+from compat.engine.signals import propagating
 from compat.upstream.trainer import HFTrainer, TrainerSeams
 
 if TYPE_CHECKING:
