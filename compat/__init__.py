@@ -1,7 +1,7 @@
 """The Hugging Face Trainer API on PyTorch Lightning.
 
-Importing this package changes nothing and loads no torch: every name is fetched on first use. Names
-that are not ours are transformers' own, so that a script changes one import line.
+Importing this package changes nothing and loads no torch: every name is fetched on first use. Names that are
+not ours are transformers' own, so that a script changes one import line.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ _OURS = {
     "uninstall": "compat.install",
 }
 
-# What HF scripts import beside the Trainer; any other public name of transformers is passed through
-# as well.
+# What HF scripts import beside the Trainer; any other public name of transformers is passed through as well.
 _TRANSFORMERS = (
     "DataCollator",
     "DataCollatorForLanguageModeling",

@@ -10,8 +10,7 @@ class CompatError(Exception):
 class ArgumentError(CompatError, ValueError):
     """An argument has a value that cannot be honoured.
 
-    The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the
-    way out.
+    The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the way out.
     """
 
 

@@ -54,11 +54,9 @@ def installed() -> bool:
 def install() -> None:
     """Have scripts and libraries that use transformers' Trainer run on Lightning, unedited.
 
-    Replaces the names in `PATCHES`, also where a loaded module has already imported them, and puts
-    our Trainer
-    under every class that is already derived from transformers'. Idempotent; every target is looked
-    up before
-    the first is touched, and a failure half-way undoes what was done.
+    Replaces the names in `PATCHES`, also where a loaded module has already imported them, and puts our
+    Trainer under every class that is already derived from transformers'. Idempotent; every target is looked
+    up before the first is touched, and a failure half-way undoes what was done.
 
     Raises:
         InstallError: a target is missing, or a class cannot be rebased; nothing has changed then.

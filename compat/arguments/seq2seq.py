@@ -13,8 +13,8 @@ from compat.arguments.training import TrainingArguments
 class Seq2SeqTrainingArguments(TrainingArguments, transformers.Seq2SeqTrainingArguments):  # type: ignore[misc]
     """The arguments of a run that generates: those of `TrainingArguments` and how to generate.
 
-    Mirrors `transformers.Seq2SeqTrainingArguments`; an instance is one. `generation_max_length`
-    counts tokens.
+    Mirrors `transformers.Seq2SeqTrainingArguments`; an instance is one. `generation_max_length` counts
+    tokens.
 
     Raises:
         ValueError: HF's own errors for values that contradict each other.

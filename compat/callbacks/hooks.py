@@ -1,7 +1,6 @@
 """Where each event of HF's callbacks fires among Lightning's hooks, as data.
 
-`compat.engine.module.TrainerModule` fires them; `tests/callbacks/test_hooks.py` records both
-sequences and
+`compat.engine.module.TrainerModule` fires them; `tests/callbacks/test_hooks.py` records both sequences and
 holds them against this table.
 """
 
@@ -16,8 +15,7 @@ class Event:
 
     Attributes:
         name: the event.
-        hook: the LightningModule hook in which it fires; empty for events outside of Lightning's
-            loops.
+        hook: the LightningModule hook in which it fires; empty for events outside of Lightning's loops.
         when: what has happened by then.
     """
 

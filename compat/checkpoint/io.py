@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class HFCheckpointIO(TorchCheckpointIO):
     """Folders are HF's layout, one file a part; a path to a file is a plain Lightning checkpoint.
 
-    Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler`
-    write.
+    Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler` write.
     """
 
     @override
@@ -44,8 +43,8 @@ class HFCheckpointIO(TorchCheckpointIO):
         os.makedirs(path, exist_ok=True)
         for part in LAYOUT:
             if part.key in checkpoint:
-                # A scheduler's state may hold what torch.save warns about; HF shows that warning
-                # once, as text.
+                # A scheduler's state may hold what torch.save warns about; HF shows that warning once, as
+                # text.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     torch.save(checkpoint[part.key], os.path.join(path, part.file))

@@ -77,8 +77,8 @@ def run_script(script: str, args: Sequence[str], *, as_module: bool = False) -> 
 
 
 def _replace_first_path(folder: str) -> None:
-    # With `compat` and with `python -m compat` the first entry is the place of our own start-up,
-    # not the script's.
+    # With `compat` and with `python -m compat` the first entry is the place of our own start-up, not the
+    # script's.
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = folder
 

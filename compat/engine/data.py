@@ -21,10 +21,8 @@ would move the flags (last batch, samples left) that accelerate's loaders raise 
 class WindowLoader:
     """The train dataloader, an accumulation window at a time.
 
-    HF counts the items of a whole window before its first forward; Lightning's accumulation looks
-    at one
-    batch at a time. So windows are fetched whole, and each micro-batch carries its place in its
-    window.
+    HF counts the items of a whole window before its first forward; Lightning's accumulation looks at one
+    batch at a time. So windows are fetched whole, and each micro-batch carries its place in its window.
     Mirrors the two inner loops of `transformers.Trainer._inner_training_loop`.
     """
 
@@ -32,8 +30,8 @@ class WindowLoader:
         self._session = session
 
     def __len__(self) -> int:
-        # Lightning would skip a run whose data has no length; HF begins it, and says that there are
-        # no samples.
+        # Lightning would skip a run whose data has no length; HF begins it, and says that there are no
+        # samples.
         return max(self._session.schedule.steps_in_epoch, 1)
 
     def __iter__(self) -> Iterator[MicroBatch]:
@@ -53,8 +51,7 @@ class WindowLoader:
             batches, num_items = hf.get_batch_samples(iterator, count, hf.args.device)
             hf.current_gradient_accumulation_steps = len(batches)
             if restores_rng and (batches or hf.counts_skipped_batches):
-                # Skipping batches has drawn random numbers; those of the checkpoint hold from here
-                # on.
+                # Skipping batches has drawn random numbers; those of the checkpoint hold from here on.
                 hf._load_rng_state(session.resume_from_checkpoint)
                 restores_rng = False
             for index, inputs in enumerate(batches):
@@ -64,8 +61,8 @@ class WindowLoader:
                     step=step,
                     opens=step % size == 0,
                     closes=index == len(batches) - 1,
-                    # A window cut short by data that ran out is carried over, unless the epoch was
-                    # to end here.
+                    # A window cut short by data that ran out is carried over, unless the epoch was to end
+                    # here.
                     syncs=(step + 1) % size == 0 or step + 1 - counted_from == schedule.steps_in_epoch,
                 )
                 step += 1

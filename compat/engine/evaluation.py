@@ -34,8 +34,7 @@ KEPT = ("losses", "preds", "labels", "inputs")
 class Evaluation:
     """One pass over an evaluation or prediction dataset.
 
-    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one turn of its loop,
-    `result` what
+    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one turn of its loop, `result` what
     follows the loop.
 
     Args:
@@ -70,8 +69,8 @@ class Evaluation:
         self._torchmetrics = _as_collection(hf.compute_metrics)
         concatenates = hf.args.eval_do_concat_batches
         self._kept = {name: EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT}
-        # Lightning's loop runs without gradients; whether a step may have them is
-        # `prediction_step`'s decision.
+        # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s
+        # decision.
         self._grad_enabled = torch.is_grad_enabled()
 
     def set_eval_mode(self) -> None:

@@ -107,8 +107,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Run one micro-batch.
 
-        Where no Lightning callback, logger or profiler listens, the hooks and records that serve
-        only them
+        Where no Lightning callback, logger or profiler listens, the hooks and records that serve only them
         are left out; what is computed is the same.
         """
         if self._session.is_observed:

@@ -24,10 +24,9 @@ PLAIN_TYPES = (str, type(None))
 class TrainerModule(pl.LightningModule):
     """Maps Lightning's hooks onto the methods and events of an HF Trainer.
 
-    The methods are HF's own or a subclass's (`training_step`, `prediction_step`, …); the events are
-    those of
-    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run: that is
-    the session's.
+    The methods are HF's own or a subclass's (`training_step`, `prediction_step`, …); the events are those of
+    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run: that is the
+    session's.
 
     Args:
         hf: the HF Trainer.
@@ -134,9 +133,8 @@ class TrainerModule(pl.LightningModule):
         """HF's training step.
 
         Returns:
-            The loss of the micro-batch, divided by its window as HF divides it: with its graph
-            where Lightning
-            runs the backward, without it where the backward has already run.
+            The loss of the micro-batch, divided by its window as HF divides it: with its graph where
+            Lightning runs the backward, without it where the backward has already run.
         """
         run = self.run
         hf = run.hf
@@ -231,8 +229,8 @@ class TrainerModule(pl.LightningModule):
         run = self.run
         run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
 
-    # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode
-    # at each step.
+    # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each
+    # step.
 
     def _set_eval_mode(self) -> None:
         assert self.evaluation is not None

@@ -84,8 +84,7 @@ def _listened_to(module: pl.LightningModule) -> bool:
 class HFPrecision(Precision):
     """Runs the closure, clips and steps in HF's order; autocast is the model's own affair.
 
-    Lightning's mixed precision covers the whole training step with autocast, so that a loss
-    computed outside
+    Lightning's mixed precision covers the whole training step with autocast, so that a loss computed outside
     the model would be in half precision; HF's covers the model's forward. Mirrors
     `accelerate.Accelerator.prepare_model` and `accelerate.optimizer.AcceleratedOptimizer.step`.
 

@@ -45,8 +45,7 @@ class Session:
         resume_from_checkpoint: the checkpoint the run goes on from.
         trial: the trial of a hyperparameter search.
         ignore_keys: output keys to leave out when evaluating during training.
-        defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's
-            own), or the
+        defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
         is_observed: whether a Lightning callback, logger or profiler listens to the run.
         epochs_trained: epochs that lie behind a resumed run.

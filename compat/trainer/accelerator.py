@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     """An `accelerate.Accelerator` that shards data and gathers results, and leaves the rest to Lightning.
 
-    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` gives
-    that
+    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` gives that
     object this face. From then on accelerate wraps no model and no optimizer, and steps none.
     """
 
@@ -78,10 +77,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
         Args:
             model: the model.
-            device_placement: whether to move it to the device; decided by its device map where
-                None.
-            evaluation_mode: accepted for accelerate's sake; one process wraps nothing in either
-                mode.
+            device_placement: whether to move it to the device; decided by its device map where None.
+            evaluation_mode: accepted for accelerate's sake; one process wraps nothing in either mode.
 
         Returns:
             The model itself, or its compiled form.

@@ -34,21 +34,19 @@ class EvaluationMixin(TrainingMixin):
     ) -> EvalLoopOutput:
         """Evaluate or predict over a dataloader.
 
-        Mirrors `transformers.Trainer.evaluation_loop`. Lightning's validation loop (its prediction
-        loop for
+        Mirrors `transformers.Trainer.evaluation_loop`. Lightning's validation loop (its prediction loop for
         the description "Prediction") calls `prediction_step` with each batch.
 
         Args:
             dataloader: batches as HF's loaders make them.
             description: what the pass is called in the log.
-            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` where
-                None.
+            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` where None.
             ignore_keys: keys of the model's output to leave out.
             metric_key_prefix: prefix of every metric.
 
         Returns:
-            Predictions of shape (samples, …), labels of shape (samples, …), metrics, and the number
-            of samples.
+            Predictions of shape (samples, …), labels of shape (samples, …), metrics, and the number of
+            samples.
         """
         args = self.args
         if prediction_loss_only is None:

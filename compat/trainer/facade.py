@@ -17,18 +17,15 @@ class Trainer(CheckpointingMixin):
     """Train, evaluate and predict with HF's interface, on PyTorch Lightning.
 
     Mirrors `transformers.Trainer`: same constructor, methods, events and checkpoints, and
-    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be
-    overridden here.
-    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects,
-    `trainer.plan` tells
+    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be overridden here.
+    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects, `trainer.plan` tells
     what became of the arguments.
 
     Args:
         model: the model to train; as in `transformers.Trainer`, and so are all other arguments.
 
     Raises:
-        ArgumentError: for arguments that cannot be honoured, all of them at once, before anything
-            is built.
+        ArgumentError: for arguments that cannot be honoured, all of them at once, before anything is built.
         ValueError: HF's own errors.
     """
 
@@ -42,8 +39,7 @@ class Trainer(CheckpointingMixin):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
-        # Conflicts surface here, ahead of the model and everything else that the constructor
-        # builds.
+        # Conflicts surface here, ahead of the model and everything else that the constructor builds.
         _ = self.plan
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)

@@ -59,16 +59,14 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         Mirrors `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in
-                `args.output_dir`.
+            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`.
             trial: the trial of a hyperparameter search.
-            ignore_keys_for_eval: keys of the model's output to leave out when evaluating during
-                training.
+            ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
             kwargs: older names that HF's own `train` still takes.
 
         Returns:
-            Update steps, mean training loss, and metrics of the run (seconds, samples and steps per
-            second, flos).
+            Update steps, mean training loss, and metrics of the run (seconds, samples and steps per second,
+            flos).
         """
         try:
             output: TrainOutput = super().train(

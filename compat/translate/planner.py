@@ -77,8 +77,7 @@ def _changed(field: dataclasses.Field[Any], rule: Rule, value: Any) -> bool:
     if rule.field == "output_dir":
         return False
     default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    # HF fills some defaults in (`None` → a list, a string → an enum): only what a user can have
-    # typed counts.
+    # HF fills some defaults in (`None` → a list, a string → an enum): only what a user can have typed counts.
     plain = getattr(value, "value", value)
     return bool(plain != getattr(default, "value", default)) and not (default is None and not plain)
 

@@ -1,8 +1,7 @@
 """Every private name of transformers, accelerate and lightning that `compat` calls or overrides.
 
-One literal list, with the releases each name was seen in. `tests/upstream/test_private.py` looks
-every
-entry up in the installed releases and fails with a clear message when one has moved.
+One literal list, with the releases each name was seen in. `tests/upstream/test_private.py` looks every entry
+up in the installed releases and fails with a clear message when one has moved.
 """
 
 from __future__ import annotations

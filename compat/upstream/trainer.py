@@ -1,8 +1,7 @@
 """HF's Trainer with the seams of its newest release, whichever release is installed.
 
-The engine calls a handful of steps by name. transformers 5 has them as methods; transformers 4 runs
-its
-whole training in one function, so that here they are told again, in the order of that release.
+The engine calls a handful of steps by name. transformers 5 has them as methods; transformers 4 runs its whole
+training in one function, so that here they are told again, in the order of that release.
 """
 
 from __future__ import annotations
@@ -50,9 +49,8 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
 
     Attributes:
         seeds_epoch_before_callbacks: whether samplers learn of an epoch before its callbacks do.
-        counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it
-            counts from
-            the first batch it fetches, so that a last window cut short is not stepped there.
+        counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts
+            from the first batch it fetches, so that a last window cut short is not stepped there.
     """
 
     seeds_epoch_before_callbacks: ClassVar[bool]
@@ -72,8 +70,7 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
         """Set up what is counted between two logs.
 
         Args:
-            loss: zero on the training device; accumulates the loss of the micro-steps since the
-                last log.
+            loss: zero on the training device; accumulates the loss of the micro-steps since the last log.
         """
         self._tr_loss = loss
         self._total_loss_scalar = 0.0
@@ -296,8 +293,7 @@ class _SuppliedSeams(_CommonSeams):
 
     def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
         if self.args.max_grad_norm is None or self.args.max_grad_norm <= 0:
-            # This release keeps the norm of the last clipped step, and without clipping there is
-            # none.
+            # This release keeps the norm of the last clipped step, and without clipping there is none.
             return None
         norm: torch.Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
         return norm
