@@ -18,7 +18,7 @@ from compat.engine.precision import HFPrecision
 from compat.engine.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import torch
     from lightning.pytorch.plugins.io import CheckpointIO
@@ -45,7 +45,6 @@ def build_trainer(
     device: torch.device,
     checkpoint_io: CheckpointIO,
     scaler: Any | None = None,
-    on_step: Callable[[bool], None] = lambda _: None,
     default_root_dir: str | None = None,
 ) -> pl.Trainer:
     """Build the Lightning Trainer of a plan.
@@ -55,7 +54,6 @@ def build_trainer(
         device: the device that HF's arguments chose.
         checkpoint_io: what reads and writes checkpoints.
         scaler: the gradient scaler, with fp16.
-        on_step: called after each optimizer step, with whether the scaler left it out.
         default_root_dir: where Lightning's own callbacks write.
 
     Returns:
@@ -66,7 +64,7 @@ def build_trainer(
         device=device,
         accelerator=AcceleratorRegistry.get(flags.pop("accelerator")),
         checkpoint_io=checkpoint_io,
-        precision_plugin=HFPrecision(flags.pop("precision"), scaler, on_step),
+        precision_plugin=HFPrecision(flags.pop("precision"), scaler),
     )
     with quiet():
         trainer = pl.Trainer(

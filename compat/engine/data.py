@@ -83,10 +83,14 @@ class EvaluationLoader:
     """
 
     def __init__(self, dataloader: Any) -> None:
-        self._dataloader = dataloader
+        self._dataloader: Any = dataloader
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._dataloader
+
+    def release(self) -> None:
+        """Let go of the dataloader, which Lightning's loops would otherwise keep."""
+        self._dataloader = ()

@@ -298,6 +298,7 @@ def run_evaluation(
                 trainer.validate(module, dataloaders=loader, verbose=False)
     finally:
         module.evaluation = outer
+        loader.release()
 
 
 def _run_nested(trainer: pl.Trainer, evaluation: Evaluation, loader: EvaluationLoader) -> None:

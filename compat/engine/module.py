@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -36,7 +37,8 @@ class TrainerModule(pl.LightningModule):
     def __init__(self, hf: Any, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._hf = hf
+        # A trainer that is dropped goes at once, with the workers of its dataloaders: no cycle may hold it.
+        self._hf = weakref.ref(hf)
         self.session: Session | None = None
         self.evaluation: Evaluation | None = None
 
@@ -49,6 +51,11 @@ class TrainerModule(pl.LightningModule):
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
+
+    @property
+    def hf(self) -> Any:
+        """The HF Trainer."""
+        return self._hf()
 
     @property
     def run(self) -> Session:

@@ -91,14 +91,16 @@ class HFPrecision(Precision):
     Args:
         name: Lightning's name of the precision, for display.
         scaler: the gradient scaler, with fp16.
-        on_step: called after each step, with whether the scaler left it out.
+
+    Attributes:
+        step_was_skipped: whether the scaler left out the last optimizer step.
     """
 
-    def __init__(self, name: str, scaler: Any | None, on_step: Callable[[bool], None]) -> None:
+    def __init__(self, name: str, scaler: Any | None) -> None:
         super().__init__()
         self.precision = name  # type: ignore[assignment]
         self.scaler = scaler
-        self._on_step = on_step
+        self.step_was_skipped = False
 
     @override
     def train_step_context(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
@@ -129,11 +131,10 @@ class HFPrecision(Precision):
         self._after_closure(model, optimizer)
         if self.scaler is None:
             optimizer.step(**kwargs)
-            self._on_step(False)
             return result
         scale = self.scaler.get_scale()
-        self.scaler.step(optimizer, **kwargs)
+        self.scaler.step(getattr(optimizer, "optimizer", optimizer), **kwargs)
         self.scaler.update()
         # The scale shrinks exactly when gradients overflowed and the step was left out.
-        self._on_step(self.scaler.get_scale() < scale)
+        self.step_was_skipped = self.scaler.get_scale() < scale
         return result

@@ -93,6 +93,10 @@ class Session:
         self.epochs_trained, self.steps_trained = prepared.epochs_trained, prepared.steps_trained
         self.epoch = prepared.epochs_trained
 
+    def end(self) -> None:
+        """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
+        self.hf = self.dataloader = self.model = self.micro = self.pending_loss = None
+
     def fire(self, event: str) -> None:
         """Call an event of HF's callbacks, and keep the control that they answer with."""
         hf = self.hf

@@ -18,7 +18,7 @@ class SingleDeviceStrategy(_SingleDeviceStrategy):
     def model_to_device(self) -> None:
         module = cast("TrainerModule", self.lightning_module)
         # HF has its reasons not to move a model: it lies on several devices, or is to be cast first.
-        if module._hf.place_model_on_device:
+        if module.hf.place_model_on_device:
             super().model_to_device()
 
     @override

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import DynamoBackend, compile_regions, is_compiled_module
 from typing_extensions import override
 
+from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.upstream.environment import detached
 
@@ -31,7 +32,6 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     _lightning: pl.Trainer | None
     _session: Session | None
-    _step_was_skipped: bool
 
     @classmethod
     def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
@@ -39,7 +39,6 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         accelerator.__class__ = cls
         face: LightningAccelerator = accelerator
         face._lightning = face._session = None
-        face._step_was_skipped = False
         face.state = detached(face.state)
         return face
 
@@ -47,17 +46,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def serving(self, trainer: pl.Trainer, session: Session) -> Iterator[None]:
         """Route backward to `trainer` for the length of a run."""
         self._lightning, self._session = trainer, session
-        self._step_was_skipped = False
         try:
             yield
         finally:
             self._lightning = self._session = None
             # Code that steps an optimizer of its own after the run must find gradients in sync.
             self.gradient_state._set_sync_gradients(True)
-
-    def note_step(self, skipped: bool) -> None:
-        """Remember whether the gradient scaler left out the last optimizer step."""
-        self._step_was_skipped = skipped
 
     @override
     def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
@@ -98,9 +92,11 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @override
     def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
-        """Remember an optimizer; Lightning places its state, and steps it."""
-        if optimizer not in self._optimizers:
-            self._optimizers.append(optimizer)
+        """Have an optimizer act at the end of accumulation windows alone; Lightning places and steps it."""
+        if not isinstance(optimizer, SyncedOptimizer):
+            optimizer = SyncedOptimizer(optimizer, self.gradient_state)
+        # accelerate unscales the gradients of these: a gradient scaler knows an optimizer by its identity.
+        self._optimizers.append(optimizer.optimizer)
         return optimizer
 
     @override
@@ -145,7 +141,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     @property
     @override
     def optimizer_step_was_skipped(self) -> bool:
-        return self._step_was_skipped
+        plugin: Any = self._lightning and self._lightning.precision_plugin
+        return bool(plugin and plugin.step_was_skipped)
 
     @contextlib.contextmanager
     @override

@@ -99,7 +99,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self.accelerator.free_memory()
         self._adopt_batch_size(batch_size)
         dataloader = self.get_train_dataloader()
-        schedule = self._schedule = self._measure_training(dataloader)
+        schedule = self._session_schedule = self._measure_training(dataloader)
         session = Session(
             hf=self,
             schedule=schedule,
@@ -109,9 +109,9 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             ignore_keys=ignore_keys_for_eval,
             defers_backward=self._leaves_backward_to_lightning(),
         )
-        return self._fit(session)
+        return self._run_session(session)
 
-    def _fit(self, session: Session) -> TrainOutput:
+    def _run_session(self, session: Session) -> TrainOutput:
         lightning = self._lightning = self._build_lightning()
         attach_session(lightning, session)
         self._lightning_module = module = TrainerModule(self, self.model)
@@ -121,6 +121,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
                 lightning.fit(module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
         finally:
             module.session = None
+            session.end()
         output: TrainOutput = session.output
         return output
 
@@ -130,7 +131,6 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             device=self.args.device,
             checkpoint_io=HFCheckpointIO(),
             scaler=self.accelerator.scaler,
-            on_step=self.accelerator.note_step,
             default_root_dir=self.args.output_dir,
         )
 

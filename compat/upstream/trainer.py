@@ -64,7 +64,7 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
     _created_lr_scheduler: bool
     _tr_loss: torch.Tensor
     _initial_global_step: int
-    _schedule: Schedule
+    _session_schedule: Schedule
 
     def _start_bookkeeping(self, loss: torch.Tensor) -> None:
         """Set up what is counted between two logs.
@@ -267,7 +267,7 @@ class _SuppliedSeams(_CommonSeams):
             start_time,
             num_samples=num_train_samples,
             num_steps=self.state.max_steps,
-            num_tokens=self._schedule.num_train_tokens,
+            num_tokens=self._session_schedule.num_train_tokens,
         )
         self.store_flos()
         metrics["total_flos"] = self.state.total_flos

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import accelerate
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from torch import nn
 
@@ -24,8 +25,12 @@ def test_it_wraps_neither_model_nor_optimizer(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    assert face.prepare(model, optimizer, scheduler) == (model, optimizer, scheduler)
+    prepared = face.prepare(model, optimizer, scheduler)
+    assert prepared[0] is model
+    assert prepared[1].optimizer is optimizer
+    assert prepared[2] is scheduler
     assert "forward" not in vars(model)
+    assert not isinstance(prepared[1], AcceleratedOptimizer)
 
 
 def test_its_state_is_its_own(tmp_path: Path) -> None:

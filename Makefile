@@ -1,0 +1,76 @@
+# `make` alone prints what can be done. All that is needed beforehand is Python, git and make.
+
+PYTHON ?= python3
+ARGS ?=
+
+NEWEST := .venv
+OLDEST := .venv-4.53
+
+# One thread per test process, and no test may reach the network.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST := -m pytest -n 2
+
+# The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
+# must not borrow is the checkout.
+TRIAL := build/trial
+PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
+TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
+	assert compat.__file__.startswith(sys.prefix), compat.__file__; print(compat.__file__, Trainer)'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train test test-newest test-oldest lint format types bench wheel clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+train: $(NEWEST)/ready ## Train examples/digits.py on Lightning; ARGS="--num_train_epochs 5" passes arguments on
+	$(NEWEST)/bin/compat run examples/digits.py $(ARGS)
+
+test: test-newest test-oldest ## Run all tests, with the newest and with the oldest transformers; ARGS="-k name" selects
+
+test-newest: $(NEWEST)/ready ## Run all tests with the newest transformers
+	$(TEST_ENV) $(NEWEST)/bin/python $(PYTEST) $(ARGS)
+
+test-oldest: $(OLDEST)/ready ## Run all tests with the oldest transformers (4.53)
+	$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+lint: $(NEWEST)/ready ## Check style, format and the direction of imports
+	$(NEWEST)/bin/ruff check .
+	$(NEWEST)/bin/ruff format --check .
+	$(NEWEST)/bin/python tests/layers.py
+
+format: $(NEWEST)/ready ## Repair what `make lint` can repair by itself
+	$(NEWEST)/bin/ruff check --fix .
+	$(NEWEST)/bin/ruff format .
+
+types: $(NEWEST)/ready ## Check types
+	$(NEWEST)/bin/mypy
+
+bench: $(NEWEST)/ready ## Measure the cost per step and write docs/benchmarks.md
+	$(NEWEST)/bin/python tests/benchmarks/bench.py $(ARGS)
+
+wheel: $(NEWEST)/ready ## Build the wheel and try it outside the checkout
+	rm -rf dist
+	$(NEWEST)/bin/python -m build --wheel
+	$(NEWEST)/bin/python -m venv --clear $(TRIAL)
+	$(TRIAL)/bin/python -m pip install --quiet --no-deps dist/*.whl
+	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(TRIAL)/bin/python -c $(PACKAGES))/borrowed.pth"
+	cd / && $(CURDIR)/$(TRIAL)/bin/python -I -c $(TRY_OUT)
+	cd / && $(CURDIR)/$(TRIAL)/bin/compat --help
+
+clean: ## Remove environments, caches, builds and runs
+	rm -rf $(NEWEST) $(OLDEST) build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is made again from nothing when what it is made from changes: what is left of an
+# older set of packages would make it another one than a fresh machine gets.
+$(NEWEST)/ready: constraints.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev]'
+	@touch $@
+
+$(OLDEST)/ready: constraints-4.53.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev]'
+	@touch $@

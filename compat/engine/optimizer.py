@@ -1,0 +1,87 @@
+"""The optimizer as a training script sees it: it acts where gradients are in sync, and is idle elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from typing_extensions import override
+
+
+class SyncedOptimizer(Optimizer):
+    """Stands for an optimizer, whose step it leaves out in the middle of an accumulation window.
+
+    A script may call `self.optimizer.step()` in each micro-step of its own `training_step`, and rely on most
+    of these calls to do nothing. Mirrors `accelerate.optimizer.AcceleratedOptimizer`.
+
+    Args:
+        optimizer: the optimizer that steps.
+        gradient_state: accelerate's, whose `sync_gradients` tells whether the micro-step in progress ends
+            its window.
+    """
+
+    def __init__(self, optimizer: Optimizer, gradient_state: Any) -> None:
+        # The base class would set up parameters of its own; these are the optimizer's.
+        self.optimizer = optimizer
+        self._gradient_state = gradient_state
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The parameter groups, with their learning rates."""
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The state of each parameter."""
+        return self.optimizer.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.optimizer.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The options that a parameter group starts from."""
+        return self.optimizer.defaults
+
+    @override
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        if not self._gradient_state.sync_gradients:
+            return None
+        return self.optimizer.step() if closure is None else self.optimizer.step(closure)
+
+    @override
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if self._gradient_state.sync_gradients:
+            self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state_dict)
+
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self.optimizer.add_param_group(param_group)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only the optimizer itself knows whether it has modes (`train`, `eval`) and other methods of its own.
+        if name == "optimizer":
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def __repr__(self) -> str:
+        return repr(self.optimizer)

@@ -1,0 +1,52 @@
+"""Environment, seeds and leak checks of all tests."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+from typing import TYPE_CHECKING
+
+# Read by the libraries when they are imported.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import numpy as np
+import pytest
+import torch
+
+from tests import leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the parity tests compare another library, transformers itself for one."""
+    parser.addoption("--ours", default="compat", help="library to compare with transformers")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_collections() -> None:
+    """Keep what imports have made out of garbage collection: each `train` call asks for a full one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Begin each test with the same generators."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the generator that transformers seeds and draws from)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that changes the process for those after it."""
+    before = leaks.snapshot()
+    yield
+    if found := leaks.changes(before, leaks.settled(before)):
+        leaks.clean_up(before)
+        pytest.fail("left behind: " + "; ".join(found))

@@ -1,0 +1,1 @@
+"""What set-ups are made of: models, data, callbacks, subclasses and scripts."""
