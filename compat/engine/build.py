@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
@@ -87,6 +88,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     connected: Any = trainer
     is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
     session.is_observed = bool(connected.callbacks or trainer.loggers or is_profiled)
+    session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
 
 
 @contextlib.contextmanager

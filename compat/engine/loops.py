@@ -13,6 +13,7 @@ from lightning.pytorch.loops.optimization.automatic import ClosureResult, _Autom
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from compat.engine.data import ENDLESS
@@ -54,22 +55,36 @@ class AutomaticOptimization(_AutomaticOptimization):
         self._session = session
 
     @override
+    def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        """Run a micro-batch.
+
+        Lightning's closure serves an optimizer that calls it, and a strategy that must hold back its
+        reduction: in the middle of a window, on one device and with nobody listening, there is neither.
+        """
+        session = self._session
+        if session.needs_closures or kwargs["batch"].syncs:
+            return super().run(optimizer, batch_idx, kwargs)
+        loss = self.trainer.strategy.training_step(*kwargs.values())
+        self._backward(optimizer)
+        return {"loss": loss}
+
+    @override
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Optimizer) -> None:
         """HF zeroes gradients right after the step, where a backward inside `training_step` is safe."""
         return
 
     @override
     def _make_backward_fn(self, optimizer: Optimizer) -> Callable[[Tensor], None]:
-        session, strategy = self._session, self.trainer.strategy
+        return lambda _: self._backward(optimizer)
 
-        def backward(loss: Tensor) -> None:
-            if session.pending_loss is None:
-                return
-            loss, session.pending_loss = session.pending_loss, None
-            options, session.backward_options = session.backward_options, {}
-            strategy.backward(loss, optimizer, **options)
-
-        return backward
+    def _backward(self, optimizer: Optimizer) -> None:
+        """Run the backward of the loss that the accelerator has left to us, if it has."""
+        session = self._session
+        if session.pending_loss is None:
+            return
+        loss, session.pending_loss = session.pending_loss, None
+        options, session.backward_options = session.backward_options, {}
+        self.trainer.strategy.backward(loss, optimizer, **options)
 
     @override
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
@@ -136,7 +151,12 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @override
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        super().on_advance_end(data_fetcher)
+        if self._session.is_observed:
+            super().on_advance_end(data_fetcher)
+        else:
+            self._batches_that_stepped += not self._should_accumulate()
+            if self.trainer.received_sigterm:
+                raise SIGTERMException
         control = self._session.hf.control
         # A Lightning callback that stops the run is obeyed as an HF one would be.
         control.should_training_stop |= self.trainer.should_stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,7 @@ class TrainerModule(pl.LightningModule):
     def _add_up(self, loss: torch.Tensor) -> None:
         hf = self.run.hf
         total = hf._tr_loss
-        if hf.args.logging_nan_inf_filter and not torch.isfinite(loss):
+        if hf.args.logging_nan_inf_filter and not math.isfinite(loss.item()):
             # A loss that is not a number counts as the average of those since the last log.
             total += total / (1 + hf.state.global_step - hf._globalstep_last_logged)
             return

@@ -48,6 +48,7 @@ class Session:
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
         is_observed: whether a Lightning callback, logger or profiler listens to the run.
+        needs_closures: whether a micro-step in the middle of a window runs in Lightning's closure, too.
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
         model: the model as it is called in a training step, wrapped where it is wrapped.
@@ -69,6 +70,7 @@ class Session:
     ignore_keys: list[str] | None
     defers_backward: bool
     is_observed: bool = True
+    needs_closures: bool = True
     epochs_trained: int = 0
     steps_trained: int = 0
     model: nn.Module | None = None
