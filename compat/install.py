@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,3 +144,13 @@ def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
         for child in original.__subclasses__()
         if child not in own and not child.__module__.startswith("compat.")
     ]
+
+
+class _CallableModule(types.ModuleType):
+    """Importing this file by its name puts the module where the function was: calling either installs."""
+
+    def __call__(self) -> None:
+        install()
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import types
 from typing import TYPE_CHECKING
@@ -41,6 +42,14 @@ def test_each_name_is_replaced_and_restored(patch: object) -> None:
     assert getattr(module, name) is getattr(compat, name)
     compat.uninstall()
     assert getattr(module, name) is original
+
+
+def test_the_module_of_that_name_installs_too() -> None:
+    code = "import compat.install, transformers; compat.install(); print(transformers.Trainer.__module__)"
+    shown = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert shown.stdout.strip() == "compat.trainer.facade"
 
 
 def test_installing_twice_is_installing_once() -> None:

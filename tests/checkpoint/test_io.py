@@ -42,7 +42,7 @@ class Hostile:
 def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(Hostile(), tmp_path / "optimizer.pt")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         HFCheckpointIO().load_checkpoint(tmp_path)
     assert not (tmp_path / "hostile-was-here").exists()
 

@@ -20,9 +20,12 @@ def test_contained_undoes_what_is_set_changed_and_deleted(monkeypatch: pytest.Mo
 
 
 def test_contained_undoes_also_after_an_error() -> None:
-    with pytest.raises(KeyError), contained():
+    def fail() -> None:
         os.environ["FSDP_VERSION"] = "2"
         raise KeyError
+
+    with pytest.raises(KeyError), contained():
+        fail()
     assert "FSDP_VERSION" not in os.environ
 
 

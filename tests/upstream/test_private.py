@@ -15,9 +15,7 @@ def concerns_installed(seen: tuple[str, ...]) -> bool:
     return any(not release.startswith("transformers") or release.startswith(GENERATION) for release in seen)
 
 
-@pytest.mark.parametrize(
-    "where", [name.where for name in PRIVATE if concerns_installed(name.seen)]
-)
+@pytest.mark.parametrize("where", [name.where for name in PRIVATE if concerns_installed(name.seen)])
 def test_every_private_name_is_where_it_was_seen(where: str) -> None:
     assert resolve(where) is not None
 
