@@ -1,9 +1,7 @@
 """Trains a small Vision Transformer from scratch on scikit-learn's handwritten digits.
 
-A plain Hugging Face script: nothing in it knows on which engine it runs. Started as
-``python examples/digits.py`` it runs on Hugging Face's; started as
-``compat run examples/digits.py`` it runs on Lightning. Any field of ``TrainingArguments`` can be
-given on the command line.
+A plain Hugging Face script: nothing in it knows on which engine it runs. Any field of
+``TrainingArguments`` can be given on the command line.
 """
 
 from __future__ import annotations

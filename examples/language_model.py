@@ -1,6 +1,6 @@
 """Trains a small GPT-2 from scratch on the source text of Python's own standard library.
 
-A plain Hugging Face script, for ``python`` and ``compat run`` alike. Its sequences differ in length
+A plain Hugging Face script. Its sequences differ in length
 and an update step gathers several batches, so that the loss has to be averaged over the tokens of
 all of them: the mean of the batches' means would be another number.
 """

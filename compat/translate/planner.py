@@ -73,13 +73,31 @@ def _setting(field: dataclasses.Field[Any], args: Any, facts: Facts) -> Setting 
     )
 
 
+FILLED_IN = frozenset(
+    {
+        "do_eval",
+        "fsdp_config",
+        "greater_is_better",
+        "local_rank",
+        "logging_dir",
+        "output_dir",
+        "report_to",
+        "run_name",
+    }
+)
+"""Fields that HF derives from other ones: their value does not tell what was typed."""
+
+
 def _changed(field: dataclasses.Field[Any], rule: Rule, value: Any) -> bool:
-    if rule.field == "output_dir":
+    if rule.field in FILLED_IN:
         return False
     default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    # HF fills some defaults in (`None` → a list, a string → an enum): only what a user can have typed counts.
-    plain = getattr(value, "value", value)
-    return bool(plain != getattr(default, "value", default)) and not (default is None and not plain)
+    if default is None and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # HF builds an object of defaults where none is given.
+        default = type(value)()
+    # Likewise it turns strings into enums, and what is empty into an empty list.
+    value, default = getattr(value, "value", value), getattr(default, "value", default)
+    return bool(value != default and (value or default))
 
 
 def _max_epochs(args: Any, facts: Facts) -> int:

@@ -73,6 +73,12 @@ def test_summary_names_what_was_changed_and_nothing_else(tmp_path: Path) -> None
     assert "weight_decay" not in text
 
 
+def test_nothing_is_called_changed_that_was_not_given(tmp_path: Path) -> None:
+    args = compat.TrainingArguments(output_dir=str(tmp_path), eval_strategy="steps", fp16_full_eval=False)
+    changed = {setting.field for setting in plan(args, CPU).changed()}
+    assert changed == {"eval_strategy"}
+
+
 def test_secrets_stay_out(tmp_path: Path) -> None:
     made = plan(arguments(tmp_path, hub_token="s3cret"), CPU)  # noqa: S106
     assert "s3cret" not in made.to_json() + made.summary() + repr(made)
