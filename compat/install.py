@@ -65,8 +65,9 @@ def install() -> None:
     with _lock:
         if installed():
             return
+        held = list(sys.modules.values())  # some may be replaced while ours are imported
         replacements = _resolve()
-        changes = [*_names(replacements), *_bases(replacements)]
+        changes = [*_names(replacements, held), *_bases(replacements)]
         try:
             for owner, name, value in changes:
                 original = getattr(owner, name)
@@ -109,9 +110,15 @@ def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
     return found
 
 
-def _names(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:
+def _names(
+    replacements: dict[tuple[str, str], tuple[Any, Any]], held: list[Any]
+) -> list[tuple[Any, str, Any]]:
     """The listed names, and the same classes under any name in any other loaded module."""
-    listed = [(sys.modules[module], name, ours) for (module, name), (_, ours) in replacements.items()]
+    listed = [
+        (owner, name, ours)
+        for (module, name), (_, ours) in replacements.items()
+        for owner in _modules_named(module, held)
+    ]
     ours_by_original = {id(original): ours for original, ours in replacements.values()}
     seen = {(id(module), name) for module, name, _ in listed}
     copies = [
@@ -122,6 +129,21 @@ def _names(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
         if id(value) in ours_by_original and (id(module), name) not in seen
     ]
     return listed + copies
+
+
+def _modules_named(name: str, held: list[Any]) -> list[Any]:
+    """The module of that name, and those that were it: transformers 4 replaces its own while it is imported.
+
+    A script that has imported it before keeps the older one among its names.
+    """
+    older = {
+        id(value): value
+        for module in (*held, *sys.modules.values())
+        for value in (module, *(list(vars(module).values()) if hasattr(module, "__dict__") else ()))
+        # Not `isinstance`: an object that poses as another one warns of it, or loads what it stands for.
+        if issubclass(type(value), types.ModuleType) and vars(value).get("__name__") == name
+    }
+    return list({**older, id(sys.modules[name]): sys.modules[name]}.values())
 
 
 def _may_hold_copies(module: Any) -> bool:

@@ -45,11 +45,15 @@ def test_each_name_is_replaced_and_restored(patch: object) -> None:
 
 
 def test_the_module_of_that_name_installs_too() -> None:
-    code = "import compat.install, transformers; compat.install(); print(transformers.Trainer.__module__)"
+    code = (
+        "import compat.install, transformers; "
+        "compat.install(); print(transformers.Trainer.__module__); "
+        "compat.uninstall(); print(transformers.Trainer.__module__)"
+    )
     shown = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert shown.stdout.strip() == "compat.trainer.facade"
+    assert shown.stdout.split() == ["compat.trainer.facade", "transformers.trainer"]
 
 
 def test_installing_twice_is_installing_once() -> None:

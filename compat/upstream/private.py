@@ -7,6 +7,7 @@ up in the installed releases and fails with a clear message when one has moved.
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,13 @@ from compat.errors import UpstreamError
 
 @dataclass(frozen=True)
 class Private:
-    """A private name: `module:attribute.path`, the releases it was seen in, and what we do with it."""
+    """A private name, the releases it was seen in, and what we do with it.
+
+    Attributes:
+        where: `module:attribute.path`, or `module:Class#name` for what instances of a class have.
+        seen: the releases.
+        use: what we do with it.
+    """
 
     where: str
     seen: tuple[str, ...]
@@ -31,6 +38,8 @@ _AC = ("accelerate 1.15.0",)
 _TRAINER = "transformers.trainer:Trainer."
 _EPOCH = "lightning.pytorch.loops.training_epoch_loop:_TrainingEpochLoop."
 _FIT = "lightning.pytorch.loops.fit_loop:_FitLoop."
+_OPTIMIZATION = "lightning.pytorch.loops.optimization.automatic:"
+_PREDICT = "lightning.pytorch.loops.prediction_loop:_PredictionLoop"
 _EVAL = "lightning.pytorch.loops.evaluation_loop:_EvaluationLoop."
 
 PRIVATE = (
@@ -59,7 +68,6 @@ PRIVATE = (
     Private(_TRAINER + "_sorted_checkpoints", _HF4, "called at the end of training"),
     Private(_TRAINER + "_deactivate_neftune", _HF4, "called at the end of training"),
     Private(_TRAINER + "_activate_neftune", _HF4, "undone when training raises"),
-    Private("transformers.trainer:_is_peft_model", _HF4, "called"),
     Private(
         "accelerate.state:AcceleratorState._reset_state",
         _AC,
@@ -72,33 +80,44 @@ PRIVATE = (
     Private(_EPOCH + "_should_check_val_fx", _PL, "overridden: HF decides when to evaluate"),
     Private(_EPOCH + "_should_check_val_epoch", _PL, "overridden: HF decides when to evaluate"),
     Private(_EPOCH + "_num_ready_batches_reached", _PL, "called"),
+    Private(_FIT[:-1] + "#epoch_progress", _PL, "set on resume"),
+    Private(_EPOCH[:-1] + "#_batches_that_stepped", _PL, "counted at each update step"),
+    Private(_EPOCH + "_build_kwargs", _PL, "overridden: Lightning inspects the step's signature each time"),
+    Private(_OPTIMIZATION + "_AutomaticOptimization.run", _PL, "overridden for micro-steps within a window"),
     Private(
-        "lightning.pytorch.loops.optimization.automatic:_AutomaticOptimization._make_zero_grad_fn",
-        _PL,
-        "overridden: HF zeroes after the step",
+        _OPTIMIZATION + "_AutomaticOptimization._make_zero_grad_fn", _PL, "overridden: zeroed after the step"
     ),
     Private(
-        "lightning.pytorch.loops.optimization.automatic:_AutomaticOptimization._make_backward_fn",
-        _PL,
-        "overridden: the backward may already have run",
+        _OPTIMIZATION + "_AutomaticOptimization._make_backward_fn", _PL, "overridden: it may have run already"
     ),
+    Private(_OPTIMIZATION + "_AutomaticOptimization._training_step", _PL, "overridden where nobody listens"),
+    Private(_OPTIMIZATION + "ClosureResult._clone_loss", _PL, "overridden: nothing scales the loss in place"),
+    Private(_OPTIMIZATION + "ClosureResult.from_training_step_output", _PL, "overridden: HF has divided"),
     Private(_EVAL + "run", _PL, "called in the middle of fit"),
+    Private(_EVAL[:-1] + "#_data_source", _PL, "given HF's dataloader"),
+    Private(_EVAL[:-1] + "#_max_batches", _PL, "infinite where only the data sets a limit"),
+    Private(_PREDICT + ".run", _PL, "called in the middle of fit"),
+    Private(_PREDICT + "#_data_source", _PL, "given HF's dataloader"),
+    Private(_PREDICT + "._on_predict_model_train", _PL, "overridden: HF leaves the model in eval mode"),
     Private(
-        "lightning.pytorch.loops.prediction_loop:_PredictionLoop.run",
+        "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector#_first_loop_iter",
         _PL,
-        "called in the middle of fit",
+        "put back after an evaluation in the middle of fit",
     ),
-    Private(
-        "lightning.pytorch.plugins.precision:Precision._after_closure",
-        _PL,
-        "called between backward and step",
-    ),
+    Private("lightning.pytorch.plugins.precision:Precision._after_closure", _PL, "called before the step"),
     Private("lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"),
+    Private("lightning.pytorch.core.module:LightningModule._apply_batch_transfer_handler", _PL, "overridden"),
+    Private("transformers.trainer:Trainer#_memory_tracker", _HF, "stopped at the end of training"),
+    Private("transformers.trainer:Trainer#_total_loss_scalar", _HF, "set when training begins"),
+    Private("transformers.trainer:Trainer#_globalstep_last_logged", _HF, "set when training begins"),
+    Private("transformers.trainer:Trainer#_created_lr_scheduler", _HF, "reset when training begins"),
+    Private("transformers.trainer:Trainer#_train_batch_size", _HF, "set when a batch size has been found"),
     Private(
-        "lightning.pytorch.core.module:LightningModule._apply_batch_transfer_handler",
-        _PL,
-        "overridden",
+        "transformers.trainer:Trainer#_tr_loss", _HF5, "accumulated; kept under this name on older releases"
     ),
+    Private("accelerate:Accelerator#_models", _AC, "filled by the accelerator face"),
+    Private("accelerate:Accelerator#_optimizers", _AC, "filled by the accelerator face"),
+    Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
 )
 
 
@@ -109,6 +128,7 @@ def resolve(where: str) -> Any:
         UpstreamError: if the installed release no longer has it.
     """
     module, _, path = where.partition(":")
+    path, _, attribute = path.partition("#")
     found: Any = importlib.import_module(module)
     for part in path.split("."):
         try:
@@ -119,4 +139,10 @@ def resolve(where: str) -> Any:
                 "Find its new place and update compat/upstream/private.py."
             )
             raise UpstreamError(msg) from error
+    if attribute and f"self.{attribute}" not in inspect.getsource(found):
+        msg = (
+            f"`{where}`: instances no longer have it. "
+            "Find its new place and update compat/upstream/private.py."
+        )
+        raise UpstreamError(msg)
     return found
