@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
 from compat.engine.precision import HFPrecision
+from compat.engine.signals import SignalConnector
 from compat.engine.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def build_trainer(
             plugins=[LightningEnvironment()],
             default_root_dir=default_root_dir,
         )
+    trainer._signal_connector = SignalConnector(trainer)
     trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
     trainer.predict_loop = PredictionLoop(trainer)
     return trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelerate import skip_first_batches
+from transformers import trainer as hf_trainer
 
 from compat.engine.session import MicroBatch
 
@@ -72,7 +72,7 @@ class WindowLoader:
         session = self._session
         if not session.resumes_epoch or session.steps_trained == 0:
             return session.dataloader, 0
-        return skip_first_batches(session.dataloader, session.steps_trained), session.steps_trained
+        return hf_trainer.skip_first_batches(session.dataloader, session.steps_trained), session.steps_trained
 
 
 class EvaluationLoader:

@@ -13,7 +13,6 @@ from lightning.pytorch.loops.optimization.automatic import ClosureResult, _Autom
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from compat.engine.data import ENDLESS
@@ -155,8 +154,6 @@ class TrainingEpochLoop(_TrainingEpochLoop):
             super().on_advance_end(data_fetcher)
         else:
             self._batches_that_stepped += not self._should_accumulate()
-            if self.trainer.received_sigterm:
-                raise SIGTERMException
         control = self._session.hf.control
         # A Lightning callback that stops the run is obeyed as an HF one would be.
         control.should_training_stop |= self.trainer.should_stop

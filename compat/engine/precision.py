@@ -64,8 +64,6 @@ def set_autocast(model: nn.Module, device_type: str, mixed_precision: str) -> No
         _restore_forward(model, current)
     if mixed_precision in DTYPES:
         wrapped = AutocastForward(model, device_type, mixed_precision)
-        # Where accelerate looks for what `unwrap_model(keep_fp32_wrapper=False)` brings back.
-        vars(model)["_original_forward"] = wrapped.forward
         vars(model)["forward"] = wrapped
 
 
@@ -73,7 +71,6 @@ def _restore_forward(model: nn.Module, wrapped: AutocastForward) -> None:
     del vars(model)["forward"]
     if getattr(wrapped.forward, "__func__", None) is not type(model).forward:
         vars(model)["forward"] = wrapped.forward
-    vars(model).pop("_original_forward", None)
 
 
 def _listened_to(module: pl.LightningModule) -> bool:

@@ -6,21 +6,27 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class SignalConnector(_SignalConnector):
+    """Leaves the handlers of the process as they are: a script and HF's callbacks have their own."""
+
+    @override
+    def register_signal_handlers(self) -> None:
+        """Nothing: under HF a signal does what the script has it do."""
+
+
 @contextlib.contextmanager
 def propagating() -> Iterator[None]:
-    """Let signals end the script as they should: Ctrl-C as KeyboardInterrupt, SIGTERM with its own status."""
+    """Let Ctrl-C reach the script, which Lightning would turn into an exit with the signal switched off."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SIGTERMException:
-        # Lightning has finished the batch; a scheduler is told what ended the process.
-        raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as error:
         interrupt = error.__context__
         if isinstance(interrupt, KeyboardInterrupt):

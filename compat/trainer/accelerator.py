@@ -35,7 +35,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @classmethod
     def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
-        """Give `accelerator` this face, and a state that no other trainer in the process can change."""
+        """Give `accelerator` this face, and a state that no other trainer in the process can change.
+
+        A subclass may build an accelerator of its own, or put one in the place of ours: it is adopted too.
+        """
+        if isinstance(accelerator, cls):
+            return accelerator
         accelerator.__class__ = cls
         face: LightningAccelerator = accelerator
         face._lightning = face._session = None
@@ -114,16 +119,44 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         """
         # LOMO fuses the update into the backward, for which HF tells it the rate.
         rate = kwargs.pop("learning_rate", None)
+        if self.gradient_accumulation_steps != 1:
+            loss = loss / self.gradient_accumulation_steps
         if rate is not None and getattr(self, "has_lomo_optimizer", False):
             self._lomo_backward(loss, rate)
         elif self._session is None or self._lightning is None:
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
             scaled.backward(**kwargs)
-        elif self._session.defers_backward and self._session.pending_loss is None:
+        elif self._defers(loss):
             self._session.pending_loss, self._session.backward_options = loss, kwargs
         else:
             optimizers = self._lightning.optimizers
             self._lightning.strategy.backward(loss, optimizers[0] if optimizers else None, **kwargs)
+
+    def _defers(self, loss: torch.Tensor) -> bool:
+        """Whether Lightning's closure is to run this backward; what cannot be a loss raises at once."""
+        session = self._session
+        if session is None or not session.defers_backward or session.pending_loss is not None:
+            return False
+        return isinstance(loss, torch.Tensor) and loss.numel() == 1
+
+    @override
+    def unwrap_model(
+        self, model: nn.Module, keep_fp32_wrapper: bool = True, keep_torch_compile: bool = True
+    ) -> nn.Module:
+        """The model itself.
+
+        Args:
+            model: a model, wrapped or not.
+            keep_fp32_wrapper: whether it goes on computing in mixed precision.
+            keep_torch_compile: whether it stays compiled.
+
+        Returns:
+            The innermost model.
+        """
+        unwrapped: nn.Module = super().unwrap_model(model, keep_torch_compile=keep_torch_compile)
+        if not keep_fp32_wrapper:
+            set_autocast(unwrapped, self.device.type, "no")
+        return unwrapped
 
     def _lomo_backward(self, loss: torch.Tensor, rate: float) -> None:
         for optimizer in self._optimizers:

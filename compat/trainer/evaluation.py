@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from compat.engine.evaluation import Evaluation, is_fitting, is_running, run_evaluation
 from compat.engine.module import TrainerModule
+from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.training import TrainingMixin
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class EvaluationMixin(TrainingMixin):
 
     def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
         args = self.args
+        self.accelerator = LightningAccelerator.adopt(self.accelerator)
         model: nn.Module = self._wrap_model(self.model, training=False, dataloader=dataloader)
         if len(self.accelerator._models) == 0 and model is self.model:
             start = time.time()
@@ -106,6 +108,9 @@ class EvaluationMixin(TrainingMixin):
 
     def _announce_evaluation(self, dataloader: Any, description: str) -> None:
         logger.info(f"\n***** Running {description} *****")
-        count = self.num_examples(dataloader) if has_length(dataloader) else "Unknown"
-        logger.info(f"  Num examples: {count}")
+        logger.info(
+            f"  Num examples = {self.num_examples(dataloader)}"
+            if has_length(dataloader)
+            else "  Num examples: Unknown"
+        )
         logger.info(f"  Batch size = {self.args.eval_batch_size}")

@@ -15,7 +15,8 @@ from compat.engine.data import WindowLoader
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
-from compat.upstream.trainer import HFTrainer, TrainerSeams
+from compat.trainer.accelerator import LightningAccelerator
+from compat.upstream.trainer import HF_TRAINING_STEP, TrainerSeams
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -96,6 +97,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train in `lightning.pytorch.Trainer.fit`, in place of HF's loop."""
+        self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
         self._adopt_batch_size(batch_size)
         dataloader = self.get_train_dataloader()
@@ -136,8 +138,9 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
 
     def _leaves_backward_to_lightning(self) -> bool:
         """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""
-        method = self.training_step
-        return getattr(method, "__func__", None) is HFTrainer.training_step
+        method = getattr(self.training_step, "__func__", None)
+        is_watched = "backward" in vars(self.accelerator)
+        return method is HF_TRAINING_STEP and not is_watched
 
     def _scheduler_waits_for_metrics(self) -> bool:
         """Whether HF steps the scheduler with the metrics of an evaluation."""

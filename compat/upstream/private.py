@@ -104,6 +104,9 @@ PRIVATE = (
         _PL,
         "put back after an evaluation in the middle of fit",
     ),
+    Private(
+        "lightning.pytorch.trainer.trainer:Trainer#_signal_connector", _PL, "replaced: signals are left alone"
+    ),
     Private("lightning.pytorch.plugins.precision:Precision._after_closure", _PL, "called before the step"),
     Private("lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"),
     Private("lightning.pytorch.core.module:LightningModule._apply_batch_transfer_handler", _PL, "overridden"),

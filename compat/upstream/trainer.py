@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 TRAINER_STATE_NAME = "trainer_state.json"
 
+HF_TRAINING_STEP = HFTrainer.training_step
+"""HF's own training step, also where a test or a tool has put another in its place."""
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -3,12 +3,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import accelerate
+import pytest
 import torch
+import transformers
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from tests.small import trainer
+import compat
+from compat.trainer.accelerator import LightningAccelerator
+from tests.small import losses, trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +53,6 @@ def test_backward_outside_of_a_run(tmp_path: Path) -> None:
 
 
 def test_gradients_are_in_sync_at_the_end_of_a_window(tmp_path: Path) -> None:
-    import compat
-
     seen: list[bool] = []
 
     class Looking(compat.Trainer):
@@ -60,3 +62,64 @@ def test_gradients_are_in_sync_at_the_end_of_a_window(tmp_path: Path) -> None:
 
     trainer(tmp_path, Looking, gradient_accumulation_steps=3, max_steps=2).train()
     assert seen == [False, False, True] * 2
+
+
+def test_an_accelerator_that_a_subclass_builds_is_adopted(tmp_path: Path) -> None:
+    def with_own_accelerator(base: type) -> type:
+        class Own(base):
+            def create_accelerator_and_postprocess(self) -> None:
+                super().create_accelerator_and_postprocess()
+                self.accelerator = accelerate.Accelerator(cpu=True)
+                self.gather_function = self.accelerator.gather_for_metrics
+
+        return Own
+
+    theirs = trainer(tmp_path, with_own_accelerator(transformers.Trainer))
+    theirs.train()
+    ours = trainer(tmp_path, with_own_accelerator(compat.Trainer))
+    ours.train()
+    assert losses(ours) == losses(theirs)
+    replaced = trainer(tmp_path)
+    replaced.accelerator = accelerate.Accelerator(cpu=True)
+    assert replaced.evaluate()["eval_loss"] > 0
+    assert isinstance(replaced.accelerator, LightningAccelerator)
+
+
+def test_its_own_accumulation_divides_the_loss(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    face = trainer(tmp_path).accelerator
+    face.gradient_accumulation_steps = 4
+    face.backward((weight * 3).sum())
+    assert weight.grad is not None
+    assert weight.grad.item() == 0.75
+
+
+def test_unwrapping_takes_mixed_precision_off(tmp_path: Path) -> None:
+    half = trainer(tmp_path, bf16=True)
+    half.train()
+    assert "forward" in vars(half.model)
+    assert half.accelerator.unwrap_model(half.model, keep_fp32_wrapper=False) is half.model
+    assert "forward" not in vars(half.model)
+    assert half.model(torch.ones(1, 4))["logits"].shape == (1, 1)
+
+
+def test_a_spy_on_backward_sees_gradients(tmp_path: Path) -> None:
+    ours = trainer(tmp_path)
+    backward, seen = ours.accelerator.backward, []
+
+    def spy(loss: torch.Tensor, **kwargs: object) -> None:
+        backward(loss, **kwargs)
+        seen.append(ours.model.out.weight.grad is not None)
+
+    ours.accelerator.backward = spy
+    ours.train()
+    assert seen == [True, True, True]
+
+
+def test_a_loss_that_is_no_scalar_is_refused_by_torch(tmp_path: Path) -> None:
+    class Vector(compat.Trainer):
+        def compute_loss(self, model: nn.Module, inputs: dict, **kwargs: object) -> torch.Tensor:
+            return model(**inputs)["logits"].flatten()
+
+    with pytest.raises(RuntimeError, match="only for scalar outputs"):
+        trainer(tmp_path, Vector).train()
