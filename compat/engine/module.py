@@ -118,7 +118,8 @@ class TrainerModule(pl.LightningModule):
         hf = run.hf
         run.epoch = self.trainer.current_epoch
         run.seen_batch = hf.counts_skipped_batches and run.resumes_epoch and run.steps_trained > 0
-        run.grad_norm = run.learning_rate = None
+        if hf.begins_epochs_afresh:
+            run.grad_norm = run.learning_rate = None
         hf._forget_past()
         if hf.seeds_epoch_before_callbacks:
             hf._seed_epoch(run.dataloader, run.epoch)
@@ -158,15 +159,17 @@ class TrainerModule(pl.LightningModule):
         total = hf._tr_loss
         if hf.args.logging_nan_inf_filter and not math.isfinite(loss.item()):
             # A loss that is not a number counts as the average of those since the last log.
-            total += total / (1 + hf.state.global_step - hf._globalstep_last_logged)
-            return
-        if total.device != loss.device:
+            loss = total / (1 + hf.state.global_step - hf._globalstep_last_logged)
+        elif total.device != loss.device:
             msg = (
                 f"Calculated loss must be on the original device: {total.device} "
                 f"but device in use is {loss.device}"
             )
             raise ValueError(msg)
-        total += loss
+        if hf.adds_losses_in_place:
+            total += loss
+        else:
+            hf._tr_loss = total + loss
 
     @override
     def configure_gradient_clipping(
@@ -178,7 +181,8 @@ class TrainerModule(pl.LightningModule):
         """Clip and measure in HF's way; Lightning's hook comes before its clipping, HF's event after it."""
         run = self.run
         norm = run.hf._clip_and_measure_gradients(run.model)
-        run.grad_norm = norm
+        if norm is not None:
+            run.grad_norm = norm
         run.fire("on_pre_optimizer_step")
 
     @override

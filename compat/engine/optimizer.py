@@ -24,6 +24,7 @@ class SyncedOptimizer(Optimizer):
         # The base class would set up parameters of its own; these are the optimizer's.
         self.optimizer = optimizer
         self._gradient_state = gradient_state
+        self.step_was_skipped = False
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -35,35 +35,40 @@ def autocast(
 class AutocastForward:
     """A model's forward under autocast, with outputs in fp32; copies and pickles with its model."""
 
-    def __init__(self, model: nn.Module, device_type: str, mixed_precision: str) -> None:
+    def __init__(
+        self, model: nn.Module, device_type: str, mixed_precision: str, options: dict[str, Any]
+    ) -> None:
         self.forward = model.forward
         self.device_type = device_type
         self.mixed_precision = mixed_precision
+        self.options = options
         # Sets `__wrapped__`, by which `inspect.signature` tells HF which columns the model takes.
         functools.update_wrapper(self, self.forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model's own forward."""
-        with autocast(self.device_type, self.mixed_precision):
+        with autocast(self.device_type, self.mixed_precision, **self.options):
             outputs = self.forward(*args, **kwargs)
         return convert_to_fp32(outputs)
 
 
-def set_autocast(model: nn.Module, device_type: str, mixed_precision: str) -> None:
+def set_autocast(model: nn.Module, device_type: str, mixed_precision: str, **options: Any) -> None:
     """Have `model` compute in `mixed_precision`, in place of what an earlier trainer has set.
 
     Args:
         model: the model; its `forward` is replaced on the instance.
         device_type: kind of the device it runs on.
         mixed_precision: "no", "bf16" or "fp16".
+        options: further options of `torch.autocast`.
     """
     current = vars(model).get("forward")
     if isinstance(current, AutocastForward):
-        if (current.device_type, current.mixed_precision) == (device_type, mixed_precision):
+        wanted = (device_type, mixed_precision, options)
+        if (current.device_type, current.mixed_precision, current.options) == wanted:
             return
         _restore_forward(model, current)
     if mixed_precision in DTYPES:
-        wrapped = AutocastForward(model, device_type, mixed_precision)
+        wrapped = AutocastForward(model, device_type, mixed_precision, options)
         vars(model)["forward"] = wrapped
 
 
@@ -133,5 +138,5 @@ class HFPrecision(Precision):
         self.scaler.step(getattr(optimizer, "optimizer", optimizer), **kwargs)
         self.scaler.update()
         # The scale shrinks exactly when gradients overflowed and the step was left out.
-        self.step_was_skipped = self.scaler.get_scale() < scale
+        self.step_was_skipped = optimizer.step_was_skipped = self.scaler.get_scale() < scale
         return result

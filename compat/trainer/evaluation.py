@@ -66,6 +66,8 @@ class EvaluationMixin(TrainingMixin):
         self._forget_past()
         lightning, module = self._evaluating_lightning()
         run_evaluation(lightning, module, evaluation, dataloader)
+        # What `past_index` has carried through the evaluation is nothing to train on.
+        self._forget_past()
         return evaluation.result(dataloader)
 
     def _evaluating_lightning(self) -> tuple[pl.Trainer, TrainerModule]:

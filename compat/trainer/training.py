@@ -15,8 +15,9 @@ from compat.engine.data import WindowLoader
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
+from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
-from compat.upstream.trainer import HF_TRAINING_STEP, TrainerSeams
+from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP, TrainerSeams
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -97,6 +98,12 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train in `lightning.pytorch.Trainer.fit`, in place of HF's loop."""
+        if getattr(type(self), "_run_epoch", None) is not HF_RUN_EPOCH:
+            msg = (
+                f"`{type(self).__name__}._run_epoch`: overridden, but the epoch is run by Lightning, "
+                "which would not call it. Override `training_step` or `get_batch_samples`, or use a callback."
+            )
+            raise CompatError(msg)
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
         self._adopt_batch_size(batch_size)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 TRAINER_STATE_NAME = "trainer_state.json"
 
+HF_RUN_EPOCH = getattr(HFTrainer, "_run_epoch", None)
+"""The one method of HF's engine that is not called: the epoch is Lightning's to run."""
+
 HF_TRAINING_STEP = HFTrainer.training_step
 """HF's own training step, also where a test or a tool has put another in its place."""
 
@@ -54,10 +57,16 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
         seeds_epoch_before_callbacks: whether samplers learn of an epoch before its callbacks do.
         counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts
             from the first batch it fetches, so that a last window cut short is not stepped there.
+        adds_losses_in_place: whether losses add up in the type and shape of the sum; otherwise the sum takes
+            those of the losses.
+        begins_epochs_afresh: whether an epoch that makes no step logs neither the gradient norm nor the
+            learning rate of the one before.
     """
 
     seeds_epoch_before_callbacks: ClassVar[bool]
     counts_skipped_batches: ClassVar[bool]
+    adds_losses_in_place: ClassVar[bool]
+    begins_epochs_afresh: ClassVar[bool]
     state: Any
     control: Any
     optimizer: Any
@@ -99,6 +108,8 @@ class _ReleasedSeams(_CommonSeams):
 
     seeds_epoch_before_callbacks: ClassVar[bool] = False
     counts_skipped_batches: ClassVar[bool] = True
+    adds_losses_in_place: ClassVar[bool] = True
+    begins_epochs_afresh: ClassVar[bool] = True
 
     def _adopt_batch_size(self, batch_size: int) -> None:
         if self.args.auto_find_batch_size:
@@ -153,6 +164,8 @@ class _SuppliedSeams(_CommonSeams):
 
     seeds_epoch_before_callbacks: ClassVar[bool] = True
     counts_skipped_batches: ClassVar[bool] = False
+    adds_losses_in_place: ClassVar[bool] = False
+    begins_epochs_afresh: ClassVar[bool] = False
 
     def _adopt_batch_size(self, batch_size: int) -> None:
         self._train_batch_size = batch_size

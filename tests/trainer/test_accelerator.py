@@ -8,6 +8,7 @@ import torch
 import transformers
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs
 from torch import nn
 
 import compat
@@ -123,3 +124,19 @@ def test_a_loss_that_is_no_scalar_is_refused_by_torch(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="only for scalar outputs"):
         trainer(tmp_path, Vector).train()
+
+
+def test_its_autocast_handler_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # HF's own Trainer of transformers 4 is told by this alone; our arguments keep it to themselves.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+
+    def run(base: type, **options: object) -> list[float]:
+        made = trainer(tmp_path, base, bf16=True)
+        for name, value in options.items():
+            setattr(made.accelerator, name, value)
+        made.train()
+        return losses(made)
+
+    off = AutocastKwargs(enabled=False)
+    assert run(compat.Trainer, autocast_handler=off) == run(transformers.Trainer, autocast_handler=off)
+    assert run(compat.Trainer, autocast_handler=off) != run(compat.Trainer)

@@ -9,6 +9,7 @@ import transformers
 from torch import nn
 
 import compat
+from compat.errors import CompatError
 from compat.upstream.trainer import HFTrainer
 from tests.small import Regression, losses, rows, trainer
 
@@ -142,3 +143,37 @@ def test_backward_is_lightnings_unless_somebody_may_look_at_gradients(tmp_path: 
     looking.train()
     assert losses(plain) == losses(looking)
     assert compat.Trainer.training_step is HFTrainer.training_step
+
+
+@pytest.mark.skipif(not hasattr(HFTrainer, "_run_epoch"), reason="came with transformers 5")
+def test_an_overridden_epoch_is_refused(tmp_path: Path) -> None:
+    class Own(compat.Trainer):
+        def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+            raise AssertionError
+
+    with pytest.raises(CompatError, match=r"`Own._run_epoch`: overridden"):
+        trainer(tmp_path, Own).train()
+
+
+def test_losses_of_a_double_model_add_up_as_in_hf(tmp_path: Path) -> None:
+    doubled = [{name: value.double() for name, value in row.items()} for row in rows()]
+
+    def run(base: type) -> tuple[float, list[float]]:
+        torch.manual_seed(0)
+        made = trainer(tmp_path, base, model=Regression().double(), train_dataset=doubled)
+        return made.train().training_loss, losses(made)
+
+    assert run(compat.Trainer) == run(HFTrainer)
+
+
+def test_clipping_that_is_switched_off_midway_logs_as_in_hf(tmp_path: Path) -> None:
+    class Switch(transformers.TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            args.max_grad_norm = float(state.global_step % 2)
+
+    def run(base: type) -> list[Any]:
+        made = trainer(tmp_path, base, callbacks=[Switch()])
+        made.train()
+        return [entry.get("grad_norm") for entry in made.state.log_history]
+
+    assert run(compat.Trainer) == run(HFTrainer)
