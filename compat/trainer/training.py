@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning
-import torch
 from transformers.utils import logging
 
 from compat.checkpoint import HFCheckpointIO
@@ -17,6 +16,7 @@ from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
+from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP, TrainerSeams
 
 if TYPE_CHECKING:
@@ -151,12 +151,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
 
     def _scheduler_waits_for_metrics(self) -> bool:
         """Whether HF steps the scheduler with the metrics of an evaluation."""
-        kinds: tuple[type, ...] = (torch.optim.lr_scheduler.ReduceLROnPlateau,)
-        try:
-            from transformers.optimization import GreedyLR
-        except ImportError:
-            return isinstance(self.lr_scheduler, kinds)
-        return isinstance(self.lr_scheduler, (*kinds, GreedyLR))
+        return isinstance(self.lr_scheduler, SCHEDULERS_THAT_WAIT)
 
     def _announce_training(self, session: Session) -> None:
         schedule, args = session.schedule, self.args

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
+from transformers import optimization
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,8 @@ HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 EVALUATION_FILTERS_NAN_LOSSES = mentions(transformers.Trainer.evaluation_loop, "logging_nan_inf_filter")
 """transformers 5 leaves non-finite losses out of `eval_loss` when `logging_nan_inf_filter` is set."""
 
-SCHEDULE_TAKES_BATCH_SIZE = (
-    "total_train_batch_size" in inspect.signature(transformers.Trainer.set_initial_training_values).parameters
+SCHEDULERS_THAT_WAIT: tuple[type, ...] = (
+    torch.optim.lr_scheduler.ReduceLROnPlateau,
+    *filter(None, (getattr(optimization, "GreedyLR", None),)),
 )
-"""transformers 4 passes the total batch size in, and gets back whether training goes by epochs."""
+"""Schedulers that HF steps with the metrics of an evaluation; `GreedyLR` came with transformers 5."""

@@ -15,7 +15,7 @@ import transformers
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
 from transformers.trainer_callback import ExportableState, TrainerState
-from transformers.trainer_utils import TrainOutput, has_length, speed_metrics
+from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from compat.upstream.features import HAS_TRAINING_SEAMS
 from compat.upstream.schedule import Schedule
@@ -348,5 +348,3 @@ def _inner_training_loop(tracker: Any, metrics: dict[str, float]) -> None:
 
 TrainerSeams: type[Any] = _ReleasedSeams if HAS_TRAINING_SEAMS else _SuppliedSeams
 """The base of our Trainer: HF's, with every seam under the newest release's name."""
-
-__all__ = ["HFTrainer", "Schedule", "TrainerSeams", "has_length"]
