@@ -20,3 +20,7 @@ class UpstreamError(CompatError, RuntimeError):
 
 class InstallError(CompatError, RuntimeError):
     """`compat.install()` found something that it cannot patch; nothing has been touched."""
+
+
+class UnknownArgumentError(ArgumentError, TypeError):
+    """An argument that does not exist; a `TypeError`, as Python itself raises for one."""

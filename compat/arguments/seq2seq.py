@@ -1,4 +1,4 @@
-"""`Seq2SeqTrainingArguments`: HF's class, without its side effects on the process."""
+"""`Seq2SeqTrainingArguments`: the arguments of a run that generates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Seq2SeqTrainingArguments(TrainingArguments, transformers.Seq2SeqTrainingAr
     tokens.
 
     Raises:
-        ValueError: HF's own errors for values that contradict each other.
+        ArgumentError: as `TrainingArguments`.
     """
 
     __doc__ = transformers.Seq2SeqTrainingArguments.__doc__

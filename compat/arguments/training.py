@@ -1,40 +1,213 @@
-"""`TrainingArguments`: HF's class, without its side effects on the process."""
+"""`TrainingArguments`: HF's class for every generation, without its side effects on the process."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import inspect
+import json
+import math
+import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
+from typing_extensions import Self
 
+from compat.arguments import lightning as lightning_flags
+from compat.arguments.checks import Problem, nearest, problems
+from compat.arguments.fields import SECRETS
+from compat.arguments.generations import migrate
+from compat.arguments.names import COMPLETE, native_defaults, warn_of_old_names, with_other_names
+from compat.arguments.setters import with_all_parameters
+from compat.errors import ArgumentError, UnknownArgumentError
+from compat.upstream.choices import CHOICES
 from compat.upstream.environment import contained
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-class SelfContained:
-    """Keeps what HF's arguments write into the environment on the instance that wrote it.
-
-    Mixed precision, compilation and sharding reach accelerate as `ACCELERATE_*` and `FSDP_*` variables, and
-    would be read by the next run in the same process. The trainer shows them to accelerate only while it
-    builds the accelerator of this run.
-    """
-
-    accelerate_environment: dict[str, str]
-
-    def __post_init__(self) -> None:
-        with contained() as written:
-            super().__post_init__()  # type: ignore[misc]
-        # Fields alone make up `to_dict()`; this is no field, so that it is never logged or saved with them.
-        object.__setattr__(self, "accelerate_environment", written)
+_OfAllGenerations: Any = with_other_names(transformers.TrainingArguments, __name__)
 
 
+@with_all_parameters
 @dataclass(repr=False)
-class TrainingArguments(SelfContained, transformers.TrainingArguments):  # type: ignore[misc]
+class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     """The arguments of a training run: HF's fields, defaults and methods, letter for letter.
 
     Mirrors `transformers.TrainingArguments`; an instance is one. Step counts are update steps (optimizer
-    steps), batch sizes are samples per device and micro-step.
+    steps), batch sizes are samples per device and micro-step. The names of other generations are taken too,
+    and mean what today's names mean; an old name gives a `FutureWarning` that tells the new one.
+
+    Mixed precision, compilation and sharding reach accelerate as `ACCELERATE_*` and `FSDP_*` variables, which
+    HF's class leaves in the environment for the next run to read. This one keeps them in
+    `accelerate_environment`; the trainer shows them to accelerate only while it builds the accelerator.
+
+    Args:
+        lightning: flags of `lightning.pytorch.Trainer` by name, which win over what HF's arguments say. What
+            contradicts HF's semantics is refused.
 
     Raises:
-        ValueError: HF's own errors for values that contradict each other.
+        ArgumentError: a name that does not exist, a value of the wrong type or out of range, arguments that
+            contradict each other: all problems at once, before anything is built. It is a `ValueError`.
     """
 
-    __doc__ = transformers.TrainingArguments.__doc__
+    __doc__ = (transformers.TrainingArguments.__doc__ or "") + (
+        "\n    Args of compat:\n"
+        "        lightning (`dict`, *optional*):\n"
+        "            Flags of `lightning.pytorch.Trainer`, which win over what the other arguments say.\n"
+    )
+
+    other_names: ClassVar[frozenset[str]]
+    accelerate_environment: ClassVar[dict[str, str]] = {}
+    given_otherwise: ClassVar[dict[str, Any]] = {}
+
+    lightning: dict[str, Any] | str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Flags of Lightning's Trainer as JSON; --lightning.FLAG VALUE gives a single one."},
+    )
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+        """Refuse names that no generation knows, with the nearest one that exists."""
+        parameters = inspect.signature(cls.__init__).parameters
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        unknown = [] if takes_any else [name for name in kwargs if name not in parameters]
+        if unknown:
+            msg = "\n".join(
+                f"`{name}={kwargs[name]!r}`: {cls.__name__} has no such argument. "
+                f"{nearest(name, parameters) or 'Remove it.'}"
+                for name in unknown
+            )
+            raise UnknownArgumentError(msg)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        values = vars(self)
+        migrated = migrate(values, native_defaults(type(self)))
+        found = [*map(Problem, migrated.problems), *self._take_lightning()]
+        found += problems(values, CHOICES)
+        if found:
+            self._refuse(found)
+        warn_of_old_names(migrated.old, values)
+        with contained() as written, _said_already(migrated.old):
+            super().__post_init__()
+        # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
+        values.update({COMPLETE: written, "given_otherwise": migrated.given})
+
+    def _take_lightning(self) -> list[Problem]:
+        if isinstance(self.lightning, str):
+            try:
+                self.lightning = json.loads(self.lightning)
+            except json.JSONDecodeError as error:
+                text = (
+                    f'`lightning={self.lightning!r}`: not JSON ({error}). Give \'{{"profiler": "simple"}}\'.'
+                )
+                return [Problem(text)]
+        if not isinstance(self.lightning, (dict, type(None))):
+            text = f"`lightning={self.lightning!r}`: flags by name are wanted. Give {{'profiler': 'simple'}}."
+            return [Problem(text)]
+        found = list(lightning_flags.problems(self.lightning or {}))
+        if not found:
+            lightning_flags.say(self.lightning or {}, vars(self))
+        return found
+
+    def _refuse(self, found: list[Problem]) -> None:
+        """Raise one error for all problems, with HF's own words where it has some."""
+        lines = [problem.text for problem in found]
+        cause = None
+        if any(problem.upstream_raises for problem in found):
+            try:
+                with contained(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    super().__post_init__()
+            except Exception as error:  # noqa: BLE001 (whatever HF raises for these values)
+                cause = error
+                lines.append(f"In transformers' words: {error}")
+        msg = "\n".join(lines)
+        raise ArgumentError(msg) from cause
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """The number of update steps over which the learning rate rises.
+
+        Mirrors `transformers.TrainingArguments.get_warmup_steps`; `warmup_steps` below 1 is a fraction of the
+        run under every release.
+
+        Args:
+            num_training_steps: length of the run in update steps.
+        """
+        if 0 < self.warmup_steps < 1:
+            return math.ceil(num_training_steps * self.warmup_steps)
+        steps: int = super().get_warmup_steps(num_training_steps)
+        return steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as plain data, tokens masked: the installed release's names, and what else was given.
+
+        Mirrors `transformers.TrainingArguments.to_dict`.
+        """
+        values = vars(self)
+        known: dict[str, Any] = super().to_dict()
+        shown = {name: value for name, value in known.items() if self._shows(name)}
+        if values.get("lightning") is not None:
+            shown["lightning"] = described(self.lightning)
+        return shown
+
+    def _shows(self, name: str) -> bool:
+        values = vars(self)
+        if name == "lightning":
+            return values.get(name) is not None
+        return name not in self.other_names or name in values
+
+    def __str__(self) -> str:
+        names = sorted(field.name for field in dataclasses.fields(self) if self._shows(field.name))
+        lines = [f"{name}={self._text(name)},\n" for name in names if not name.startswith("per_gpu_")]
+        return f"{type(self).__name__}(\n{''.join(lines)})"
+
+    __repr__ = __str__
+
+    def _text(self, name: str) -> str:
+        value = getattr(self, name)
+        if name.endswith("_token"):
+            return f"<{name.upper()}>"
+        if name == "lightning":
+            value = described(value)
+        is_record = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        return f"{dataclasses.asdict(value) if is_record else value}"
+
+
+def described(value: Any) -> Any:
+    """`value` as JSON can hold it: a live object by the name of its class."""
+    if isinstance(value, dict):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    kind = value if isinstance(value, type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@contextlib.contextmanager
+def fit_to_save(args: Any) -> Iterator[None]:
+    """Take secrets and live objects out of arguments while they are written to a file."""
+    values = vars(args)
+    hidden = {name: values[name] for name in (*SECRETS, "lightning") if values.get(name) is not None}
+    given = values.get("given_otherwise")
+    values.update({name: described(value) if name == "lightning" else None for name, value in hidden.items()})
+    if given is not None:
+        values["given_otherwise"] = {k: v for k, v in given.items() if k not in SECRETS}
+    try:
+        yield
+    finally:
+        values.update(hidden)
+        if given is not None:
+            values["given_otherwise"] = given
+
+
+@contextlib.contextmanager
+def _said_already(names: tuple[str, ...]) -> Iterator[None]:
+    """Keep back HF's own warnings of names that ours has warned of."""
+    with warnings.catch_warnings():
+        for name in names:
+            warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+        yield

@@ -65,9 +65,16 @@ def contained() -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def overlaid(variables: Mapping[str, str]) -> Iterator[None]:
     """Set `variables` for the block alone."""
+    before = {name: os.environ.get(name) for name in variables}
     with contained():
         os.environ.update(variables)
-        yield
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 _MARK = "_made_for_a_compat_trainer"

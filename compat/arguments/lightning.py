@@ -1,0 +1,196 @@
+"""`lightning={...}`: which flags of Lightning's Trainer can be given, and what becomes of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from compat.arguments.checks import Problem, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, MutableMapping
+
+
+class Fate(Enum):
+    """What becomes of a Lightning flag."""
+
+    PASSED = "passed to Lightning's Trainer"
+    SAID = "said by an HF argument"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag of `lightning.pytorch.Trainer`.
+
+    Attributes:
+        name: the flag.
+        fate: what becomes of it.
+        says: the HF argument that says it, where one does.
+        note: how, or why it is refused and what to give in its place.
+        allowed: values that a refused flag may have, since they are what holds anyway.
+    """
+
+    name: str
+    fate: Fate
+    says: str = ""
+    note: str = ""
+    allowed: tuple[Any, ...] = (None,)
+
+
+def _passed(names: str, note: str = "") -> tuple[Flag, ...]:
+    return tuple(Flag(name, Fate.PASSED, "", note) for name in names.split())
+
+
+_BY_HF = "HF's control decides at each step"
+
+FLAGS: dict[str, Flag] = {
+    flag.name: flag
+    for flag in (
+        *_passed("profiler detect_anomaly benchmark deterministic sync_batchnorm barebones"),
+        *_passed("callbacks logger plugins", "beside what HF has"),
+        *_passed("enable_model_summary enable_progress_bar enable_autolog_hparams model_registry"),
+        *_passed(
+            "default_root_dir", "where Lightning's own callbacks write; checkpoints stay in `output_dir`"
+        ),
+        *_passed("accelerator devices num_nodes strategy", "in place of what HF's arguments choose"),
+        *_passed(
+            "limit_train_batches", "micro-batches an epoch, or a fraction of them; schedules count them"
+        ),
+        *_passed("limit_val_batches limit_predict_batches", "batches a pass, or a fraction of them"),
+        *_passed(
+            "overfit_batches", "the same batches in every epoch, unshuffled, in training and evaluation"
+        ),
+        *_passed(
+            "fast_dev_run", "that many update steps and evaluation batches; nothing is saved or reported"
+        ),
+        *_passed("max_time", "training stops at the next update step, and saves where it saves at all"),
+        Flag("max_epochs", Fate.SAID, "num_train_epochs"),
+        Flag("max_steps", Fate.SAID, "max_steps", "update steps"),
+        Flag("accumulate_grad_batches", Fate.SAID, "gradient_accumulation_steps"),
+        Flag("gradient_clip_val", Fate.SAID, "max_grad_norm"),
+        Flag("log_every_n_steps", Fate.SAID, "logging_steps", "update steps"),
+        Flag("precision", Fate.SAID, "bf16", "and `fp16`"),
+        Flag(
+            "gradient_clip_algorithm",
+            Fate.REFUSED,
+            note="HF clips by norm. Give `max_grad_norm`, or override `_clip_grad_norm`",
+            allowed=(None, "norm"),
+        ),
+        Flag(
+            "val_check_interval",
+            Fate.REFUSED,
+            note=f"{_BY_HF}. Give `eval_strategy='steps'` and `eval_steps`",
+        ),
+        Flag(
+            "check_val_every_n_epoch",
+            Fate.REFUSED,
+            note=f"{_BY_HF}. Give `eval_strategy='epoch'`",
+            allowed=(None, 1),
+        ),
+        Flag(
+            "enable_checkpointing",
+            Fate.REFUSED,
+            note="checkpoints are HF's. Give `save_strategy`",
+            allowed=(None, False),
+        ),
+        Flag(
+            "num_sanity_val_steps",
+            Fate.REFUSED,
+            note="it would draw random numbers that HF does not. Give `eval_on_start=True`",
+            allowed=(None, 0),
+        ),
+        Flag(
+            "inference_mode",
+            Fate.REFUSED,
+            note="HF evaluates under no_grad, and code that it calls may use the outputs. Remove it",
+            allowed=(None, False),
+        ),
+        Flag(
+            "use_distributed_sampler",
+            Fate.REFUSED,
+            note="the order of samples is HF's. Override `_get_train_sampler`",
+            allowed=(None, False),
+        ),
+        Flag(
+            "reload_dataloaders_every_n_epochs",
+            Fate.REFUSED,
+            note="HF builds its loader once. Use a dataset with `set_epoch`",
+            allowed=(None, 0),
+        ),
+        *(
+            Flag(name, Fate.REFUSED, note=f"{_BY_HF}. Use a callback that resets `should_training_stop`")
+            for name in ("min_epochs", "min_steps")
+        ),
+        Flag(
+            "limit_test_batches",
+            Fate.REFUSED,
+            note="`predict` is HF's test. Give `limit_predict_batches`",
+        ),
+    )
+}
+"""Every flag of Lightning's Trainer."""
+
+PRECISIONS: dict[str, dict[str, bool]] = {
+    "bf16-mixed": {"bf16": True, "fp16": False},
+    "16-mixed": {"fp16": True, "bf16": False},
+    "32-true": {"bf16": False, "fp16": False},
+    "bf16": {"bf16": True, "fp16": False},
+    "16": {"fp16": True, "bf16": False},
+    "32": {"bf16": False, "fp16": False},
+}
+"""Lightning's name of a precision → the HF arguments that say it."""
+
+
+def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with `lightning={...}`."""
+    for name, value in flags.items():
+        flag = FLAGS.get(name)
+        given = f"`lightning={{{name!r}: {value!r}}}`"
+        if flag is None:
+            guess = nearest(name, FLAGS) or "docs/arguments.md lists them all."
+            yield Problem(f"{given}: Lightning's Trainer has no such flag. {guess}")
+        elif flag.fate is Fate.REFUSED and value not in flag.allowed:
+            yield Problem(f"{given}: {flag.note}.")
+        elif name == "precision" and str(value) not in PRECISIONS:
+            yield Problem(f"{given}: HF trains in {', '.join(list(PRECISIONS)[:3])}. Give one of them.")
+
+
+def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
+    """Put what HF arguments say into them; Lightning's flag wins."""
+    for name, value in flags.items():
+        flag = FLAGS.get(name)
+        if flag is None or value is None:
+            continue
+        if name == "precision":
+            values.update(PRECISIONS.get(str(value), {}))
+        elif flag.fate is Fate.SAID:
+            values[flag.says] = value
+    if flags.get("accelerator") == "cpu":
+        values["use_cpu"] = True
+    if flags.get("enable_progress_bar") is False:
+        values["disable_tqdm"] = True
+    if flags.get("overfit_batches"):
+        values["train_sampling_strategy"] = "sequential"
+    if updates := int(flags.get("fast_dev_run") or 0):
+        values.update(max_steps=updates, save_strategy="no", load_best_model_at_end=False, report_to="none")
+        values["push_to_hub"] = False
+
+
+def limit(flags: Mapping[str, Any], name: str) -> float | int | None:
+    """How many batches, or which fraction of them, a pass may have.
+
+    Args:
+        flags: the flags that were given.
+        name: "limit_train_batches", "limit_val_batches" or "limit_predict_batches".
+
+    Returns:
+        A number of batches, a fraction of them, or None for all.
+    """
+    if name != "limit_train_batches" and flags.get("fast_dev_run"):
+        return int(flags["fast_dev_run"])
+    if name != "limit_predict_batches" and flags.get("overfit_batches"):
+        found: float | int = flags["overfit_batches"]
+        return found
+    return flags.get(name)

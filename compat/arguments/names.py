@@ -1,0 +1,151 @@
+# ruff: noqa: UP007, UP045 (the types are objects, which HF's parser of command lines takes apart)
+"""Fields for the names of other generations, on a class that is built from the installed release's."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from compat.arguments.fields import FIELDS, Field
+from compat.arguments.generations import ALONE, NEW, OLD, migration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The forms that HF's parser of command lines understands.
+_TYPES: dict[str, Any] = {
+    "bool": Optional[bool],
+    "int": Optional[int],
+    "float": Optional[float],
+    "dict": Optional[Union[dict, str]],
+}
+
+COMPLETE = "accelerate_environment"
+"""An attribute that an instance has once it has been set up."""
+
+
+class OtherName:
+    """Attribute access by the name of another generation.
+
+    Where another name says the same, it is a view on that one; otherwise it holds the value that was given,
+    or else the default of its generation.
+
+    Args:
+        field: the argument.
+    """
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+
+    def __get__(self, args: Any, owner: type | None = None) -> Any:
+        # On the class it is what dataclasses take for the default: not given.
+        if args is None:
+            return None
+        values = vars(args)
+        if self.field.name in values:
+            return values[self.field.name]
+        # A copy of the arguments gets what is said by the other name, and must not be told twice.
+        if _asked_by_dataclasses() or COMPLETE not in values:
+            return None
+        found = migration(self.field.name, native_defaults(type(args)))
+        return self.field.default if found is None else found.read(values)
+
+    def __set__(self, args: Any, value: Any) -> None:
+        values = vars(args)
+        found = migration(self.field.name, native_defaults(type(args)))
+        if value is None:
+            values.pop(self.field.name, None)
+        elif found is None or COMPLETE not in values:
+            values[self.field.name] = value
+        else:
+            found.write(values, value, {})
+
+
+def _asked_by_dataclasses() -> bool:
+    return sys._getframe(2).f_globals.get("__name__") == "dataclasses"
+
+
+@functools.cache
+def native_defaults(kind: type[Any]) -> dict[str, Any]:
+    """The arguments that the installed release has itself, and a subclass's own, with their defaults."""
+    return {
+        field.name: field.default_factory()
+        if field.default_factory is not dataclasses.MISSING
+        else field.default
+        for field in dataclasses.fields(kind)
+        if field.name not in kind.other_names
+    }
+
+
+def with_other_names(base: type[Any], module: str) -> type[Any]:
+    """A dataclass derived from `base` that has a field for every name of every generation.
+
+    Args:
+        base: HF's class of arguments.
+        module: where the class will be said to live.
+
+    Returns:
+        The class. Its `other_names` are those that `base` lacks.
+    """
+    own = {field.name for field in dataclasses.fields(base)}
+    others = [field for name, field in FIELDS.items() if name not in own and not field.seq2seq]
+    kind = dataclasses.make_dataclass(
+        f"{base.__name__}OfAllGenerations",
+        [
+            (field.name, _TYPES.get(field.kind.rstrip("?"), Optional[str]), _declared(field))
+            for field in others
+        ],
+        bases=(base,),
+        namespace={"__module__": module, "__doc__": base.__doc__},
+        repr=False,
+    )
+    for field in others:
+        setattr(kind, field.name, OtherName(field))
+    made: Any = kind
+    made.other_names = frozenset(field.name for field in others)
+    return kind
+
+
+def _declared(field: Field) -> Any:
+    # A switch may stand alone on the command line.
+    switch = {"nargs": "?", "const": True} if field.kind.startswith("bool") else {}
+    return dataclasses.field(default=None, metadata={"help": explained(field.name), **switch})
+
+
+def explained(name: str) -> str:
+    """What to do about a name of another generation, in one sentence."""
+    found = OLD.get(name) or NEW.get(name)
+    if found is not None:
+        return f"{'Old' if FIELDS[name].is_old else 'New'} name: the same is said by {found.says}."
+    if name in ALONE:
+        return f"transformers 5 no longer has it: {ALONE[name]}."
+    return "It came with transformers 5."
+
+
+def warn_of_old_names(names: tuple[str, ...], values: Mapping[str, Any]) -> None:
+    """One warning for each old name that was given, with the new one, at the line that gave it."""
+    for name in names:
+        found = OLD.get(name)
+        advice = (
+            f"say it by `{found.says}`, which holds for every release"
+            if found is not None
+            else f"transformers 5 no longer has it ({ALONE[name]})"
+        )
+        warnings.warn(f"`{name}` is an old name: {advice}.", FutureWarning, stacklevel=_distance_to_user())
+
+
+def _distance_to_user() -> int:
+    """Frames between the caller and the line that asked for the arguments, as `warnings` counts them."""
+    distance, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_machinery(frame):
+        distance, frame = distance + 1, frame.f_back
+    return distance
+
+
+def _is_machinery(frame: Any) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    ours = module.partition(".")[0] in {"compat", "transformers", "dataclasses"}
+    return ours or frame.f_code.co_name in {"__init__", "__post_init__"}

@@ -1,0 +1,57 @@
+"""The `set_*` methods of `TrainingArguments` with the parameters of every generation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PARAMETERS: dict[str, dict[str, str]] = {
+    "set_training": {
+        "gradient_checkpointing": "gradient_checkpointing",
+        "activation_checkpointing": "activation_checkpointing",
+    },
+    "set_evaluate": {"jit_mode": "jit_mode_eval"},
+    "set_testing": {"jit_mode": "jit_mode_eval"},
+    "set_lr_scheduler": {"warmup_ratio": "warmup_ratio"},
+    "set_dataloader": {
+        "prefetch_factor": "dataloader_prefetch_factor",
+        "multiprocessing_context": "dataloader_multiprocessing_context",
+        "in_order": "dataloader_in_order",
+    },
+    "set_push_to_hub": {"revision": "hub_revision"},
+}
+"""Method → parameter that some release lacks → the argument that it sets."""
+
+Kind = TypeVar("Kind", bound=type[Any])
+
+
+def with_all_parameters(kind: Kind) -> Kind:
+    """Have a class's `set_*` methods take the parameters of every generation."""
+    for name, parameters in PARAMETERS.items():
+        method = getattr(kind, name)
+        known = inspect.signature(method).parameters
+        missing = {parameter: field for parameter, field in parameters.items() if parameter not in known}
+        if missing:
+            setattr(kind, name, _accepting(method, missing))
+    return kind
+
+
+def _accepting(method: Callable[..., Any], missing: dict[str, str]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def accepting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = {field: kwargs.pop(name) for name, field in missing.items() if name in kwargs}
+        returned = method(self, *args, **kwargs)
+        for field, value in given.items():
+            setattr(self, field, value)
+        return returned
+
+    signature = inspect.signature(method)
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in missing]
+    accepting.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *extra]
+    )
+    return accepting
