@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from compat.arguments.fields import FIELDS, shown
 
@@ -98,6 +98,10 @@ def _plain(values: Mapping[str, Any], name: str) -> Any:
     return getattr(value, "value", value)
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real)
+
+
 def _types(values: Mapping[str, Any]) -> Iterator[Problem]:
     for name, field in FIELDS.items():
         if name not in values or name in UNTYPED or (value := values[name]) is None:
@@ -122,7 +126,7 @@ def _not_a_number(value: Any, *, whole: bool) -> str:
         return f"text, where a {wanted} is wanted. Give {number!r}; YAML wants a dot in it: {number:.1e}."
     if isinstance(value, (list, tuple, dict, set)):
         return f"a {type(value).__name__}, where a number is wanted. Give one number."
-    if whole and isinstance(value, numbers.Real) and float(value) % 1:
+    if whole and _is_number(value) and float(value) % 1:
         return f"a fraction, where a whole number is wanted. Give {round(float(value))}, say."
     return ""
 
@@ -130,12 +134,12 @@ def _not_a_number(value: Any, *, whole: bool) -> str:
 def _ranges(values: Mapping[str, Any]) -> Iterator[Problem]:
     for name, least in AT_LEAST.items():
         value = values.get(name)
-        if isinstance(value, numbers.Real) and value < least:
+        if _is_number(value) and value < least:
             known = name in {"warmup_steps", "torch_empty_cache_steps"}
             yield Problem(f"`{shown(name, value)}`: too small. Give {least} or more.", known)
     for name, (low, high) in WITHIN.items():
         value = values.get(name)
-        if isinstance(value, numbers.Real) and not low <= value <= high:
+        if _is_number(value) and not low <= value <= high:
             yield Problem(
                 f"`{shown(name, value)}`: out of range. Give a number from {low} to {high}.",
                 name == "warmup_ratio",
@@ -168,7 +172,7 @@ def _strategies(values: Mapping[str, Any]) -> Iterator[Problem]:
 def _steps(values: Mapping[str, Any]) -> Iterator[Problem]:
     for strategy, steps in WITH_STEPS.items():
         value = values.get(steps)
-        if _plain(values, strategy) != "steps" or not isinstance(value, numbers.Real):
+        if _plain(values, strategy) != "steps" or not _is_number(value):
             continue
         if value > 1 and value % 1:
             yield Problem(

@@ -327,7 +327,7 @@ def _adapt_values(values: MutableMapping[str, Any], native: Mapping[str, Any]) -
     if native.get("include_num_input_tokens_seen") is False:
         known = {"no": False, "all": True}
         current = values.get("include_num_input_tokens_seen")
-        values["include_num_input_tokens_seen"] = known.get(current, current)
+        values["include_num_input_tokens_seen"] = known.get(str(current), current)
     if native.get("fsdp") == "" and values.get("fsdp") is None:
         values["fsdp"] = ""
     if native.get("report_to") == "none" and values.get("report_to") is None:

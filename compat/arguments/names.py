@@ -13,7 +13,7 @@ from compat.arguments.fields import FIELDS, Field
 from compat.arguments.generations import ALONE, NEW, OLD, migration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # The forms that HF's parser of command lines understands.
 _TYPES: dict[str, Any] = {
@@ -68,9 +68,7 @@ def _asked_by_dataclasses() -> bool:
     return sys._getframe(2).f_globals.get("__name__") == "dataclasses"
 
 
-@functools.cache
-def native_defaults(kind: type[Any]) -> dict[str, Any]:
-    """The arguments that the installed release has itself, and a subclass's own, with their defaults."""
+def _native_defaults(kind: Any) -> dict[str, Any]:
     return {
         field.name: field.default_factory()
         if field.default_factory is not dataclasses.MISSING
@@ -78,6 +76,10 @@ def native_defaults(kind: type[Any]) -> dict[str, Any]:
         for field in dataclasses.fields(kind)
         if field.name not in kind.other_names
     }
+
+
+native_defaults: Callable[[Any], dict[str, Any]] = functools.cache(_native_defaults)
+"""The arguments that a class's release has itself, and the class's own, with their defaults."""
 
 
 def with_other_names(base: type[Any], module: str) -> type[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import transformers
 from typing_extensions import Self
 
-from compat.arguments import lightning as lightning_flags
-from compat.arguments.checks import Problem, nearest, problems
+from compat.arguments.checks import nearest
 from compat.arguments.fields import SECRETS
-from compat.arguments.generations import migrate
 from compat.arguments.names import COMPLETE, native_defaults, warn_of_old_names, with_other_names
+from compat.arguments.resolve import settle
 from compat.arguments.setters import with_all_parameters
 from compat.errors import ArgumentError, UnknownArgumentError
 from compat.upstream.choices import CHOICES
@@ -26,6 +24,8 @@ from compat.upstream.environment import contained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from compat.arguments.checks import Problem
 
 _OfAllGenerations: Any = with_other_names(transformers.TrainingArguments, __name__)
 
@@ -79,13 +79,12 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
                 for name in unknown
             )
             raise UnknownArgumentError(msg)
-        return super().__new__(cls)
+        instance: Self = super().__new__(cls)
+        return instance
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        migrated = migrate(values, native_defaults(type(self)))
-        found = [*map(Problem, migrated.problems), *self._take_lightning()]
-        found += problems(values, CHOICES)
+        values = self.__dict__
+        migrated, found = settle(values, native_defaults(type(self)), CHOICES)
         if found:
             self._refuse(found)
         warn_of_old_names(migrated.old, values)
@@ -93,23 +92,6 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             super().__post_init__()
         # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})
-
-    def _take_lightning(self) -> list[Problem]:
-        if isinstance(self.lightning, str):
-            try:
-                self.lightning = json.loads(self.lightning)
-            except json.JSONDecodeError as error:
-                text = (
-                    f'`lightning={self.lightning!r}`: not JSON ({error}). Give \'{{"profiler": "simple"}}\'.'
-                )
-                return [Problem(text)]
-        if not isinstance(self.lightning, (dict, type(None))):
-            text = f"`lightning={self.lightning!r}`: flags by name are wanted. Give {{'profiler': 'simple'}}."
-            return [Problem(text)]
-        found = list(lightning_flags.problems(self.lightning or {}))
-        if not found:
-            lightning_flags.say(self.lightning or {}, vars(self))
-        return found
 
     def _refuse(self, found: list[Problem]) -> None:
         """Raise one error for all problems, with HF's own words where it has some."""
@@ -136,7 +118,8 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             num_training_steps: length of the run in update steps.
         """
         if 0 < self.warmup_steps < 1:
-            return math.ceil(num_training_steps * self.warmup_steps)
+            fraction: float = self.warmup_steps
+            return math.ceil(num_training_steps * fraction)
         steps: int = super().get_warmup_steps(num_training_steps)
         return steps
 
@@ -145,7 +128,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
         Mirrors `transformers.TrainingArguments.to_dict`.
         """
-        values = vars(self)
+        values = self.__dict__
         known: dict[str, Any] = super().to_dict()
         shown = {name: value for name, value in known.items() if self._shows(name)}
         if values.get("lightning") is not None:
@@ -153,7 +136,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         return shown
 
     def _shows(self, name: str) -> bool:
-        values = vars(self)
+        values = self.__dict__
         if name == "lightning":
             return values.get(name) is not None
         return name not in self.other_names or name in values

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 class SaveOnSigterm(TrainerCallback):  # type: ignore[misc]
     """Saves and stops at the end of the update step in which SIGTERM arrives.
 
-    Does what `enable_jit_checkpoint` asks for where the installed transformers has no code for it. The handler
-    holds while a training runs in the main thread, the only one that may set it.
+    Does what `enable_jit_checkpoint` asks for where the installed transformers has no code for it. The
+    handler holds while a training runs in the main thread, the only one that may set it.
     """
 
     def __init__(self) -> None:

@@ -8,22 +8,27 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
+from compat.arguments.fields import shown
+from compat.arguments.lightning import FLAGS, Fate
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
 from compat.engine.precision import HFPrecision
 from compat.engine.signals import SignalConnector
 from compat.engine.strategies import STRATEGIES
+from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
-    from lightning.pytorch.plugins.io import CheckpointIO
 
     from compat.engine.session import Session
     from compat.translate import LightningPlan
@@ -38,7 +43,25 @@ OURS = {
     "use_distributed_sampler": False,
     "inference_mode": False,
 }
-"""Flags that hold whatever the arguments: logs, checkpoints, the bar and the order of samples are HF's."""
+"""Flags that hold unless `lightning={...}` says otherwise: logs, the bar, the order of samples are HF's."""
+
+BUILT_HERE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+"""Flags of a plan that the strategy object stands for."""
+
+LIMITS = frozenset({"limit_train_batches", "limit_val_batches", "limit_predict_batches", "overfit_batches"})
+"""Flags that limit the data, which is done where HF's loaders are made: schedules and counts follow them."""
+
+PASSED_ON = frozenset(
+    flag.name
+    for flag in FLAGS.values()
+    if flag.fate is Fate.PASSED and flag.name not in (*BUILT_HERE, *LIMITS, "fast_dev_run", "max_time")
+)
+"""Flags of `lightning={...}` that Lightning's Trainer itself acts on."""
+
+ASK_FOR_STRATEGIES = frozenset(
+    {"fsdp", "deepspeed", "parallelism_config"} | {f"lightning.{name}" for name in BUILT_HERE}
+)
+"""Arguments that ask for a strategy."""
 
 
 def build_trainer(
@@ -48,6 +71,7 @@ def build_trainer(
     checkpoint_io: CheckpointIO,
     scaler: Any | None = None,
     default_root_dir: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> pl.Trainer:
     """Build the Lightning Trainer of a plan.
 
@@ -57,30 +81,70 @@ def build_trainer(
         checkpoint_io: what reads and writes checkpoints.
         scaler: the gradient scaler, with fp16.
         default_root_dir: where Lightning's own callbacks write.
+        asked: flags of `lightning={...}`, with their live objects.
 
     Returns:
         A Trainer that validates and predicts; `attach_session` makes it fit.
     """
-    flags = plan.flags
-    strategy = STRATEGIES["single_device"](
+    live = {name: value for name, value in (asked or {}).items() if name in PASSED_ON and value is not None}
+    flags = {**OURS, "default_root_dir": default_root_dir, **plan.flags, **live}
+    strategy = STRATEGIES[plan.strategy](
         device=device,
-        accelerator=AcceleratorRegistry.get(flags.pop("accelerator")),
+        accelerator=AcceleratorRegistry.get(device.type),
         checkpoint_io=checkpoint_io,
-        precision_plugin=HFPrecision(flags.pop("precision"), scaler),
+        precision_plugin=HFPrecision(flags["precision"], scaler),
     )
+    built = {
+        "strategy": strategy,
+        "plugins": _plugins(flags.pop("plugins", None) or []),
+        "num_nodes": 1,
+        "devices": 1,
+    }
+    for name in BUILT_HERE:
+        flags.pop(name, None)
     with quiet():
-        trainer = pl.Trainer(
-            **OURS,  # type: ignore[arg-type]
-            **flags,
-            strategy=strategy,
-            devices=1,
-            plugins=[LightningEnvironment()],
-            default_root_dir=default_root_dir,
-        )
+        trainer = pl.Trainer(**flags, **built)  # type: ignore[arg-type]
     trainer._signal_connector = SignalConnector(trainer)
     trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
     trainer.predict_loop = PredictionLoop(trainer)
     return trainer
+
+
+def check_supported(plan: LightningPlan, world_size: int) -> None:
+    """Refuse a plan whose strategy cannot be built yet.
+
+    Raises:
+        ArgumentError: what asks for that strategy, argument by argument.
+    """
+    if plan.strategy in STRATEGIES:
+        return
+    causes = [
+        f"`{shown(setting.field, setting.value)}`: this strategy is not supported yet. "
+        "Remove the argument to train in one process."
+        for setting in plan.changed()
+        if setting.field in ASK_FOR_STRATEGIES
+    ]
+    if world_size > 1:
+        causes.append(
+            f"`WORLD_SIZE={world_size}`: training in several processes is not supported yet. "
+            "Start the script without torchrun or accelerate launch, in one process."
+        )
+    msg = "\n".join(causes)
+    raise ArgumentError(msg)
+
+
+def _plugins(asked: Any) -> list[Any]:
+    plugins = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+    for plugin in plugins:
+        if isinstance(plugin, (Precision, CheckpointIO)):
+            msg = (
+                f"`lightning={{'plugins': {type(plugin).__name__}}}`: precision and checkpoints are HF's. "
+                "Give `bf16` or `fp16`, and `save_strategy`."
+            )
+            raise ArgumentError(msg)
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(LightningEnvironment())
+    return plugins
 
 
 def attach_session(trainer: pl.Trainer, session: Session) -> None:

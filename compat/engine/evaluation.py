@@ -16,7 +16,7 @@ from transformers.trainer_utils import (
     has_length,
 )
 
-from compat.engine.data import EvaluationLoader
+from compat.engine.data import EvaluationLoader, LimitedLoader
 from compat.engine.loops import EvaluationLoop, PredictionLoop
 from compat.engine.signals import propagating
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
@@ -221,7 +221,9 @@ class Evaluation:
 
     def _count_samples(self, dataloader: Any) -> int:
         dataset: Any = getattr(dataloader, "dataset", None)
-        if has_length(dataset):
+        if isinstance(dataloader, LimitedLoader):
+            samples = 0
+        elif has_length(dataset):
             samples = len(dataset)
         elif isinstance(dataset, IterableDatasetShard) and getattr(dataset, "num_examples", 0) > 0:
             samples = dataset.num_examples

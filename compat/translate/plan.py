@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compat.translate.rules import Kind
@@ -14,10 +14,10 @@ class Setting:
     """One decision of a plan.
 
     Attributes:
-        field: the HF argument it comes from.
+        field: the HF argument it comes from; empty where the machine decides.
         value: that argument's value.
         kind: what the argument became.
-        target: its name there, a Lightning Trainer flag for instance.
+        target: its name there, a Lightning Trainer flag for instance. `{}` stands for `becomes`.
         becomes: the value there.
         note: why.
         changed: whether the argument differs from its default.
@@ -31,62 +31,170 @@ class Setting:
     note: str
     changed: bool
 
+    @property
+    def outcome(self) -> str:
+        """What the argument became, as a reader sees it."""
+        if self.kind is Kind.FLAG:
+            return f"Trainer({self.target}={plain(self.becomes)!r})"
+        if self.kind is Kind.RETIRED:
+            return "nothing"
+        return self.target.replace("{}", repr(plain(self.becomes)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as plain data."""
+        return {
+            "field": self.field,
+            "value": plain(self.value),
+            "kind": self.kind.value,
+            "becomes": self.outcome,
+            "why": self.note,
+            "changed": self.changed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One argument that two plans decide differently.
+
+    Attributes:
+        field: the argument, or the flag where the machine decides.
+        before: the decision of the first plan; None where it has none.
+        after: the decision of the second.
+    """
+
+    field: str
+    before: Setting | None
+    after: Setting | None
+
+    def __str__(self) -> str:
+        return f"{self.field}: {_told(self.before)} → {_told(self.after)}"
+
+
+def _told(setting: Setting | None) -> str:
+    return "not there" if setting is None else f"{plain(setting.value)!r} ({setting.outcome})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LightningPlan:
-    """A plan: frozen, printable, comparable, and free of live objects."""
+    """A plan: frozen, printable, comparable, and free of live objects.
+
+    Attributes:
+        settings: every decision, with the argument and the rule that it comes from.
+        strategy: name of the strategy: one of `compat.translate.strategy.CLASSES`.
+        strategy_options: its options.
+        callbacks: names of the HF callbacks that every run has.
+    """
 
     settings: tuple[Setting, ...]
+    strategy: str = "single_device"
+    strategy_options: dict[str, Any] = field(default_factory=dict)
+    callbacks: tuple[str, ...] = ()
 
     @property
     def flags(self) -> dict[str, Any]:
         """The arguments of `lightning.pytorch.Trainer` that the plan fixes."""
         return {s.target: s.becomes for s in self.settings if s.kind is Kind.FLAG}
 
+    @property
+    def precision(self) -> str:
+        """Lightning's name of the precision."""
+        return str(self.flags["precision"])
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Names of the integrations that logs go to."""
+        return tuple(self._values(Kind.CALLBACK).get("report_to") or ())
+
+    @property
+    def checkpointing(self) -> dict[str, Any]:
+        """HF argument → value, for all that concerns checkpoints."""
+        return self._values(Kind.CHECKPOINT)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """HF argument → value, for all that concerns dataloaders."""
+        return self._values(Kind.DATA)
+
+    @property
+    def module(self) -> dict[str, Any]:
+        """HF argument → value, for all that the LightningModule acts on."""
+        return self._values(Kind.MODULE)
+
+    def _values(self, kind: Kind) -> dict[str, Any]:
+        return {s.field: plain(s.value) for s in self.settings if s.kind is kind}
+
     def changed(self) -> tuple[Setting, ...]:
         """The settings whose HF argument differs from its default."""
         return tuple(setting for setting in self.settings if setting.changed)
 
+    def diff(self, other: LightningPlan) -> tuple[Difference, ...]:
+        """What `other` decides differently.
+
+        Args:
+            other: the plan to compare with.
+
+        Returns:
+            The differences, in the order of this plan.
+        """
+        mine, theirs = ({s.field or s.target: s for s in plan.settings} for plan in (self, other))
+        return tuple(
+            Difference(field=name, before=mine.get(name), after=theirs.get(name))
+            for name in dict.fromkeys([*mine, *theirs])
+            if _essence(mine.get(name)) != _essence(theirs.get(name))
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data: HF field → what became of it."""
+        """The plan as plain data: what Lightning gets, and where each decision comes from."""
         return {
-            s.field: {
-                "value": _plain(s.value),
-                "kind": s.kind.value,
-                "target": s.target,
-                "becomes": _plain(s.becomes),
-                "note": s.note,
-            }
-            for s in self.settings
+            "trainer": {name: plain(value) for name, value in self.flags.items()},
+            "strategy": {"name": self.strategy, "options": plain(self.strategy_options)},
+            "precision": self.precision,
+            "loggers": list(self.loggers),
+            "callbacks": list(self.callbacks),
+            "checkpointing": self.checkpointing,
+            "data": self.data,
+            "module": self.module,
+            "provenance": [setting.to_dict() for setting in self.settings],
         }
 
     def to_json(self) -> str:
         """`to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        return json.dumps(self.to_dict(), indent=2)
 
     def summary(self) -> str:
         """What became of the changed arguments, a line for each thing that they became."""
         outcomes: dict[str, list[str]] = {}
         for setting in self.changed():
-            value = f"{setting.field}={_plain(setting.value)!r}"
-            outcomes.setdefault(_outcome(setting), []).append(value)
+            value = f"{setting.field}={plain(setting.value)!r}"
+            outcomes.setdefault(_in_short(setting), []).append(value)
         width = max(map(len, outcomes), default=0)
         return "\n".join(
             f"  {outcome:<{width}}  ←  {', '.join(fields)}" for outcome, fields in outcomes.items()
         )
 
 
-def _outcome(setting: Setting) -> str:
+def _essence(setting: Setting | None) -> Any:
+    return setting and (plain(setting.value), setting.outcome)
+
+
+def _in_short(setting: Setting) -> str:
     if setting.kind is Kind.FLAG:
-        return f"Trainer({setting.target}={_plain(setting.becomes)!r})"
-    return f"{setting.kind.value}: {setting.target}" if setting.target else setting.kind.value
+        return setting.outcome
+    return ": ".join(filter(None, (setting.kind.value, setting.target.partition("(")[0])))
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: enums by value, containers by element, the rest as text."""
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: enums by value, containers by element, live objects by their class."""
     value = getattr(value, "value", value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+        return [plain(item) for item in value]
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    fields = getattr(value, "to_dict", None)
+    if fields is not None and not isinstance(value, type):
+        return plain(fields())
+    kind = value if isinstance(value, type) else type(value)
+    text = str(value)
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(value, type) or " at 0x" in text else text

@@ -7,12 +7,17 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from compat.arguments.fields import SECRETS
+from compat.arguments.generations import ALONE, migration
+from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
+from compat.arguments.lightning import Fate
 from compat.errors import ArgumentError
-from compat.translate.plan import LightningPlan, Setting
+from compat.translate.plan import LightningPlan, Setting, plain
 from compat.translate.rules import RULES, Kind, Rule
+from compat.translate.strategy import CLASSES, fsdp_settings, strategy_name, strategy_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class Facts(Protocol):
@@ -27,20 +32,25 @@ class Facts(Protocol):
         """Index of that device, where its kind has one."""
 
     @property
+    def devices(self) -> int:
+        """Number of devices of that kind on this machine that the job may use."""
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of machines of the job."""
+
+    @property
     def world_size(self) -> int:
         """Number of processes of the job."""
 
 
-SECRETS = frozenset({"hub_token", "push_to_hub_token"})
-"""Fields whose value never enters a plan."""
-
-
-def plan(args: Any, facts: Facts) -> LightningPlan:
+def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     """Translate HF arguments.
 
     Args:
-        args: an instance of `transformers.TrainingArguments` or a subclass.
+        args: an instance of `transformers.TrainingArguments` or a subclass, or an object with its attributes.
         facts: the machine and the process, read beforehand.
+        model: the model, where there is one already: it knows which of its modules are sharded.
 
     Returns:
         The plan; nothing is built and nothing is touched.
@@ -52,24 +62,102 @@ def plan(args: Any, facts: Facts) -> LightningPlan:
     if problems:
         msg = "\n".join(problems)
         raise ArgumentError(msg)
-    settings = [_setting(field, args, facts) for field in dataclasses.fields(args)]
-    return LightningPlan(settings=tuple(setting for setting in settings if setting is not None))
+    flags = getattr(args, "lightning", None) or {}
+    processes = _processes(flags, facts)
+    asked = flags.get("strategy")
+    name = strategy_name(args, processes, facts.device_type)
+    if asked not in (None, "auto"):
+        name = asked if isinstance(asked, str) else type(asked).__name__
+    options = strategy_options(args, name)
+    if name in {"fsdp", "model_parallel"} and getattr(model, "_no_split_modules", None):
+        options.setdefault("transformer_layer_cls_to_wrap", sorted(model._no_split_modules))
+    return LightningPlan(
+        settings=(
+            *_machine(name, flags, facts),
+            *_fields(args, facts, name),
+            *fsdp_settings(args, name),
+            *_other_names(args),
+            *_lightning(flags),
+        ),
+        strategy=name,
+        strategy_options=plain(options),
+        callbacks=_callbacks(args),
+    )
 
 
-def _setting(field: dataclasses.Field[Any], args: Any, facts: Facts) -> Setting | None:
-    # A subclass's own field is that subclass's own business.
-    rule = RULES.get(field.name)
-    if rule is None:
-        return None
-    value = "<secret>" if field.name in SECRETS else getattr(args, field.name)
+def _processes(flags: Mapping[str, Any], facts: Facts) -> int:
+    devices, nodes = flags.get("devices"), flags.get("num_nodes") or facts.num_nodes
+    if isinstance(devices, (list, tuple)):
+        devices = len(devices)
+    if not isinstance(devices, int) or devices < 1:
+        devices = facts.devices
+    return max(facts.world_size, devices * nodes)
+
+
+def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
+    """What the machine decides, where `lightning={...}` does not."""
+    together = _processes(flags, facts) > 1
+    for flag, value, note in (
+        ("devices", facts.devices, _why_devices(facts)),
+        ("num_nodes", facts.num_nodes, "machines of the job"),
+        ("strategy", name, f"Lightning's {CLASSES.get(name, name)}"),
+    ):
+        if flags.get(flag) is None:
+            yield Setting(
+                field="",
+                value=None,
+                kind=Kind.FLAG,
+                target=flag,
+                becomes=value,
+                note=note,
+                changed=together,
+            )
+
+
+def _why_devices(facts: Facts) -> str:
+    if facts.world_size > 1:
+        return "one process on each, as the launcher has started them"
+    if facts.devices > 1:
+        return "one process on each; HF's single process would use DataParallel, which Lightning has not"
+    return "one process"
+
+
+def _fields(args: Any, facts: Facts, strategy: str) -> Iterator[Setting]:
+    defaults = _defaults(args)
+    for field, rule in RULES.items():
+        if field in defaults:
+            yield _setting(rule, args, facts, strategy, defaults[field])
+
+
+def _defaults(args: Any) -> Mapping[str, Any]:
+    """The arguments that the installed release has, with their defaults; a subclass's own have no rule."""
+    if not dataclasses.is_dataclass(args):
+        found: Mapping[str, Any] = args.defaults
+        return found
+    others = getattr(args, "other_names", ())
+    return {
+        field.name: field.default_factory()
+        if field.default_factory is not dataclasses.MISSING
+        else field.default
+        for field in dataclasses.fields(args)
+        if field.name not in others
+    }
+
+
+def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -> Setting:
+    value = getattr(args, rule.field)
+    shown = _masked(rule.field, value)
+    note = rule.note
+    if rule.target.startswith("DDPStrategy") and strategy != "ddp":
+        note = f"no effect with {CLASSES.get(strategy, strategy)}"
     return Setting(
-        field=field.name,
-        value=value,
+        field=rule.field,
+        value=shown,
         kind=rule.kind,
         target=rule.target,
-        becomes=_FLAGS[field.name](args, facts) if rule.kind is Kind.FLAG else value,
-        note=rule.note,
-        changed=_changed(field, rule, getattr(args, field.name)),
+        becomes=_FLAGS[rule.field](args, facts) if rule.kind is Kind.FLAG else shown,
+        note=note,
+        changed=_changed(args, rule.field, value, default),
     )
 
 
@@ -81,23 +169,80 @@ FILLED_IN = frozenset(
         "local_rank",
         "logging_dir",
         "output_dir",
-        "report_to",
         "run_name",
     }
 )
-"""Fields that HF derives from other ones: their value does not tell what was typed."""
+"""Arguments that HF derives from other ones: their value does not tell what was typed."""
+
+MIRRORS = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""Arguments that repeat another one, under releases that have both."""
 
 
-def _changed(field: dataclasses.Field[Any], rule: Rule, value: Any) -> bool:
-    if rule.field in FILLED_IN:
-        return False
-    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+def _changed(args: Any, name: str, value: Any, default: Any) -> bool:
+    mirrors = MIRRORS.get(name) in _defaults(args) if name in MIRRORS else False
+    if name in FILLED_IN or mirrors or (name == "report_to" and default is None):
+        return name in getattr(args, "typed", ())
     if default is None and dataclasses.is_dataclass(value) and not isinstance(value, type):
         # HF builds an object of defaults where none is given.
         default = type(value)()
     # Likewise it turns strings into enums, and what is empty into an empty list.
     value, default = getattr(value, "value", value), getattr(default, "value", default)
-    return bool(value != default and (value or default))
+    return bool(value not in (default, []) and (value or default))
+
+
+def _other_names(args: Any) -> Iterator[Setting]:
+    """What was given by the names of other generations."""
+    native = _defaults(args)
+    for name, value in getattr(args, "given_otherwise", {}).items():
+        rule, said = RULES[name], migration(name, native)
+        yield Setting(
+            field=name,
+            value=_masked(name, value),
+            kind=rule.kind if said is None else Kind.HF,
+            target=rule.target if said is None else f"{said.says}={_said(args, said.says)}",
+            becomes=_masked(name, value),
+            note=ALONE.get(name, rule.note) if said is None else rule.note,
+            changed=True,
+        )
+
+
+def _masked(name: str, value: Any) -> Any:
+    return "<secret>" if name in SECRETS and value is not None else value
+
+
+def _said(args: Any, name: str) -> str:
+    return "<secret>" if name in SECRETS else repr(plain(getattr(args, name)))
+
+
+def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
+    """What `lightning={...}` asks of Lightning's Trainer, winning over the translation."""
+    for name, value in flags.items():
+        flag = LIGHTNING_FLAGS[name]
+        if value is None:
+            continue
+        yield Setting(
+            field=f"lightning.{name}",
+            value=plain(value),
+            kind=Kind.FLAG if flag.fate is Fate.PASSED else Kind.HF,
+            target=name if flag.fate is Fate.PASSED else flag.says or name,
+            becomes=plain(value),
+            note=flag.note or "asked for by `lightning`",
+            changed=True,
+        )
+
+
+def _callbacks(args: Any) -> tuple[str, ...]:
+    bar = "PrinterCallback" if args.disable_tqdm else "ProgressCallback"
+    return ("DefaultFlowCallback", *_as_tuple(args.report_to), bar)
+
+
+def _as_tuple(value: Any) -> tuple[str, ...]:
+    if value in (None, "none", ["none"]):
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _max_epochs(args: Any, facts: Facts) -> int:
@@ -125,26 +270,18 @@ _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {
     "use_cpu": _accelerator,
     "no_cuda": _accelerator,
 }
-"""HF field → the value of the Lightning flag that its rule names."""
+"""HF argument → the value of the Lightning flag that its rule names."""
 
 
-def _one_process(args: Any, facts: Facts) -> list[str]:
-    if facts.world_size == 1:
-        return []
-    return [
-        f"`WORLD_SIZE={facts.world_size}`: training in several processes is not supported yet. "
-        "Start the script without torchrun or accelerate launch, in one process."
-    ]
+def _device_contradiction(args: Any, facts: Facts) -> Iterator[str]:
+    wanted = (getattr(args, "lightning", None) or {}).get("accelerator")
+    known = {"gpu": {"cuda", "mps"}, "auto": {facts.device_type}}
+    if isinstance(wanted, str) and facts.device_type not in known.get(wanted, {wanted}):
+        yield (
+            f"`lightning={{'accelerator': {wanted!r}}}`: the device of this run is {facts.device_type!r}. "
+            "Start it where there is such a device, or remove the flag."
+        )
 
 
-def _no_sharding(args: Any, facts: Facts) -> list[str]:
-    return [
-        f"`{field}={getattr(args, field)!r}`: this strategy is not supported yet. "
-        "Remove the argument to train in one process."
-        for field in ("fsdp", "deepspeed", "parallelism_config")
-        if getattr(args, field, None)
-    ]
-
-
-_CHECKS: tuple[Callable[[Any, Facts], list[str]], ...] = (_one_process, _no_sharding)
-"""Every check that looks for conflicts before anything is built."""
+_CHECKS: tuple[Callable[[Any, Facts], Iterator[str]], ...] = (_device_contradiction,)
+"""Every check of the arguments against the machine; `compat.arguments.checks` has those of arguments."""

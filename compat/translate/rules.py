@@ -1,4 +1,7 @@
-"""The fate of every HF argument, one rule a field."""
+"""The fate of every HF argument, one rule an argument.
+
+The planner, `compat explain`, docs/arguments.md and the tests all read this table.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ class Kind(Enum):
     """What an HF argument can become."""
 
     FLAG = "Lightning flag"
+    STRATEGY = "strategy option"
     MODULE = "module"
     DATA = "data"
     CALLBACK = "callback"
     CHECKPOINT = "checkpoint"
-    STRATEGY = "strategy"
     HF = "kept by HF"
     RETIRED = "retired"
-    NOT_YET = "refused for now"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -27,193 +30,279 @@ class Rule:
     Attributes:
         field: the argument.
         kind: what it becomes.
-        target: its name there; empty where HF's own code uses it as it is.
+        target: its name there: a flag of Lightning's Trainer, or what acts on it. `{}` stands for the value.
         note: why, or how.
     """
 
     field: str
     kind: Kind
-    target: str = ""
-    note: str = ""
+    target: str
+    note: str
 
 
-def _all(kind: Kind, target: str, fields: str, note: str = "") -> tuple[Rule, ...]:
-    return tuple(Rule(field, kind, target, note) for field in fields.split())
+def _rules(kind: Kind, target: str, notes: dict[str, str]) -> tuple[Rule, ...]:
+    """Rules of one kind and target; `*` in a target stands for the argument's name."""
+    return tuple(
+        Rule(field, kind, target.replace("*", field), note)
+        for names, note in notes.items()
+        for field in names.split()
+    )
 
-
-_CONTROL = "HF's control decides at each step; Lightning's loops ask it"
 
 RULES: dict[str, Rule] = {
     rule.field: rule
     for rule in (
         # How long, and in what portions.
         Rule(
-            "num_train_epochs",
-            Kind.FLAG,
-            "max_epochs",
-            "a started epoch counts whole; HF's control ends it early",
+            "num_train_epochs", Kind.FLAG, "max_epochs", "a started epoch counts whole; HF's control ends it"
         ),
-        Rule(
-            "max_steps",
-            Kind.FLAG,
-            "max_steps",
-            "update steps; HF's control stops the loop at this step",
-        ),
+        Rule("max_steps", Kind.FLAG, "max_steps", "update steps; rules over the number of epochs"),
         Rule(
             "gradient_accumulation_steps",
             Kind.FLAG,
             "accumulate_grad_batches",
-            "windows are fetched whole, so that tokens are counted before the first forward",
+            "windows are fetched whole, so that their tokens are counted before the first forward",
         ),
-        Rule("max_grad_norm", Kind.FLAG, "gradient_clip_val", "by norm; 0 switches it off"),
+        Rule("max_grad_norm", Kind.FLAG, "gradient_clip_val", "clipped by norm; 0 switches it off"),
         # Numbers and devices.
         Rule(
-            "bf16",
-            Kind.FLAG,
-            "precision",
-            "autocast around the model's forward, outputs in fp32, as HF has it",
+            "bf16", Kind.FLAG, "precision", "autocast around the model's forward, weights and outputs in fp32"
         ),
-        Rule(
-            "fp16",
-            Kind.FLAG,
-            "precision",
-            "autocast around the model's forward and a gradient scaler",
-        ),
-        Rule("use_cpu", Kind.FLAG, "accelerator", "the device that HF's arguments choose"),
-        Rule("no_cuda", Kind.FLAG, "accelerator", "the device that HF's arguments choose"),
-        Rule("use_mps_device", Kind.RETIRED, "", "MPS picks itself"),
-        *_all(Kind.HF, "torch backends", "tf32 full_determinism seed"),
-        *_all(
+        Rule("fp16", Kind.FLAG, "precision", "autocast around the model's forward, and a gradient scaler"),
+        Rule("use_cpu", Kind.FLAG, "accelerator", "HF picks the device; Lightning is told which one"),
+        Rule("no_cuda", Kind.FLAG, "accelerator", "old name of `use_cpu`"),
+        *_rules(
             Kind.HF,
-            "numbers",
-            "half_precision_backend fp16_backend fp16_opt_level bf16_full_eval "
-            "fp16_full_eval place_model_on_device",
+            "torch's backends",
+            {
+                "tf32": "set when the arguments are made",
+                "full_determinism": "seeds, and torch's deterministic algorithms",
+                "seed": "set when the trainer is made, and again before `model_init`",
+            },
         ),
-        # The optimizer and its schedule are built by HF's own code, inside `configure_optimizers`.
-        *_all(
-            Kind.MODULE,
-            "configure_optimizers",
-            "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon "
-            "optim optim_args optim_target_modules "
-            "lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio adafactor",
-            "built by HF's own create_optimizer and create_scheduler",
-        ),
-        # The training step.
-        *_all(
-            Kind.MODULE,
-            "training_step",
-            "label_smoothing_factor average_tokens_across_devices neftune_noise_alpha "
-            "torch_empty_cache_steps "
-            "past_index label_names use_liger_kernel liger_kernel_config use_cache",
-            "HF's own training_step and compute_loss",
-        ),
-        *_all(
-            Kind.MODULE,
-            "model",
-            "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing "
-            "activation_checkpointing_kwargs",
-            "switched on in the model before training",
-        ),
-        *_all(
-            Kind.MODULE,
-            "torch.compile",
-            "torch_compile torch_compile_backend torch_compile_mode torchdynamo",
-            "the model is compiled once, before it is wrapped",
-        ),
-        # Data.
-        *_all(
-            Kind.DATA,
-            "train_dataloader",
-            "per_device_train_batch_size per_gpu_train_batch_size dataloader_drop_last "
-            "data_seed group_by_length "
-            "length_column_name train_sampling_strategy ignore_data_skip auto_find_batch_size",
-            "HF's own dataloader, in HF's order",
-        ),
-        *_all(
-            Kind.DATA,
-            "val_dataloaders",
-            "per_device_eval_batch_size per_gpu_eval_batch_size",
-            "HF's own dataloader, in HF's order",
-        ),
-        *_all(
-            Kind.DATA,
-            "dataloaders",
-            "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
-            "dataloader_prefetch_factor "
-            "dataloader_multiprocessing_context dataloader_in_order remove_unused_columns accelerator_config "
-            "split_batches dispatch_batches",
-            "HF's own dataloader, in HF's order",
-        ),
-        # When to log, evaluate and save.
-        *_all(
-            Kind.CALLBACK,
-            "DefaultFlowCallback",
-            "logging_strategy logging_first_step logging_steps eval_strategy "
-            "evaluation_strategy eval_steps eval_delay "
-            "eval_on_start save_strategy save_steps",
-            _CONTROL,
-        ),
-        *_all(Kind.CALLBACK, "progress bar", "disable_tqdm", "HF's bar, the only one"),
-        *_all(
-            Kind.CALLBACK,
-            "report_to",
-            "report_to run_name logging_dir project "
-            "trackio_space_id trackio_bucket_id trackio_static_space_id",
-            "HF's own integrations",
-        ),
-        *_all(
-            Kind.HF,
-            "logs",
-            "logging_nan_inf_filter include_num_input_tokens_seen include_tokens_per_second "
-            "skip_memory_metrics "
-            "log_level log_level_replica log_on_each_node logging_first_step debug",
-        ),
-        # Evaluation.
-        *_all(
+        *_rules(
             Kind.MODULE,
             "validation_step",
-            "prediction_loss_only batch_eval_metrics include_for_metrics "
-            "include_inputs_for_metrics eval_accumulation_steps "
-            "eval_do_concat_batches eval_use_gather_object use_legacy_prediction_loop predict_with_generate "
-            "generation_max_length generation_num_beams generation_config",
-            "HF's prediction_step inside Lightning's evaluation loop",
+            {
+                "bf16_full_eval fp16_full_eval": "the whole model is cast before it evaluates outside of training"
+            },
         ),
-        Rule("sortish_sampler", Kind.DATA, "dataloaders", "HF's own dataloader, in HF's order"),
+        *_rules(
+            Kind.RETIRED,
+            "",
+            {
+                "half_precision_backend fp16_backend": "autocast is the only backend; 'apex' is refused",
+                "fp16_opt_level": "it was apex's",
+                "use_ipex": "torch alone has its optimizations now",
+                "jit_mode_eval": "models are no longer traced; `torch_compile` is what is left",
+                "use_mps_device": "an MPS device is found without it",
+                "mp_parameters": "configured SageMaker's model parallelism",
+            },
+        ),
+        # The optimizer and its schedule.
+        *_rules(
+            Kind.MODULE,
+            "configure_optimizers",
+            {
+                "learning_rate weight_decay": "of the optimizer that HF's `create_optimizer` builds",
+                "adam_beta1 adam_beta2 adam_epsilon": "where the optimizer has them",
+                "optim optim_args optim_target_modules": "HF's `create_optimizer` builds it",
+                "adafactor": "old name of `optim='adafactor'`",
+                "lr_scheduler_type lr_scheduler_kwargs": "HF's `create_scheduler` builds it, stepped at each update",
+                "warmup_steps": "update steps; below 1 a fraction of the run, under every release",
+                "warmup_ratio": "old name of `warmup_steps` as a fraction",
+            },
+        ),
+        # The training step.
+        *_rules(
+            Kind.MODULE,
+            "training_step",
+            {
+                "label_smoothing_factor label_names": "HF's `compute_loss`",
+                "average_tokens_across_devices": "the tokens of a window are counted over all processes",
+                "torch_empty_cache_steps": "HF's `training_step`",
+                "past_index": "the output of this index goes into the next batch as `mems`",
+            },
+        ),
+        *_rules(
+            Kind.MODULE,
+            "the model",
+            {
+                "activation_checkpointing activation_checkpointing_kwargs": "switched on before training",
+                "gradient_checkpointing gradient_checkpointing_kwargs": "older name of activation checkpointing",
+                "neftune_noise_alpha": "a hook on the embeddings, while training runs",
+                "use_liger_kernel liger_kernel_config": "kernels are put in when the trainer is made",
+                "use_cache": "set in the model's configuration when the trainer is made",
+                "place_model_on_device": "HF's rules say whether the model is moved; Lightning moves it",
+            },
+        ),
+        *_rules(
+            Kind.MODULE,
+            "torch.compile",
+            {
+                "torch_compile torch_compile_backend torch_compile_mode": "compiled once, before it is wrapped",
+                "torchdynamo": "old name of `torch_compile_backend`",
+            },
+        ),
+        # Data: HF's own dataloaders, in HF's order.
+        *_rules(
+            Kind.DATA,
+            "DataLoader(batch_size={})",
+            {
+                "per_device_train_batch_size": "samples of a training micro-step on one device",
+                "per_device_eval_batch_size": "samples of an evaluation step on one device",
+                "per_gpu_train_batch_size": "old name of `per_device_train_batch_size`",
+                "per_gpu_eval_batch_size": "old name of `per_device_eval_batch_size`",
+                "auto_find_batch_size": "halved, and training begun again, when memory runs out",
+            },
+        ),
+        *_rules(
+            Kind.DATA,
+            "DataLoader(sampler)",
+            {
+                "data_seed": "of the order of samples; `seed` where None",
+                "train_sampling_strategy length_column_name": "HF's samplers, seeded as HF seeds them",
+                "group_by_length": "old name of `train_sampling_strategy='group_by_length'`",
+                "sortish_sampler": "kept for scripts that read it; HF's Trainer does not",
+                "ignore_data_skip": "a resumed run begins its epoch with the first batch",
+            },
+        ),
+        Rule("dataloader_drop_last", Kind.DATA, "DataLoader(drop_last={})", "HF's own dataloader"),
+        Rule("dataloader_num_workers", Kind.DATA, "DataLoader(num_workers={})", "HF's own dataloader"),
+        Rule("dataloader_pin_memory", Kind.DATA, "DataLoader(pin_memory={})", "off on a CPU"),
+        Rule("dataloader_prefetch_factor", Kind.DATA, "DataLoader(prefetch_factor={})", "batches per worker"),
+        Rule("dataloader_in_order", Kind.DATA, "DataLoader(in_order={})", "HF's own dataloader"),
+        Rule(
+            "dataloader_persistent_workers",
+            Kind.DATA,
+            "DataLoader(persistent_workers={})",
+            "workers live on between epochs",
+        ),
+        Rule(
+            "dataloader_multiprocessing_context",
+            Kind.DATA,
+            "DataLoader(multiprocessing_context={})",
+            "how workers are started",
+        ),
+        *_rules(
+            Kind.DATA,
+            "DataLoader",
+            {
+                "remove_unused_columns": "columns that the model's forward does not take are dropped",
+                "accelerator_config": "how batches are split over processes",
+                "dispatch_batches split_batches": "old name of an entry of `accelerator_config`",
+            },
+        ),
+        # When to log, evaluate and save: HF's control decides at each step, and Lightning's loops ask it.
+        *_rules(
+            Kind.CALLBACK,
+            "DefaultFlowCallback",
+            {
+                "logging_strategy logging_steps logging_first_step": "HF's control decides at each update step",
+                "eval_strategy eval_steps eval_delay": "HF's control decides at each update step",
+                "evaluation_strategy": "old name of `eval_strategy`",
+                "save_strategy save_steps": "HF's control decides at each update step",
+            },
+        ),
+        Rule("eval_on_start", Kind.MODULE, "on_train_start", "evaluates before the first step"),
+        Rule("disable_tqdm", Kind.CALLBACK, "ProgressCallback", "HF's bar is the only one"),
+        *_rules(
+            Kind.CALLBACK,
+            "report_to",
+            {
+                "report_to": "HF's own integrations write what they write under HF",
+                "run_name": "the name that integrations give the run",
+                "project trackio_space_id trackio_bucket_id trackio_static_space_id": "read by trackio alone",
+                "logging_dir": "TensorBoard's folder, under every release",
+            },
+        ),
+        *_rules(
+            Kind.HF,
+            "log",
+            {
+                "logging_nan_inf_filter": "a loss that is not finite counts as the average of the others",
+                "include_num_input_tokens_seen": "counted at each micro-step",
+                "include_tokens_per_second": "old name of `include_num_input_tokens_seen`",
+                "skip_memory_metrics": "the stages of a run are measured unless it is set",
+                "log_level log_level_replica log_on_each_node": "of transformers' own loggers",
+                "debug": "detects overflows; metrics of TPUs",
+                "tpu_metrics_debug": "old name of `debug='tpu_metrics_debug'`",
+            },
+        ),
+        # Evaluation.
+        *_rules(
+            Kind.MODULE,
+            "validation_step",
+            {
+                "prediction_loss_only": "HF's `prediction_step` in Lightning's evaluation loop",
+                "eval_accumulation_steps": "outputs move to the CPU after so many steps",
+                "eval_do_concat_batches eval_use_gather_object": "how outputs are put together",
+                "batch_eval_metrics include_for_metrics": "what `compute_metrics` gets, and when",
+                "include_inputs_for_metrics": "old name of `include_for_metrics=['inputs']`",
+                "use_legacy_prediction_loop": "`prediction_loop` is called in place of `evaluation_loop`",
+                "predict_with_generate generation_max_length generation_num_beams generation_config": (
+                    "HF's `Seq2SeqTrainer.prediction_step`"
+                ),
+            },
+        ),
         # Checkpoints.
-        *_all(
+        *_rules(
             Kind.CHECKPOINT,
             "checkpoint-N",
-            "save_total_limit save_safetensors save_on_each_node "
-            "save_only_model restore_callback_states_from_checkpoint "
-            "resume_from_checkpoint load_best_model_at_end metric_for_best_model "
-            "greater_is_better output_dir "
-            "overwrite_output_dir enable_jit_checkpoint",
-            "HF's layout; the engine's parts through a Lightning CheckpointIO",
+            {
+                "output_dir": "checkpoints lie in it, in HF's layout",
+                "overwrite_output_dir": "scripts alone have ever read it; no Trainer does",
+                "save_total_limit": "HF's rotation, which spares the best one",
+                "save_safetensors": "False writes `pytorch_model.bin`, under every release",
+                "save_on_each_node": "who writes",
+                "save_only_model": "without the optimizer's state, no run goes on from it",
+                "restore_callback_states_from_checkpoint": "HF's own code",
+                "resume_from_checkpoint": "read by scripts, which pass it to `train`",
+                "load_best_model_at_end metric_for_best_model greater_is_better": "HF's own code",
+                "enable_jit_checkpoint": "SIGTERM saves and stops",
+            },
         ),
-        *_all(
+        *_rules(
             Kind.HF,
             "Hub",
-            "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision "
-            "push_to_hub_model_id push_to_hub_organization push_to_hub_token",
+            {
+                "push_to_hub hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision": (
+                    "HF's own code pushes"
+                ),
+                "hub_token": "never shown, never saved",
+                "push_to_hub_model_id push_to_hub_organization": "old names of `hub_model_id`",
+                "push_to_hub_token": "old name of `hub_token`",
+            },
         ),
-        *_all(Kind.HF, "script", "do_train do_eval do_predict"),
-        *_all(Kind.RETIRED, "", "use_ipex jit_mode_eval ray_scope mp_parameters tpu_metrics_debug"),
+        *_rules(Kind.HF, "the script", {"do_train do_eval do_predict": "read by scripts, by no Trainer"}),
+        Rule("ray_scope", Kind.HF, "hyperparameter_search", "passed to Ray, under every release"),
         # More than one process.
-        *_all(
+        Rule(
+            "ddp_find_unused_parameters",
             Kind.STRATEGY,
-            "DDP",
-            "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend "
-            "ddp_timeout local_rank",
-            "no effect with one process",
+            "DDPStrategy(find_unused_parameters={})",
+            "where None: on, unless the model checkpoints its activations",
         ),
-        *_all(
-            Kind.NOT_YET,
-            "strategy",
-            "fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap "
-            "deepspeed parallelism_config "
-            "tpu_num_cores",
-            "needs more than one process",
+        Rule("ddp_bucket_cap_mb", Kind.STRATEGY, "DDPStrategy(bucket_cap_mb={})", "MB; torch's where None"),
+        Rule(
+            "ddp_broadcast_buffers", Kind.STRATEGY, "DDPStrategy(broadcast_buffers={})", "torch's where None"
         ),
+        Rule("ddp_static_graph", Kind.STRATEGY, "DDPStrategy(static_graph={})", "torch's where None"),
+        Rule("ddp_backend", Kind.STRATEGY, "process_group_backend={}", "the device decides where None"),
+        Rule("ddp_timeout", Kind.STRATEGY, "timeout={}", "seconds that processes wait for each other"),
+        Rule("local_rank", Kind.STRATEGY, "the launcher", "set by HF from what the launcher says"),
+        *_rules(
+            Kind.STRATEGY,
+            "FSDP",
+            {
+                "fsdp": "version 2 on ModelParallelStrategy, version 1 on FSDPStrategy",
+                "fsdp_config": "entry by entry",
+                "fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap": "old name of an entry of `fsdp_config`",
+            },
+        ),
+        Rule("deepspeed", Kind.STRATEGY, "DeepSpeedStrategy(config={})", "HF fills in its 'auto' values"),
+        Rule("parallelism_config", Kind.STRATEGY, "ModelParallelStrategy", "the sizes of its mesh"),
+        Rule("tpu_num_cores", Kind.RETIRED, "", "the launcher decides on the number of processes"),
     )
 }
-"""Field → rule. The docs, `compat run`'s summary and the tests all read this table."""
+"""Argument → rule."""

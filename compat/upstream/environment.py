@@ -23,12 +23,16 @@ class Facts:
     Attributes:
         device_type: kind of the device that the arguments chose: "cpu", "cuda", "mps", …
         device_index: its index, or None where the kind has no index.
+        devices: number of devices of that kind on this machine that the job may use.
+        num_nodes: number of machines of the job.
         world_size: number of processes of the job.
         process_index: rank of this process among them.
     """
 
     device_type: str = "cpu"
     device_index: int | None = None
+    devices: int = 1
+    num_nodes: int = 1
     world_size: int = 1
     process_index: int = 0
 
@@ -38,6 +42,7 @@ class Facts:
         return cls(
             device_type=args.device.type,
             device_index=args.device.index,
+            devices=1 if args.world_size == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             world_size=args.world_size,
             process_index=args.process_index,
         )

@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 import compat
+from compat.engine.build import check_supported
 from compat.errors import ArgumentError
 from compat.translate import RULES, Kind, plan
 from compat.upstream.environment import Facts
@@ -60,7 +61,7 @@ def test_conflicts_are_reported_together_before_anything_is_built(tmp_path: Path
     args = arguments(tmp_path)
     args.deepspeed = "zero.json"
     with pytest.raises(ArgumentError) as caught:
-        plan(args, Facts(world_size=2))
+        check_supported(plan(args, Facts(world_size=2)), world_size=2)
     text = str(caught.value)
     assert "`WORLD_SIZE=2`" in text
     assert "`deepspeed='zero.json'`" in text
@@ -86,7 +87,11 @@ def test_secrets_stay_out(tmp_path: Path) -> None:
 
 def test_a_plan_is_plain_data(tmp_path: Path) -> None:
     made = plan(arguments(tmp_path), CPU)
-    assert json.loads(made.to_json())["learning_rate"]["kind"] == Kind.MODULE.value
+    plain = json.loads(made.to_json())
+    origin = {entry["field"]: entry for entry in plain["provenance"]}
+    assert origin["learning_rate"]["kind"] == Kind.MODULE.value
+    assert plain["trainer"]["max_steps"] == 3
+    assert plain["strategy"] == {"name": "single_device", "options": {}}
     assert made == plan(arguments(tmp_path), CPU)
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.settings = ()  # type: ignore[misc]

@@ -1,0 +1,125 @@
+"""From what was given to what holds, on plain values: for plans of runs that are not built here.
+
+`TrainingArguments` does the same on itself and leaves the last part to HF's class, which also looks for a
+device. `tests/arguments/test_resolve.py` holds both against each other.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from compat.arguments import checks, lightning
+from compat.arguments.checks import Problem
+from compat.arguments.generations import Migrated, migrate
+from compat.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, MutableMapping
+
+
+def settle(
+    values: MutableMapping[str, Any], native: Mapping[str, Any], choices: Mapping[str, Iterable[str]]
+) -> tuple[Migrated, list[Problem]]:
+    """Say everything in the installed release's names, and find every problem.
+
+    Args:
+        values: all arguments; changed in place.
+        native: the installed release's own arguments, with their defaults.
+        choices: the values that the installed release knows of an argument.
+
+    Returns:
+        What was given by the names of other generations, and what is wrong.
+    """
+    migrated = migrate(values, native)
+    found = [*map(Problem, migrated.problems), *_take_lightning(values)]
+    return migrated, [*found, *checks.problems(values, choices)]
+
+
+def _take_lightning(values: MutableMapping[str, Any]) -> list[Problem]:
+    flags = values.get("lightning")
+    if isinstance(flags, str):
+        try:
+            flags = values["lightning"] = json.loads(flags)
+        except json.JSONDecodeError as error:
+            return [Problem(f'`lightning={flags!r}`: not JSON ({error}). Give \'{{"profiler": "simple"}}\'.')]
+    if not isinstance(flags, (dict, type(None))):
+        return [Problem(f"`lightning={flags!r}`: flags by name are wanted. Give {{'profiler': 'simple'}}.")]
+    found = list(lightning.problems(flags or {}))
+    if not found:
+        lightning.say(flags or {}, values)
+    return found
+
+
+def resolve(
+    given: Mapping[str, Any], native: Mapping[str, Any], choices: Mapping[str, Iterable[str]]
+) -> SimpleNamespace:
+    """What holds when `given` is given.
+
+    Args:
+        given: arguments by any generation's names.
+        native: the installed release's own arguments, with their defaults.
+        choices: the values that the installed release knows of an argument.
+
+    Returns:
+        An object with the attributes of `TrainingArguments`; `typed` are the names that were given.
+
+    Raises:
+        ArgumentError: every problem, at once.
+    """
+    values = {name: copy.copy(value) for name, value in native.items()}
+    values.update({"lightning": None, **given})
+    migrated, found = settle(values, native, choices)
+    if found:
+        msg = "\n".join(problem.text for problem in found)
+        raise ArgumentError(msg)
+    _derive(values, native)
+    return SimpleNamespace(**values, defaults=native, typed=frozenset(given), given_otherwise=migrated.given)
+
+
+def _derive(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None:
+    """What HF derives from other arguments."""
+    for name, value in list(values.items()):
+        values[name] = getattr(value, "value", value)
+    values["output_dir"] = values.get("output_dir") or "trainer_output"
+    for derive in (_derive_evaluation, _derive_best_model, _derive_compilation, _derive_logs):
+        derive(values)
+    if "activation_checkpointing" in native and values["activation_checkpointing"] is None:
+        values["activation_checkpointing"] = bool(values["gradient_checkpointing"])
+    if values["use_cpu"]:
+        values["dataloader_pin_memory"] = False
+    tokens = values["include_num_input_tokens_seen"]
+    if isinstance(tokens, bool) and native["include_num_input_tokens_seen"] == "no":
+        values["include_num_input_tokens_seen"] = "all" if tokens else "no"
+
+
+def _derive_evaluation(values: MutableMapping[str, Any]) -> None:
+    values["do_eval"] = values["do_eval"] or values["eval_strategy"] != "no"
+    if values["eval_strategy"] == "steps":
+        values["eval_steps"] = values["eval_steps"] or values["logging_steps"]
+
+
+def _derive_best_model(values: MutableMapping[str, Any]) -> None:
+    waits = values["lr_scheduler_type"] in {"reduce_lr_on_plateau", "greedy"}
+    if values["load_best_model_at_end"] or waits:
+        values["metric_for_best_model"] = values["metric_for_best_model"] or "loss"
+    metric = values["metric_for_best_model"]
+    if values["greater_is_better"] is None and metric is not None:
+        values["greater_is_better"] = not metric.endswith("loss")
+
+
+def _derive_compilation(values: MutableMapping[str, Any]) -> None:
+    if values["torch_compile_mode"] or values["torch_compile_backend"]:
+        values["torch_compile"] = True
+    if values["torch_compile"]:
+        values["torch_compile_backend"] = values["torch_compile_backend"] or "inductor"
+
+
+def _derive_logs(values: MutableMapping[str, Any]) -> None:
+    report_to = values["report_to"]
+    if isinstance(report_to, str):
+        values["report_to"] = [] if report_to == "none" else [report_to]
+    elif report_to == ["none"]:
+        values["report_to"] = []
