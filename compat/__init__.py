@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compat.arguments import Seq2SeqTrainingArguments, TrainingArguments
+    from compat.arguments.parser import HfArgumentParser
     from compat.install import install, installed, uninstall
+    from compat.planning import plan
     from compat.trainer import Seq2SeqTrainer, Trainer
 
 __version__ = "0.1.0"
 
 _OURS = {
+    "HfArgumentParser": "compat.arguments.parser",
     "Seq2SeqTrainer": "compat.trainer",
     "Seq2SeqTrainingArguments": "compat.arguments",
     "Trainer": "compat.trainer",
     "TrainingArguments": "compat.arguments",
     "install": "compat.install",
     "installed": "compat.install",
+    "plan": "compat.planning",
     "uninstall": "compat.install",
 }
 
@@ -37,7 +41,6 @@ _TRANSFORMERS = (
     "DefaultFlowCallback",
     "EarlyStoppingCallback",
     "EvalPrediction",
-    "HfArgumentParser",
     "IntervalStrategy",
     "PrinterCallback",
     "ProgressCallback",
@@ -51,12 +54,14 @@ _TRANSFORMERS = (
 )
 
 __all__ = [  # noqa: PLE0604 (every entry is a string)
+    "HfArgumentParser",
     "Seq2SeqTrainer",
     "Seq2SeqTrainingArguments",
     "Trainer",
     "TrainingArguments",
     "install",
     "installed",
+    "plan",
     "uninstall",
     *_TRANSFORMERS,
 ]

@@ -23,7 +23,7 @@ LAYERS = (
     ("trl", "sentence_transformers"),
     ("install",),
     ("trainer",),
-    ("engine", "callbacks", "checkpoint"),
+    ("engine", "callbacks", "checkpoint", "planning"),
     ("translate",),
     ("arguments",),
     ("upstream",),

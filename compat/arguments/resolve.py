@@ -86,8 +86,13 @@ def _derive(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None
     values["output_dir"] = values.get("output_dir") or "trainer_output"
     for derive in (_derive_evaluation, _derive_best_model, _derive_compilation, _derive_logs):
         derive(values)
-    if "activation_checkpointing" in native and values["activation_checkpointing"] is None:
-        values["activation_checkpointing"] = bool(values["gradient_checkpointing"])
+    for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        new = old.replace("gradient", "activation")
+        if new in native:
+            given = values[old] if values[new] is None else values[new]
+            values[old] = values[new] = given if given is not None or "kwargs" in old else False
+    if isinstance(values["debug"], str):
+        values["debug"] = values["debug"].split()
     if values["use_cpu"]:
         values["dataloader_pin_memory"] = False
     tokens = values["include_num_input_tokens_seen"]

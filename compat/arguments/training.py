@@ -59,6 +59,8 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     )
 
     other_names: ClassVar[frozenset[str]]
+    on_given: ClassVar[Any] = None
+    """Called with what was given, before anything is made of it."""
     accelerate_environment: ClassVar[dict[str, str]] = {}
     given_otherwise: ClassVar[dict[str, Any]] = {}
 
@@ -84,6 +86,8 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         values = self.__dict__
+        if TrainingArguments.on_given is not None:
+            TrainingArguments.on_given(dict(values))
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
         if found:
             self._refuse(found)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from compat.cli import run
+from compat.cli import explain, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run,)
+COMMANDS = (run, explain)
 """Each module adds one command: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 
@@ -29,6 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
-    namespace = parser.parse_args(argv)
+    words, script = _cut(list(sys.argv[1:] if argv is None else argv))
+    namespace, more = parser.parse_known_args(words)
+    if more and not getattr(namespace, "takes_more", False):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    namespace.more, namespace.script = more, script
     status: int = namespace.main(namespace)
     return status
+
+
+def _cut(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """A command line, and what stands behind `--` in one that explains a script."""
+    if words[:1] != ["explain"] or "--" not in words:
+        return words, None
+    place = words.index("--")
+    return words[:place], words[place + 1 :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import accelerate
@@ -13,9 +14,11 @@ from typing_extensions import override
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.upstream.environment import detached
+from compat.upstream.trainer import HF_TRAINING_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     import lightning.pytorch as pl
     from torch import nn
@@ -32,6 +35,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     _lightning: pl.Trainer | None
     _session: Session | None
+    _divisor: int = 1
 
     @classmethod
     def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
@@ -57,6 +61,21 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             self._lightning = self._session = None
             # Code that steps an optimizer of its own after the run must find gradients in sync.
             self.gradient_state._set_sync_gradients(True)
+
+    @contextlib.contextmanager
+    def dividing_by(self, window: int) -> Iterator[None]:
+        """Divide losses before their backward, as accelerate did for the `training_step` of 4.37.
+
+        HF's own `training_step` divides by itself, and is left to it.
+
+        Args:
+            window: micro-steps in an accumulation window.
+        """
+        self._divisor = window
+        try:
+            yield
+        finally:
+            self._divisor = 1
 
     @override
     def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
@@ -121,6 +140,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         rate = kwargs.pop("learning_rate", None)
         if self.gradient_accumulation_steps != 1:
             loss = loss / self.gradient_accumulation_steps
+        if self._divisor != 1 and not _was_called_by(HF_TRAINING_STEP):
+            loss = loss / self._divisor
         if rate is not None and getattr(self, "has_lomo_optimizer", False):
             self._lomo_backward(loss, rate)
         elif self._session is None or self._lightning is None:
@@ -188,3 +209,11 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def _autocast_options(self, handler: Any = None) -> dict[str, Any]:
         handler = handler or self.autocast_handler
         return {} if handler is None else dict(handler.to_kwargs())
+
+
+def _was_called_by(function: Any) -> bool:
+    """Whether a call of `function` is under way in this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None

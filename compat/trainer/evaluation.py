@@ -49,9 +49,10 @@ class EvaluationMixin(TrainingMixin):
             Predictions of shape (samples, …), labels of shape (samples, …), metrics, and the number of
             samples.
         """
-        args = self.args
         if prediction_loss_only is None:
-            prediction_loss_only = args.prediction_loss_only
+            prediction_loss_only = self.args.prediction_loss_only
+        stage = "predict" if description == "Prediction" else "val"
+        dataloader = self._limited(dataloader, f"limit_{stage}_batches")
         model = self._prepare_model_for_evaluation(dataloader)
         self._announce_evaluation(dataloader, description)
         self.callback_handler.eval_dataloader = dataloader

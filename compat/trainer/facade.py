@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+
+from compat.engine.build import check_supported
 from compat.trainer.accelerator import LightningAccelerator
-from compat.trainer.checkpointing import CheckpointingMixin
+from compat.trainer.generations import GenerationsMixin, LackedMethods
+from compat.trainer.older import take_older_name, takes_tokenizer
+from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.translate import LightningPlan, plan
 from compat.upstream.environment import Facts, overlaid, own_accelerator_state
 
@@ -13,24 +18,35 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Trainer(CheckpointingMixin):
+class Trainer(GenerationsMixin, LackedMethods):
     """Train, evaluate and predict with HF's interface, on PyTorch Lightning.
 
     Mirrors `transformers.Trainer`: same constructor, methods, events and checkpoints, and
-    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be overridden here.
+    `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be overridden here,
+    with the signatures of 4.37 and later; methods and parameters of all these releases are there.
     `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects, `trainer.plan` tells
     what became of the arguments.
 
     Args:
         model: the model to train; as in `transformers.Trainer`, and so are all other arguments.
+        tokenizer: the older name of `processing_class`.
 
     Raises:
         ArgumentError: for arguments that cannot be honoured, all of them at once, before anything is built.
-        ValueError: HF's own errors.
+        ValueError: HF's own errors; `tokenizer` and `processing_class` are both given.
     """
 
     _lightning = None
     _lightning_module = None
+
+    @takes_tokenizer(HFTrainer.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        take_older_name(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
+        adapt_overrides(self, Trainer)
+        super().__init__(*args, **kwargs)
+        if is_adapted(self, "compute_loss"):
+            # Such a loss is the mean of its micro-batch: HF must divide it by the window, as it did then.
+            self.model_accepts_loss_kwargs = False
 
     @property
     def plan(self) -> LightningPlan:
@@ -40,7 +56,7 @@ class Trainer(CheckpointingMixin):
     def create_accelerator_and_postprocess(self) -> None:
         """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
         # Conflicts surface here, ahead of the model and everything else that the constructor builds.
-        _ = self.plan
+        check_supported(self.plan, self.args.world_size)
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
         with own_accelerator_state(), overlaid(_accelerate_environment(self.args)):

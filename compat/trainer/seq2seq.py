@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import transformers
 
 from compat.trainer.facade import Trainer
+from compat.trainer.older import take_older_name, takes_tokenizer
 
 
 class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):  # type: ignore[misc]
@@ -13,3 +16,8 @@ class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):  # type: ignore[misc
     Mirrors `transformers.Seq2SeqTrainer`: generation arguments of `evaluate` and `predict`, and
     `predict_with_generate`, are HF's own code.
     """
+
+    @takes_tokenizer(transformers.Seq2SeqTrainer.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        take_older_name(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
+        super().__init__(*args, **kwargs)

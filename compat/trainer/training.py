@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import lightning
 from transformers.utils import logging
 
+from compat.arguments.lightning import limit
 from compat.checkpoint import HFCheckpointIO
 from compat.engine.build import attach_session, build_trainer
-from compat.engine.data import WindowLoader
+from compat.engine.data import WindowLoader, limited
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
+from compat.trainer.older import take_older_name
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP, TrainerSeams
 
@@ -64,15 +66,16 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`.
             trial: the trial of a hyperparameter search.
             ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
-            kwargs: older names that HF's own `train` still takes.
+            kwargs: `model_path`, the name that `resume_from_checkpoint` had.
 
         Returns:
             Update steps, mean training loss, and metrics of the run (seconds, samples and steps per second,
             flos).
         """
+        kwargs["resume_from_checkpoint"] = resume_from_checkpoint
+        take_older_name(kwargs, "model_path", "resume_from_checkpoint", f"{type(self).__name__}.train")
         try:
             output: TrainOutput = super().train(
-                resume_from_checkpoint=resume_from_checkpoint,
                 trial=trial,
                 ignore_keys_for_eval=ignore_keys_for_eval,
                 **kwargs,
@@ -107,7 +110,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
         self._adopt_batch_size(batch_size)
-        dataloader = self.get_train_dataloader()
+        dataloader = self._limited(self.get_train_dataloader(), "limit_train_batches")
         schedule = self._session_schedule = self._measure_training(dataloader)
         session = Session(
             hf=self,
@@ -119,6 +122,9 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             defers_backward=self._leaves_backward_to_lightning(),
         )
         return self._run_session(session)
+
+    def _limited(self, dataloader: Any, name: str) -> Any:
+        return limited(dataloader, limit(self._lightning_flags, name))
 
     def _run_session(self, session: Session) -> TrainOutput:
         lightning = self._lightning = self._build_lightning()
@@ -141,7 +147,13 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             checkpoint_io=HFCheckpointIO(),
             scaler=self.accelerator.scaler,
             default_root_dir=self.args.output_dir,
+            asked=self._lightning_flags,
         )
+
+    @property
+    def _lightning_flags(self) -> dict[str, Any]:
+        """`args.lightning`, where the arguments have it."""
+        return getattr(self.args, "lightning", None) or {}
 
     def _leaves_backward_to_lightning(self) -> bool:
         """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""

@@ -196,5 +196,6 @@ def _fsdp_setting(key: str, value: Any, name: str) -> Setting:
         target=f"{strategy}({target}={{}})" if name == "fsdp" else f"{strategy}: {target}",
         becomes=value,
         note=entry.note,
-        changed=True,
+        # HF fills in what is not given.
+        changed=bool(value) or key not in {"min_num_params", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt"},
     )

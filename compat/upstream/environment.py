@@ -47,6 +47,15 @@ class Facts:
             process_index=args.process_index,
         )
 
+    @staticmethod
+    def device_type_here() -> str:
+        """Kind of the device that HF would choose on this machine."""
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+
 
 def _configuration() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k.startswith(CONFIGURATION_PREFIXES)}

@@ -45,7 +45,10 @@ _EVAL = "lightning.pytorch.loops.evaluation_loop:_EvaluationLoop."
 PRIVATE = (
     Private(_TRAINER + "_inner_training_loop", _HF, "overridden: the engine"),
     Private(_TRAINER + "_maybe_log_save_evaluate", _HF, "called after each update step and epoch"),
-    Private(_TRAINER + "_evaluate", _HF, "called for eval_on_start"),
+    Private(_TRAINER + "_evaluate", _HF, "called for eval_on_start; overridden: its metrics are kept"),
+    Private(_TRAINER + "_save_checkpoint", _HF, "overridden: takes the metrics of 4.37"),
+    Private(_TRAINER + "_push_from_checkpoint", _HF, "overridden: keeps tokens out of its files"),
+    Private(_TRAINER + "_get_train_sampler", _HF, "called by HF; overrides of 4.37 take no dataset"),
     Private(_TRAINER + "_get_learning_rate", _HF, "called after each update step"),
     Private(_TRAINER + "_load_rng_state", _HF, "called on resume"),
     Private(_TRAINER + "_load_callback_state", _HF, "called on resume"),

@@ -326,8 +326,17 @@ class _SuppliedSeams(_CommonSeams):
             return
         import torch
 
-        count = torch.tensor(inputs[name].numel(), device=self.args.device, dtype=torch.int64)
+        count = torch.as_tensor(self._tokens_in(inputs, name), device=self.args.device, dtype=torch.int64)
         self.state.num_input_tokens_seen += self.accelerator.gather(count).sum().item()
+
+    def _tokens_in(self, inputs: Any, name: str) -> Any:
+        """All tokens of a batch; without the padding where the arguments say so, as in transformers 5."""
+        if self.args.include_num_input_tokens_seen != "non_padding":
+            return inputs[name].numel()
+        if "attention_mask" in inputs:
+            return inputs["attention_mask"].sum()
+        padding = getattr(self.processing_class, "pad_token_id", None)
+        return inputs[name].numel() if padding is None else (inputs[name] != padding).sum()
 
     def _count_tokens_after_step(self, inputs: Any) -> None:
         """This release counts before the micro-step."""

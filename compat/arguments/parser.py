@@ -1,0 +1,163 @@
+"""`HfArgumentParser`: HF's parser, for the arguments of every generation and Lightning's flags."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from compat.arguments.checks import nearest
+from compat.arguments.fields import FIELDS
+from compat.arguments.lightning import FLAGS
+from compat.errors import ArgumentError, UnknownArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LIGHTNING = "lightning"
+SECTION = f"{LIGHTNING}."
+
+
+class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
+    """Parses command lines, dicts, JSON and YAML into dataclasses.
+
+    Mirrors `transformers.HfArgumentParser`. Old names are options too, `--lightning.FLAG VALUE` gives one
+    flag of Lightning's Trainer, and what is not known is answered with the nearest name that is.
+
+    Args:
+        dataclass_types: the dataclasses to fill, as in `transformers.HfArgumentParser`; so are all others.
+    """
+
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        super()._add_dataclass_arguments(dtype)
+        # Switches that were on in transformers 4 had an option that turns them off.
+        for name in getattr(dtype, "other_names", ()):
+            field = FIELDS[name]
+            if field.kind.startswith("bool") and field.default is True:
+                options = (f"--no_{name}", f"--no-{name.replace('_', '-')}")
+                self.add_argument(*options, dest=name, action="store_false", default=None)
+
+    def parse_args_into_dataclasses(
+        self, args: Sequence[str] | None = None, return_remaining_strings: bool = False, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Parse a command line.
+
+        Args:
+            args: its words; those of the process where None.
+            return_remaining_strings: whether words that are not known are returned, rather than refused.
+            kwargs: the files that arguments may be read from, as in `transformers.HfArgumentParser`.
+
+        Returns:
+            An instance of each dataclass, then what else was asked for.
+
+        Raises:
+            UnknownArgumentError: an option that is not known, with the nearest one that is.
+        """
+        words = gathered(sys.argv[1:] if args is None else args)
+        *parsed, remaining = super().parse_args_into_dataclasses(
+            words, return_remaining_strings=True, **kwargs
+        )
+        if return_remaining_strings:
+            return (*parsed, remaining)
+        self._refuse(remaining)
+        return tuple(parsed)
+
+    def _refuse(self, words: Sequence[str]) -> None:
+        known = [option for action in self._actions for option in action.option_strings]
+        if words:
+            msg = "\n".join(
+                f"`{word}`: not used by any of {self._names()}. {nearest(word.partition('=')[0], known)}"
+                for word in words
+            )
+            raise UnknownArgumentError(msg)
+
+    def _names(self) -> str:
+        return ", ".join(getattr(kind, "__name__", str(kind)) for kind in self.dataclass_types)
+
+    def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
+        """Fill the dataclasses from a dict; JSON and YAML files go the same way.
+
+        Args:
+            args: argument → value. `lightning.FLAG` may stand for an entry of `lightning`.
+            allow_extra_keys: whether keys that are not known are passed over.
+
+        Raises:
+            UnknownArgumentError: a key that is not known, with the nearest one that is.
+        """
+        args = gathered_keys(args)
+        known = [action.dest for action in self._actions]
+        if unknown := [key for key in args if key not in known and not allow_extra_keys]:
+            msg = "\n".join(
+                f"`{key}={args[key]!r}`: not used by any of {self._names()}. {nearest(key, known)}"
+                for key in sorted(unknown)
+            )
+            raise UnknownArgumentError(msg)
+        parsed: tuple[Any, ...] = super().parse_dict(args, allow_extra_keys=allow_extra_keys)
+        return parsed
+
+    def typed(self, words: Sequence[str]) -> dict[str, Any]:
+        """What a command line gives, and nothing that it leaves to defaults.
+
+        Args:
+            words: the words of the command line.
+
+        Returns:
+            Argument → value.
+
+        Raises:
+            UnknownArgumentError: an option that is not known.
+        """
+        for action in self._actions:
+            action.default = argparse.SUPPRESS
+        namespace, remaining = self.parse_known_args(gathered(words))
+        self._refuse(remaining)
+        return dict(vars(namespace))
+
+
+def gathered(words: Sequence[str]) -> list[str]:
+    """A command line whose `--lightning.FLAG VALUE` have become one `--lightning JSON`.
+
+    Raises:
+        ArgumentError: a flag without a value.
+    """
+    kept: list[str] = []
+    flags: dict[str, Any] = {}
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith(f"--{SECTION}"):
+            kept.append(word)
+            continue
+        if not equals:
+            has_value = bool(queue) and not queue[0].startswith("--")
+            value = queue.pop(0) if has_value else _alone(word)
+        flags[name.removeprefix(f"--{SECTION}")] = _read(value)
+    return [*kept, f"--{LIGHTNING}", json.dumps(flags)] if flags else kept
+
+
+def _alone(word: str) -> str:
+    name = word.removeprefix(f"--{SECTION}")
+    if name not in FLAGS:
+        msg = f"`{word}`: no value. Give `{word} VALUE`. {nearest(name, FLAGS)}"
+        raise ArgumentError(msg)
+    # As with HF's own switches.
+    return "true"
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        words = {"True": True, "False": False, "None": None}
+        return words.get(text, text)
+
+
+def gathered_keys(args: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict whose keys `lightning.FLAG` have become entries of `lightning`."""
+    flags = {key.removeprefix(SECTION): value for key, value in args.items() if key.startswith(SECTION)}
+    kept = {key: value for key, value in args.items() if not key.startswith(SECTION)}
+    return {**kept, LIGHTNING: {**kept.get(LIGHTNING, {}), **flags}} if flags else kept

@@ -1,0 +1,256 @@
+"""`compat explain`: what HF arguments become under Lightning, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from compat.arguments.checks import nearest
+from compat.arguments.fields import FIELDS
+from compat.cli.run import run_script
+from compat.errors import CompatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from compat.translate import LightningPlan, Setting
+
+EPILOG = """\
+examples:
+  compat explain --learning_rate 2e-5 --bf16 --evaluation_strategy steps
+  compat explain args.yaml --max_steps 100
+  compat explain runs/checkpoint-500/training_args.bin
+  compat explain --fsdp full_shard --devices 8 --accelerator cuda
+  compat explain -- train.py --output_dir out
+"""
+
+NAMES = frozenset({*FIELDS, "lightning"})
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "explain",
+        help="show what HF arguments become under Lightning, and why",
+        description="Show what HF arguments become under Lightning, and why. Arguments come from flags as "
+        "HF scripts take them, from a file (JSON, YAML or a saved training_args.bin), or from a script, "
+        "which is run until it makes its arguments.",
+        usage="compat explain [options] [FILE] [HF FLAGS] [-- SCRIPT ARGS]",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--all", action="store_true", help="show also what has its default")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="what to print")
+    parser.add_argument("--accelerator", help="explain for devices of this kind, whatever this machine has")
+    parser.add_argument("--devices", type=int, help="explain for so many devices on a machine")
+    parser.add_argument("--num_nodes", "--num-nodes", type=int, default=1, help="… and so many machines")
+    parser.set_defaults(main=main, takes_more=True)
+
+
+def main(namespace: argparse.Namespace) -> int:
+    """Print the plan.
+
+    Returns:
+        0, or 2 and what is wrong on stderr.
+    """
+    from compat.planning import plan
+
+    try:
+        with warnings.catch_warnings():
+            # The table tells of old names.
+            warnings.simplefilter("ignore", FutureWarning)
+            made = plan(
+                gather(namespace.more, namespace.script),
+                accelerator=namespace.accelerator,
+                devices=namespace.devices,
+                num_nodes=namespace.num_nodes,
+            )
+    except CompatError as error:
+        sys.stderr.write(f"compat explain: {error}\n")
+        return 2
+    with contextlib.suppress(BrokenPipeError):
+        FORMATS[namespace.format](made, show_all=namespace.all)
+    return 0
+
+
+def gather(words: Sequence[str], script: Sequence[str] | None = None) -> dict[str, Any]:
+    """The arguments that a command line gives; flags win over a file, and both over a script.
+
+    Args:
+        words: a file, and HF's flags.
+        script: a script with its arguments, where there is one.
+
+    Returns:
+        Argument → value.
+
+    Raises:
+        CompatError: a flag that is not known, or a file that cannot be read.
+    """
+    words = list(words)
+    if script is not None:
+        return {**from_script(script), **gather(words)}
+    from compat.arguments.parser import HfArgumentParser
+    from compat.arguments.seq2seq import Seq2SeqTrainingArguments
+
+    files = [words.pop(0)] if words and not words[0].startswith("-") else []
+    given = from_file(files[0]) if files else {}
+    return {**given, **HfArgumentParser(Seq2SeqTrainingArguments).typed(words)}
+
+
+def from_file(path: str) -> dict[str, Any]:
+    """The arguments in a file.
+
+    Args:
+        path: JSON, YAML, or what a Trainer saves as `training_args.bin`.
+
+    Raises:
+        CompatError: the file is not there, or holds no arguments.
+    """
+    if not os.path.isfile(path):
+        msg = f"`{path}`: no such file. Give JSON, YAML or a training_args.bin, or flags that begin with --."
+        raise CompatError(msg)
+    if path.endswith(".bin"):
+        return _from_saved(path)
+    import yaml
+
+    from compat.arguments.parser import gathered_keys
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            # JSON proper first: YAML reads 1e-5 as text.
+            loaded = json.load(file) if path.endswith(".json") else yaml.safe_load(file)
+    except (ValueError, yaml.YAMLError) as error:
+        msg = f"`{path}`: neither JSON nor YAML ({error}). Give argument: value, a line each."
+        raise CompatError(msg) from error
+    if not isinstance(loaded, dict):
+        msg = f"`{path}`: holds no arguments by name. Give argument: value, a line each."
+        raise CompatError(msg)
+    return known_only(gathered_keys(loaded))
+
+
+def known_only(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The training arguments among `given`: a script's file has other ones, too."""
+    known = {name: value for name, value in given.items() if name in NAMES}
+    for name in given.keys() - known.keys():
+        guess = nearest(name, FIELDS)
+        sys.stderr.write(f"compat explain: `{name}`: not a training argument; passed over. {guess}\n")
+    return known
+
+
+def _from_saved(path: str) -> dict[str, Any]:
+    from compat.arguments.names import native_defaults
+    from compat.arguments.seq2seq import Seq2SeqTrainingArguments
+    from compat.checkpoint.inert import read_arguments
+
+    saved = read_arguments(path)
+    defaults = native_defaults(Seq2SeqTrainingArguments)
+    return {name: saved[name] for name in NAMES & saved.keys() if saved[name] != defaults.get(name)}
+
+
+class _MadeError(BaseException):
+    """Ends a script at the point where it has its arguments; no `except Exception` stops it."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__()
+        self.given = given
+
+
+def from_script(words: Sequence[str]) -> dict[str, Any]:
+    """The arguments that a script makes first; it is run up to there.
+
+    Args:
+        words: the script and its arguments, as for `compat run`.
+
+    Raises:
+        CompatError: the script is not there, or ends without making any.
+    """
+    if not words or not os.path.exists(words[0]):
+        msg = f"`{words[0] if words else '--'}`: no such script. Give its path behind `--`."
+        raise CompatError(msg)
+    from compat.arguments.names import native_defaults
+    from compat.arguments.training import TrainingArguments
+    from compat.install import install, uninstall
+
+    def stop(given: dict[str, Any]) -> None:
+        raise _MadeError(given)
+
+    install()
+    TrainingArguments.on_given = stop
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            run_script(words[0], words[1:])
+    except _MadeError as made:
+        defaults = native_defaults(TrainingArguments)
+        return {
+            name: value
+            for name, value in made.given.items()
+            if value is not None and value != defaults.get(name) and name in NAMES
+        }
+    finally:
+        TrainingArguments.on_given = None
+        uninstall()
+    msg = f"`{words[0]}`: ended without making TrainingArguments. Give the flags themselves."
+    raise CompatError(msg)
+
+
+def print_table(made: LightningPlan, *, show_all: bool) -> None:
+    """Print a plan for a reader: as wide and as coloured as a terminal has it, plain lines elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for heading, style in (("HF argument", "cyan"), ("value", "green"), ("becomes", "magenta"), ("why", "")):
+        table.add_column(heading, style=style, overflow="fold", no_wrap=not sys.stdout.isatty())
+    for setting in made.settings if show_all else made.changed():
+        table.add_row(*map(Text, row(setting)))
+    console.print(Text(headline(made), style="bold"))
+    console.print(table, width=None if sys.stdout.isatty() else 10_000)
+    if not show_all:
+        console.print(Text("Arguments that have their defaults are left out; --all shows them.", style="dim"))
+
+
+def headline(made: LightningPlan) -> str:
+    """A plan in one line."""
+    flags = made.flags
+    count = f"{flags['devices']} devices: " if flags["devices"] != 1 else ""
+    nodes = f" on {flags['num_nodes']} machines" if flags["num_nodes"] != 1 else ""
+    return (
+        f"lightning.pytorch.Trainer on {count}{flags['accelerator']}{nodes}, strategy {made.strategy}, "
+        f"precision {made.precision}"
+    )
+
+
+def row(setting: Setting) -> tuple[str, str, str, str]:
+    """One decision as the cells of a table."""
+    from compat.translate.plan import plain
+
+    if not setting.field:
+        return ("—", "", setting.outcome, setting.note)
+    value = plain(setting.value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return (setting.field, text, setting.outcome, setting.note)
+
+
+def print_json(made: LightningPlan, *, show_all: bool) -> None:
+    """Print a plan for a program."""
+    plan = made.to_dict()
+    if not show_all:
+        plan["provenance"] = [entry for entry in plan["provenance"] if entry["changed"]]
+    print(json.dumps(plan, indent=2))
+
+
+def print_source(made: LightningPlan, *, show_all: bool) -> None:
+    """Print a Lightning script that trains the same way."""
+    print(made.to_source(), end="")
+
+
+FORMATS = {"table": print_table, "json": print_json, "python": print_source}
+"""What `--format` takes → what prints it."""

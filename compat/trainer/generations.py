@@ -1,0 +1,288 @@
+"""Names and parameters of `transformers.Trainer` that came or went between its releases."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+from transformers import trainer_pt_utils, trainer_utils
+from transformers.integrations import deepspeed
+from transformers.utils import logging
+
+from compat.trainer.hub import HubMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
+
+logger = logging.get_logger("transformers.trainer")
+
+
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether an upstream `function` has a parameter called `name`."""
+    return name in inspect.signature(function).parameters
+
+
+OPTIMIZER_TAKES_MODEL = accepts(HFTrainer.create_optimizer, "model")
+METRICS_FORMAT_IS_A_METHOD = accepts(HFTrainer.metrics_format, "self")
+LENGTH_TAKES_BATCH_SIZE = accepts(HFTrainer.set_initial_training_values, "total_train_batch_size")
+
+
+class LackedMethods:
+    """What the installed release has lost, or does not have yet.
+
+    Listed after HF's Trainer among the bases of ours, so that all that the installed release has is HF's own.
+
+    Attributes:
+        use_apex: whether NVIDIA apex computes in half precision; never.
+        use_cpu_amp: whether the CPU's own autocast does; never, accelerate's is used.
+        is_tp_enabled: whether accelerate splits the model's tensors; never.
+    """
+
+    use_apex = False
+    use_cpu_amp = False
+    is_tp_enabled = False
+    args: Any
+    accelerator: Any
+    processing_class: Any
+    state: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        """The older name of `processing_class`. Mirrors `transformers.Trainer.tokenizer` of 4.53."""
+        logger.warning_once("`Trainer.tokenizer` is deprecated. Use `Trainer.processing_class`.")
+        return self.processing_class
+
+    @tokenizer.setter
+    def tokenizer(self, processing_class: Any) -> None:
+        logger.warning_once("`Trainer.tokenizer` is deprecated. Set `Trainer.processing_class`.")
+        self.processing_class = processing_class
+
+    @staticmethod
+    def num_tokens(train_dl: DataLoader[Any], max_steps: int | None = None) -> int:
+        """Count the tokens of a dataloader, padding included, by going through it.
+
+        Mirrors `transformers.Trainer.num_tokens` of 4.53.
+
+        Args:
+            train_dl: batches with `input_ids` of shape (batch, length).
+            max_steps: micro-steps to count for; each counts as much as the first batch then.
+
+        Returns:
+            The number of tokens; 0, and a warning in the log, where the batches have no `input_ids`.
+        """
+        total = 0
+        for batch in train_dl:
+            if "input_ids" not in batch:
+                logger.warning("Cannot count tokens: the batches have no `input_ids`.")
+                return total
+            count: int = batch["input_ids"].numel()
+            if max_steps is not None:
+                return count * max_steps
+            total += count
+        return total
+
+    def torch_jit_model_eval(self, model: nn.Module, dataloader: Any, training: bool = False) -> nn.Module:
+        """The model as it is: this release of transformers traces none, which changes no result.
+
+        Mirrors `transformers.Trainer.torch_jit_model_eval` of 4.53.
+
+        Args:
+            model: the model.
+            dataloader: where 4.53 takes the batch from that it traces with.
+            training: whether the model is to be trained.
+        """
+        _warn_of_no_effect("torch_jit_model_eval", "no longer traces models")
+        return model
+
+    def ipex_optimize_model(self, model: nn.Module, training: bool = False, dtype: Any = None) -> nn.Module:
+        """The model as it is: this release of transformers knows no IPEX, which changes no result.
+
+        Mirrors `transformers.Trainer.ipex_optimize_model` of 4.37.
+
+        Args:
+            model: the model.
+            training: whether the model is to be trained.
+            dtype: the type that IPEX would compute in.
+        """
+        _warn_of_no_effect("ipex_optimize_model", "no longer uses IPEX")
+        return model
+
+    def compare_trainer_and_checkpoint_args(self, training_args: Any, trainer_state: Any) -> None:
+        """Warn in the log of what a resumed run does otherwise than the run that wrote its checkpoint.
+
+        Mirrors `transformers.Trainer.compare_trainer_and_checkpoint_args` of 4.53.
+
+        Args:
+            training_args: the arguments of this run.
+            trainer_state: the state that the checkpoint holds.
+        """
+        trainer_utils.compare_trainer_and_checkpoint_args(training_args, trainer_state)
+
+    def propagate_args_to_deepspeed(self, auto_find_batch_size: bool = False) -> None:
+        """Fill the "auto" values of a DeepSpeed configuration that accelerate has brought along.
+
+        Mirrors `transformers.Trainer.propagate_args_to_deepspeed` of 4.53.
+
+        Args:
+            auto_find_batch_size: whether the batch size has just been found, and replaces the one in there.
+        """
+        deepspeed.propagate_args_to_deepspeed(self.accelerator, self.args, auto_find_batch_size)
+
+    def get_sp_size(self) -> int:
+        """Processes that share one sequence. Mirrors `transformers.Trainer.get_sp_size` of 5.23."""
+        return self._parallel_size("sp_size")
+
+    def get_cp_size(self) -> int:
+        """Processes that share one context. Mirrors `transformers.Trainer.get_cp_size` of 5.23."""
+        return self._parallel_size("cp_size")
+
+    def _parallel_size(self, name: str) -> int:
+        return int(getattr(getattr(self.accelerator, "parallelism_config", None), name, 1))
+
+    def end(self) -> None:
+        """Finish the trackers, and leave the process group where there is one.
+
+        Mirrors `transformers.Trainer.end` of 5.23: the last call of a script, as nothing that talks to other
+        processes works after it.
+        """
+        self.accelerator.end_training()
+
+    # Private, and yet called by the subclasses of 2024 that write a whole method anew.
+
+    def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
+        return trainer_pt_utils.nested_gather(tensors, self.args.parallel_mode, name)
+
+    def _sorted_checkpoints(
+        self, output_dir: str | None = None, checkpoint_prefix: str = "checkpoint", use_mtime: bool = False
+    ) -> list[str]:
+        checkpoints: list[str] = trainer_utils.sort_checkpoints(
+            output_dir or self.args.output_dir, checkpoint_prefix, use_mtime, self.state.best_model_checkpoint
+        )
+        return checkpoints
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
+        trainer_utils.rotate_checkpoints(
+            output_dir=output_dir or self.args.output_dir,
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=use_mtime,
+        )
+
+
+class GenerationsMixin(HubMixin):
+    """What the installed release has, with the parameters that other releases give it."""
+
+    model: Any
+    _evaluated: tuple[int, dict[str, float] | None] = (-1, None)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Build the optimizer, unless there is one.
+
+        Mirrors `transformers.Trainer.create_optimizer` of 5.23.
+
+        Args:
+            model: whose parameters to optimize; the trainer's own model where None.
+
+        Returns:
+            The optimizer.
+        """
+        optimizer: Optimizer
+        if model is None:
+            optimizer = super().create_optimizer()
+        elif OPTIMIZER_TAKES_MODEL:
+            optimizer = super().create_optimizer(model)
+        else:
+            own, self.model = self.model, model
+            try:
+                optimizer = super().create_optimizer()
+            finally:
+                self.model = own
+        return optimizer
+
+    def set_initial_training_values(
+        self, args: Any, dataloader: Any, total_train_batch_size: int | None = None
+    ) -> tuple[Any, ...]:
+        """Work out how long a training run is.
+
+        Mirrors `transformers.Trainer.set_initial_training_values`: of 4.53 where the batch size is given, of
+        5.23 where it is not.
+
+        Args:
+            args: the arguments.
+            dataloader: the train dataloader.
+            total_train_batch_size: samples in an update step.
+
+        Returns:
+            Epochs, update steps in an epoch, samples in the dataset and samples in the run; then whether
+            epochs set the length and the batches in an epoch (None where unknown), or, where no batch size is
+            given, the samples in an update step and the micro-steps in an epoch; last the update steps in the
+            run.
+        """
+        values: tuple[Any, ...]
+        if not LENGTH_TAKES_BATCH_SIZE:
+            values = super().set_initial_training_values(args, dataloader)
+            given = total_train_batch_size
+            return values if given is None else _as_of_4(values, args, dataloader, given)
+        total = total_train_batch_size
+        batch_size = self.get_total_train_batch_size(args) if total is None else total
+        values = super().set_initial_training_values(args, dataloader, batch_size)
+        return values if total is not None else _as_of_5(values, args, batch_size)
+
+    def metrics_format(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Make metrics readable: hours for seconds, GF for flos, four digits for the rest.
+
+        Mirrors `transformers.Trainer.metrics_format` of 4.53. 5.23 has lost its `self`, and cannot be called.
+
+        Args:
+            metrics: the metrics; seconds end in `_runtime`.
+
+        Returns:
+            The same keys, readable.
+        """
+        formatted: dict[str, float]
+        if METRICS_FORMAT_IS_A_METHOD:
+            formatted = super().metrics_format(metrics)
+        else:
+            formatted = HFTrainer.metrics_format(metrics)
+        return formatted
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        self._evaluated = (self.state.global_step, metrics)
+        return metrics
+
+    def _metrics_of_step(self) -> dict[str, float] | None:
+        step, metrics = self._evaluated
+        return metrics if step == self.state.global_step else None
+
+    def _save_checkpoint(self, model: Any, trial: Any, metrics: dict[str, float] | None = None) -> None:
+        """Save; 4.37 also gives `metrics`, from which later releases find the best model beforehand."""
+        super()._save_checkpoint(model, trial)
+
+
+def _as_of_4(values: tuple[Any, ...], args: Any, dataloader: Any, batch_size: int) -> tuple[Any, ...]:
+    epochs, updates, examples, samples, _, _, max_steps = values
+    length = len(dataloader) if trainer_utils.has_length(dataloader) else None
+    if args.max_steps > 0:
+        samples = max_steps * batch_size
+    return epochs, updates, examples if length else samples, samples, args.max_steps < 0, length, max_steps
+
+
+def _as_of_5(values: tuple[Any, ...], args: Any, batch_size: int) -> tuple[Any, ...]:
+    *first, _, length, max_steps = values
+    micro_steps = max_steps * args.gradient_accumulation_steps if length is None else length
+    return (*first, batch_size, micro_steps, max_steps)
+
+
+def _warn_of_no_effect(method: str, reason: str) -> None:
+    warnings.warn(
+        f"`Trainer.{method}`: transformers {reason}; the model is returned as it is. Drop the call.",
+        UserWarning,
+        stacklevel=3,
+    )

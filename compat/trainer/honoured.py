@@ -1,0 +1,153 @@
+"""Arguments that the installed transformers has no code for, being too new or too old: honoured here."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import RandomSampler, SequentialSampler
+from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import rewrite_logs
+from transformers.trainer_utils import has_length
+
+from compat.arguments.training import fit_to_save
+from compat.callbacks.limits import StopAfter
+from compat.callbacks.preemption import SaveOnSigterm
+from compat.checkpoint.pickled import as_pickles, without_shared_memory
+from compat.trainer.checkpointing import CheckpointingMixin
+from compat.upstream.environment import overlaid
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class HonouringMixin(CheckpointingMixin):
+    """HF's methods, doing also what arguments of other generations and Lightning's flags ask for."""
+
+    _past: Any = None
+    _is_in_legacy_loop = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = getattr(self.model, "config", None)
+        if (use_cache := self._lacked("use_cache")) is not None and config is not None:
+            config.use_cache = use_cache
+        if (folder := self._lacked("logging_dir")) is not None:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TensorBoardCallback):
+                    callback.logging_dir = folder
+        if self._lacked("enable_jit_checkpoint"):
+            self.add_callback(SaveOnSigterm())
+        if (limit := self._lightning_flags.get("max_time")) is not None:
+            self.add_callback(StopAfter(limit))
+
+    def _lacked(self, name: str) -> Any:
+        """The value of an argument that was given, and that the installed release lacks; None otherwise."""
+        lacks = name in getattr(type(self.args), "other_names", ())
+        return vars(self.args).get(name) if lacks else None
+
+    # Data.
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[Any] | None:
+        sampler: Sampler[Any] | None = super()._get_train_sampler(*args, **kwargs)
+        dataset = args[0] if args else kwargs.get("train_dataset") or self.train_dataset
+        is_shuffled = isinstance(sampler, RandomSampler) and has_length(dataset)
+        if is_shuffled and self._lacked("train_sampling_strategy") == "sequential":
+            return SequentialSampler(dataset)
+        return sampler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """HF's loader over the training data. Mirrors `transformers.Trainer.get_train_dataloader`."""
+        return self._with_lacked_options(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
+        """HF's loader over evaluation data. Mirrors `transformers.Trainer.get_eval_dataloader`."""
+        return self._with_lacked_options(super().get_eval_dataloader(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any]:
+        """HF's loader over data to predict. Mirrors `transformers.Trainer.get_test_dataloader`."""
+        return self._with_lacked_options(super().get_test_dataloader(test_dataset))
+
+    def _with_lacked_options(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        for name, attribute in (
+            ("dataloader_in_order", "in_order"),
+            ("dataloader_multiprocessing_context", "multiprocessing_context"),
+        ):
+            if (value := self._lacked(name)) is not None:
+                setattr(loader, attribute, value)
+        return loader
+
+    # The past that some models hand from batch to batch.
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = super()._prepare_inputs(inputs)
+        if self._past is not None and self._lacked("past_index") is not None:
+            prepared["mems"] = self._past
+        return prepared
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """HF's loss. Mirrors `transformers.Trainer.compute_loss`.
+
+        Args:
+            model: the model as a training step calls it.
+            inputs: a batch.
+            return_outputs: whether the model's outputs are returned beside the loss.
+            kwargs: `num_items_in_batch`, what the whole window counts.
+
+        Returns:
+            A scalar, or the scalar and the outputs.
+        """
+        index = self._lacked("past_index")
+        if index is None or index < 0:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        self._past = outputs[index]
+        return (loss, outputs) if return_outputs else loss
+
+    def _forget_past(self) -> None:
+        super()._forget_past()
+        self._past = None
+
+    # Evaluation.
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict over a dataloader; `prediction_loop` does it where the arguments say so."""
+        if not self._lacked("use_legacy_prediction_loop") or self._is_in_legacy_loop:
+            return super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._is_in_legacy_loop = True
+        try:
+            return self.prediction_loop(dataloader, description, *args, **kwargs)
+        finally:
+            self._is_in_legacy_loop = False
+
+    # What is written.
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, also to the loggers of `lightning={"logger": …}`. Mirrors `transformers.Trainer.log`.
+
+        Args:
+            logs: name → value.
+            args: when training began, in seconds since the epoch, where this release counts speed by it.
+            kwargs: the same by its name, `start_time`.
+        """
+        super().log(logs, *args, **kwargs)
+        if self._lightning_flags.get("logger") and self.is_world_process_zero():
+            numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
+            for logger in self.lightning.loggers:
+                logger.log_metrics(rewrite_logs(numbers), step=self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        as_pickle = self._lacked("save_safetensors") is False
+        if as_pickle and self.args.should_save:
+            # What HF writes first must not share memory, which safetensors refuses and pickles do not mind.
+            state_dict = without_shared_memory(self.model.state_dict() if state_dict is None else state_dict)
+        with fit_to_save(self.args):
+            super()._save(output_dir, state_dict)
+        if as_pickle and self.args.should_save:
+            as_pickles(self.args.output_dir if output_dir is None else output_dir)
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Search for the best arguments. Mirrors `transformers.Trainer.hyperparameter_search`."""
+        scope = self._lacked("ray_scope")
+        with overlaid({"RAY_SCOPE": scope}) if scope else contextlib.nullcontext():
+            return super().hyperparameter_search(*args, **kwargs)

@@ -1,0 +1,49 @@
+"""Parameters under the names that they had in older releases."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def take_older_name(values: dict[str, Any], old: str, new: str, where: str) -> None:
+    """Replace a keyword argument that has been renamed.
+
+    Args:
+        values: the keyword arguments of a call; `old` becomes `new` among them.
+        old: the older name; a value of None counts as not given.
+        new: the name of today.
+        where: the callable, for messages.
+
+    Raises:
+        ValueError: both names have a value.
+    """
+    value = values.pop(old, None)
+    if value is None:
+        return
+    if values.get(new) is not None:
+        msg = f"Both `{old}` and `{new}` are set for `{where}`. `{old}` is deprecated: pass `{new}` alone."
+        raise ValueError(msg)
+    msg = f"`{old}` is deprecated for `{where}`. Use `{new}` instead."
+    warnings.warn(msg, FutureWarning, stacklevel=3)
+    values[new] = value
+
+
+def takes_tokenizer(constructor: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Show our constructor with the signature of HF's, and `tokenizer` at its end.
+
+    Args:
+        constructor: HF's constructor of the installed release.
+    """
+    signature = inspect.signature(constructor)
+    tokenizer = inspect.Parameter("tokenizer", inspect.Parameter.KEYWORD_ONLY, default=None)
+
+    def show(ours: Any) -> Any:
+        ours.__signature__ = signature.replace(parameters=[*signature.parameters.values(), tokenizer])
+        return ours
+
+    return show

@@ -1,0 +1,122 @@
+"""Overrides with the signature of an older release, called as the newest one calls.
+
+A subclass of 2024 writes `compute_loss(self, model, inputs, return_outputs=False)`; since then HF hands over
+`num_items_in_batch` as well, and such a subclass ends with a TypeError there. Here an override is called with
+what it takes. Signatures are looked at once for each trainer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from typing import Any
+
+from compat.trainer.accelerator import LightningAccelerator
+
+CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "training_step": (3, ()),
+    "compute_loss": (2, ("num_items_in_batch",)),
+    "log": (2, ()),
+    "create_optimizer": (1, ()),
+    "get_optimizer_cls_and_kwargs": (2, ()),
+    "init_hf_repo": (0, ("token", "private")),
+    "_get_train_sampler": (1, ()),
+}
+"""How HF calls the methods that have got more parameters since 4.37: how many arguments by position, and
+which by name."""
+
+BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Adapted:
+    """An override of a trainer, called with no more than it takes.
+
+    Args:
+        trainer: the trainer; not kept alive.
+        name: the method.
+    """
+
+    def __init__(self, trainer: Any, name: str) -> None:
+        self._trainer = weakref.ref(trainer)
+        self._name = name
+        parameters = inspect.signature(self._method).parameters
+        kinds = [parameter.kind for parameter in parameters.values()]
+        takes_all = inspect.Parameter.VAR_POSITIONAL in kinds
+        self._positions = None if takes_all else sum(kind in BY_POSITION for kind in kinds)
+        takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+        self._dropped = () if takes_all else set(CALLS.get(name, (0, ()))[1]) - set(parameters)
+
+    @property
+    def trainer(self) -> Any:
+        """The trainer."""
+        return self._trainer()
+
+    @property
+    def _method(self) -> Any:
+        # The instance shows this object under the name; the class has the method.
+        return inspect.getattr_static(type(self.trainer), self._name).__get__(
+            self.trainer, type(self.trainer)
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the override."""
+        taken = {name: value for name, value in kwargs.items() if name not in self._dropped}
+        return self._method(*args[: self._positions], **taken)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy belongs to the copied trainer.
+        return type(self), (self.trainer, self._name)
+
+
+class AdaptedStep(Adapted):
+    """A `training_step` of 4.37, which leaves it to accelerate to divide the loss by its window."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the override, with its losses divided for it."""
+        accelerator = LightningAccelerator.adopt(self.trainer.accelerator)
+        with accelerator.dividing_by(self.trainer.args.gradient_accumulation_steps):
+            return super().__call__(*args, **kwargs)
+
+
+class AdaptedSave(Adapted):
+    """A `_save_checkpoint` of 4.37, which is given the metrics of the evaluation at the same step."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the override, with `metrics`."""
+        return super().__call__(*args, **{"metrics": self.trainer._metrics_of_step(), **kwargs})
+
+
+KINDS = {"training_step": AdaptedStep}
+
+
+def adapt_overrides(trainer: Any, own: type) -> None:
+    """Have a trainer call the overrides of older releases with what they take.
+
+    Args:
+        trainer: the trainer.
+        own: the class of ours whose methods are overridden.
+    """
+    for name, (positions, names) in CALLS.items():
+        if _is_overridden(trainer, own, name) and not _can_be_called(trainer, name, positions, names):
+            setattr(trainer, name, KINDS.get(name, Adapted)(trainer, name))
+    save = "_save_checkpoint"
+    parameters = inspect.signature(trainer._save_checkpoint).parameters
+    if _is_overridden(trainer, own, save) and "metrics" in parameters:
+        setattr(trainer, save, AdaptedSave(trainer, save))
+
+
+def is_adapted(trainer: Any, name: str) -> bool:
+    """Whether the override `name` of a trainer has the signature of an older release."""
+    return isinstance(vars(trainer).get(name), Adapted)
+
+
+def _is_overridden(trainer: Any, own: type, name: str) -> bool:
+    return getattr(type(trainer), name) is not getattr(own, name)
+
+
+def _can_be_called(trainer: Any, name: str, positions: int, names: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(getattr(trainer, name)).bind(*range(positions), **dict.fromkeys(names))
+    except TypeError:
+        return False
+    return True

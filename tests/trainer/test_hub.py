@@ -1,0 +1,207 @@
+"""What is pushed to the Hub, beside what `transformers.Trainer` pushes in the same situation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import CommitInfo, ModelCard
+
+import compat
+from compat.trainer.hub import Secret
+from tests.parity.parts.models import VOCABULARY, gpt2
+from tests.small import arguments
+from tests.trainer.hub import Hub, connect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "hf_hush"  # noqa: S105
+REPO = "someone/pupil"
+STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
+KINDS = pytest.mark.parametrize("kind", [compat.Trainer, transformers.Trainer], ids=["ours", "theirs"])
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    return connect(monkeypatch, tmp_path / "hub")
+
+
+def writer(folder: Path, kind: type = compat.Trainer, **options: Any) -> Any:
+    torch.manual_seed(0)
+    ids = [torch.arange(start, start + 6) % VOCABULARY for start in range(12)]
+    data = [{"input_ids": row, "labels": row} for row in ids]
+    defaults = {
+        "push_to_hub": True,
+        "hub_model_id": REPO,
+        "hub_token": TOKEN,
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    }
+    args = arguments(folder, **{**defaults, **options})
+    return kind(model=gpt2(), args=args, train_dataset=data, eval_dataset=data[:3])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_same_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    found = []
+    for kind in (compat.Trainer, transformers.Trainer):
+        hub = connect(monkeypatch, tmp_path / f"hub-{kind.__module__}")
+        run = writer(tmp_path / kind.__module__, kind, hub_strategy=strategy)
+        run.train()
+        run.push_to_hub(language="en", tags="small", dataset="numbers")
+        card = (hub.folder(REPO) / "README.md").read_text()
+        weights = (hub.folder(REPO) / "model.safetensors").read_bytes()
+        found.append((hub.files(REPO), hub.repos, card, weights, len(hub.tokens), set(hub.tokens)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "messages", "folders"),
+    [
+        ("end", ["End of training"], set()),
+        (
+            "every_save",
+            ["Training in progress, step 2", "Training in progress, step 4", "End of training"],
+            set(),
+        ),
+        (
+            "checkpoint",
+            [
+                "Training in progress, step 2",
+                "Training in progress, step 2, checkpoint",
+                "Training in progress, step 4",
+                "Training in progress, step 4, checkpoint",
+                "End of training",
+            ],
+            {"last-checkpoint"},
+        ),
+        (
+            "all_checkpoints",
+            [
+                "Training in progress, step 2",
+                "Training in progress, step 2, checkpoint",
+                "Training in progress, step 4",
+                "Training in progress, step 4, checkpoint",
+                "End of training",
+            ],
+            {"checkpoint-2", "checkpoint-4"},
+        ),
+    ],
+)
+def test_strategies(tmp_path: Path, hub: Hub, strategy: str, messages: list[str], folders: set[str]) -> None:
+    run = writer(tmp_path / "out", hub_strategy=strategy)
+    run.train()
+    commit = run.push_to_hub()
+    assert isinstance(commit, CommitInfo)
+    assert hub.repos[REPO].commits == [("main", message) for message in messages]
+    assert {name.split("/")[0] for name in hub.files(REPO) if "/" in name} == folders
+    top = {"README.md", "config.json", "generation_config.json", "model.safetensors", "training_args.bin"}
+    assert {name for name in hub.files(REPO) if "/" not in name} == top
+    if folders:
+        engine = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+        folder = max(folders)
+        assert {f"{folder}/{name}" for name in engine} <= hub.files(REPO)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_token_reaches_the_hub_and_no_file(tmp_path: Path, hub: Hub, strategy: str) -> None:
+    run = writer(tmp_path / "out", hub_strategy=strategy)
+    run.train()
+    run.save_state()
+    run.push_to_hub()
+    assert set(hub.tokens) == {TOKEN}
+    assert run.args.hub_token == TOKEN
+    assert type(run.args.hub_token) is str
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in files)
+    assert [path.name for path in files if TOKEN.encode() in path.read_bytes()] == []
+    saved = torch.load(tmp_path / "out" / "training_args.bin", weights_only=False)
+    assert saved.hub_token is None
+    assert saved.hub_model_id == REPO
+
+
+def test_a_secret_is_a_string_that_is_not_kept() -> None:
+    secret = Secret("hush")
+    assert secret == "hush"  # noqa: S105
+    assert isinstance(secret, str)
+    assert secret.__reduce__() == (type(None), ())
+
+
+@KINDS
+def test_branch_message_and_token_of_one_push(tmp_path: Path, hub: Hub, kind: type) -> None:
+    run = writer(tmp_path / "out", kind, hub_strategy="end")
+    future = run.push_to_hub("Only this", blocking=False, token="hf_other", revision="draft")  # noqa: S106
+    assert future.result().commit_message == "Only this"
+    assert hub.repos[REPO].commits == [("draft", "Only this")]
+    assert hub.tokens == [TOKEN, "hf_other"]
+    assert hub.files(REPO) == set()
+    assert "model.safetensors" in hub.files(REPO, "draft")
+
+
+@pytest.mark.parametrize(("by_argument", "given"), [(None, True), (True, None), (True, False), (None, None)])
+def test_privacy(tmp_path: Path, hub: Hub, by_argument: bool | None, given: bool | None) -> None:
+    run = writer(tmp_path / "out", push_to_hub=False, hub_private_repo=by_argument)
+    assert hub.repos == {}
+    run.push_to_hub(private=given)
+    assert hub.repos[REPO].private is (by_argument if given is None else given)
+    assert run.args.hub_private_repo is by_argument
+
+
+def test_a_repository_of_its_own(tmp_path: Path, hub: Hub) -> None:
+    run = writer(tmp_path / "pupil-two", push_to_hub=False, hub_model_id=None)
+    run.init_hf_repo(token="hf_other", private=True)  # noqa: S106
+    assert run.hub_model_id == "someone/pupil-two"
+    assert hub.repos["someone/pupil-two"].private is True
+    assert hub.tokens == ["hf_other"]
+
+
+def test_an_init_hf_repo_of_4_37(tmp_path: Path, hub: Hub) -> None:
+    class Old(compat.Trainer):
+        def init_hf_repo(self):
+            self.hub_model_id, self.push_in_progress = "someone/else", None
+            hub.create_repo("someone/else", private=True)
+
+    writer(tmp_path / "out", Old, push_to_hub=False).push_to_hub()
+    assert hub.repos["someone/else"].commits == [("main", "End of training")]
+
+
+def test_saving_pushes(tmp_path: Path, hub: Hub) -> None:
+    run = writer(tmp_path / "out", hub_strategy="end")
+    run.save_model()
+    assert hub.repos[REPO].commits == [("main", "Model save")]
+    assert set(hub.tokens) == {TOKEN}
+
+
+def test_pushes_are_an_event(tmp_path: Path, hub: Hub) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watching(compat.TrainerCallback):
+        def on_push_begin(self, args, state, control, model=None, **kwargs):
+            assert model is run.model
+            seen.append((state.global_step, len(hub.repos[REPO].commits)))
+
+    run = writer(tmp_path / "out", hub_strategy="every_save")
+    run.add_callback(Watching())
+    run.train()
+    run.push_to_hub()
+    assert seen == [(2, 0), (4, 1), (4, 2)]
+
+
+def test_the_model_card(tmp_path: Path) -> None:
+    run = writer(tmp_path, push_to_hub=False)
+    run.train()
+    run.create_model_card(language="en", license="mit", tags="small", model_name="Pupil", dataset="numbers")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.language, card.data.license) == (["en"], "mit")
+    assert card.data.library_name == "transformers"
+    assert {"small", "generated_from_trainer"} <= set(card.data.tags)
+    assert "# Pupil" in card.text
+    evaluated = [entry for entry in run.state.log_history if "eval_loss" in entry]
+    assert f"Loss: {evaluated[-1]['eval_loss']:.4f}" in card.text
+    assert "learning_rate: 5e-05" in card.text
