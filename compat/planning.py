@@ -48,4 +48,4 @@ def plan(
 def _facts(args: Any, accelerator: str | None, devices: int, num_nodes: int) -> Facts:
     wanted = {"gpu": "cuda", None: Facts.device_type_here(), "auto": Facts.device_type_here()}
     kind = "cpu" if args.use_cpu else wanted.get(accelerator, accelerator)
-    return Facts(device_type=str(kind), devices=devices, num_nodes=num_nodes, world_size=devices * num_nodes)
+    return Facts(device_type=str(kind), devices=devices, num_nodes=num_nodes)

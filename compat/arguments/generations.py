@@ -286,21 +286,45 @@ def migrate(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> Migr
     Returns:
         What was given, and what could not be said.
     """
+    own = [name for name, default in native.items() if name in FIELDS and values.get(name) != default]
     foreign = [name for name in FIELDS if name not in native and values.get(name) is not None]
-    given = {name: values[name] for name in foreign}
+    spoken = [name for name in own if name in SPOKEN_FOR]
+    given = {name: values[name] for name in (*foreign, *spoken)}
     problems = []
-    for name in foreign:
+    for name in (*foreign, *spoken):
         found = migration(name, native)
         if found is None:
             continue
         try:
-            _say(found, values.pop(name), values, native, given)
+            _say(found, values[name] if name in native else values.pop(name), values, native, given)
         except ArgumentError as error:
             problems.append(str(error))
     _adapt_values(values, native)
-    own = [name for name, default in native.items() if name in FIELDS and values.get(name) != default]
     old = tuple(name for name in (*foreign, *own) if FIELDS[name].is_old)
-    return Migrated(given, old, tuple(problems))
+    return Migrated({name: given[name] for name in foreign}, old, tuple(problems))
+
+
+SPOKEN_FOR = frozenset({"push_to_hub_model_id", "push_to_hub_organization"})
+"""Old names that are said by today's also where a release has them: it would ask the Hub who is logged in."""
+
+
+def hidden(values: Mapping[str, Any], native: Mapping[str, Any]) -> dict[str, Any]:
+    """What the installed release's own checks must not see, since it would refuse what compat honours.
+
+    Args:
+        values: all arguments.
+        native: the installed release's own arguments, with their defaults.
+
+    Returns:
+        Argument → the value to show in its place.
+    """
+    stand_ins = {
+        name: native[name] for name in (*SPOKEN_FOR, "use_mps_device") if name in native and values.get(name)
+    }
+    if "warmup_ratio" in native and 0 < (values.get("warmup_steps") or 0) < 1:
+        # transformers 4 takes whole numbers alone.
+        stand_ins["warmup_steps"] = 0
+    return stand_ins
 
 
 def _say(

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from compat.arguments.checks import nearest
 from compat.arguments.fields import SECRETS
+from compat.arguments.generations import hidden
 from compat.arguments.names import COMPLETE, native_defaults, warn_of_old_names, with_other_names
 from compat.arguments.resolve import settle
 from compat.arguments.setters import with_all_parameters
@@ -92,8 +93,12 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if found:
             self._refuse(found)
         warn_of_old_names(migrated.old, values)
+        concealed = hidden(values, native_defaults(type(self)))
+        shown = {name: values[name] for name in concealed}
+        values.update(concealed)
         with contained() as written, _said_already(migrated.old):
             super().__post_init__()
+        values.update(shown)
         # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})
 

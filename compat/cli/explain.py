@@ -29,6 +29,9 @@ examples:
   compat explain -- train.py --output_dir out
 """
 
+PIPED_WIDTH = 1000
+"""Characters of a line that no terminal folds."""
+
 NAMES = frozenset({*FIELDS, "lightning"})
 
 
@@ -205,16 +208,16 @@ def print_table(made: LightningPlan, *, show_all: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    # A line is a row where another program reads it.
+    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, style in (("HF argument", "cyan"), ("value", "green"), ("becomes", "magenta"), ("why", "")):
-        table.add_column(heading, style=style, overflow="fold", no_wrap=not sys.stdout.isatty())
+        table.add_column(heading, style=style, overflow="fold")
     for setting in made.settings if show_all else made.changed():
         table.add_row(*map(Text, row(setting)))
-    console.print(Text(headline(made), style="bold"))
-    console.print(table, width=None if sys.stdout.isatty() else 10_000)
+    console.print(Text(headline(made), style="bold"), Text(), table, sep="\n")
     if not show_all:
-        console.print(Text("Arguments that have their defaults are left out; --all shows them.", style="dim"))
+        console.print(Text("\nWhat has its default is left out; --all shows it.", style="dim"))
 
 
 def headline(made: LightningPlan) -> str:

@@ -121,8 +121,8 @@ def check_supported(plan: LightningPlan, world_size: int) -> None:
     causes = [
         f"`{shown(setting.field, setting.value)}`: this strategy is not supported yet. "
         "Remove the argument to train in one process."
-        for setting in plan.changed()
-        if setting.field in ASK_FOR_STRATEGIES
+        for setting in plan.settings
+        if setting.field in ASK_FOR_STRATEGIES and setting.value
     ]
     if world_size > 1:
         causes.append(

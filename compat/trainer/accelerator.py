@@ -107,7 +107,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         places = self.device_placement if device_placement is None else device_placement
         if places and not self.verify_device_map(model):
             model = model.to(self.device)
-        set_autocast(model, self.device.type, self.mixed_precision, **self._autocast_options())
+        set_autocast(model, self.device.type, self._autocast_precision(), **self._autocast_options())
         plugin = self.state.dynamo_plugin
         if plugin.backend != DynamoBackend.NO:
             compile_model: Any = compile_regions if plugin.use_regional_compilation else torch.compile
@@ -203,8 +203,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def autocast(self, autocast_handler: Any = None) -> Iterator[None]:
         """Autocast in this trainer's precision, whatever another trainer in the process computes in."""
         options = self._autocast_options(autocast_handler)
-        with autocast(self.device.type, self.mixed_precision, **options):
+        with autocast(self.device.type, self._autocast_precision(), **options):
             yield
+
+    def _autocast_precision(self) -> str:
+        # There are precisions that a device has no autocast for: fp16 on a CPU.
+        return str(self.mixed_precision) if self.native_amp else "no"
 
     def _autocast_options(self, handler: Any = None) -> dict[str, Any]:
         handler = handler or self.autocast_handler

@@ -86,8 +86,9 @@ class EvaluationMixin(TrainingMixin):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """`evaluation_loop`, under the name that `use_legacy_prediction_loop` calls."""
-        return self.evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        # Not `self.evaluation_loop`: that a subclass overrides one says nothing of the other.
+        return EvaluationMixin.evaluation_loop(
+            self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
 
     def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:

@@ -18,6 +18,8 @@ from compat.trainer.checkpointing import CheckpointingMixin
 from compat.upstream.environment import overlaid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch.utils.data import DataLoader, Dataset, Sampler
 
 
@@ -25,7 +27,6 @@ class HonouringMixin(CheckpointingMixin):
     """HF's methods, doing also what arguments of other generations and Lightning's flags ask for."""
 
     _past: Any = None
-    _is_in_legacy_loop = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -74,7 +75,8 @@ class HonouringMixin(CheckpointingMixin):
             ("dataloader_multiprocessing_context", "multiprocessing_context"),
         ):
             if (value := self._lacked(name)) is not None:
-                setattr(loader, attribute, value)
+                # accelerate's loaders draw from one that they wrap.
+                setattr(getattr(loader, "base_dataloader", loader), attribute, value)
         return loader
 
     # The past that some models hand from batch to batch.
@@ -110,15 +112,61 @@ class HonouringMixin(CheckpointingMixin):
 
     # Evaluation.
 
-    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate or predict over a dataloader; `prediction_loop` does it where the arguments say so."""
-        if not self._lacked("use_legacy_prediction_loop") or self._is_in_legacy_loop:
-            return super().evaluation_loop(dataloader, description, *args, **kwargs)
-        self._is_in_legacy_loop = True
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate. Mirrors `transformers.Trainer.evaluate`.
+
+        Args:
+            eval_dataset: the data, or several by name; `self.eval_dataset` where None.
+            ignore_keys: keys of the model's output to leave out.
+            metric_key_prefix: prefix of every metric.
+
+        Returns:
+            Metrics, among them seconds, samples and steps per second.
+        """
+        with self._legacy_loop():
+            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """Predict. Mirrors `transformers.Trainer.predict`.
+
+        Args:
+            test_dataset: the data.
+            ignore_keys: keys of the model's output to leave out.
+            metric_key_prefix: prefix of every metric.
+
+        Returns:
+            Predictions of shape (samples, …), labels of shape (samples, …), and metrics.
+        """
+        with self._legacy_loop():
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
+    @contextlib.contextmanager
+    def _legacy_loop(self) -> Iterator[None]:
+        """Have HF's code call `prediction_loop` where it means `evaluation_loop`, if the arguments say so."""
+        if not self._lacked("use_legacy_prediction_loop"):
+            yield
+            return
+        own: dict[str, Any] = self.__dict__
+        own["evaluation_loop"] = self.prediction_loop
         try:
-            return self.prediction_loop(dataloader, description, *args, **kwargs)
+            yield
         finally:
-            self._is_in_legacy_loop = False
+            own.pop("evaluation_loop", None)
+
+    def _wrap_model(self, *args: Any, **kwargs: Any) -> Any:
+        model = super()._wrap_model(*args, **kwargs)
+        is_static = self._lacked("ddp_static_graph")
+        if is_static is not None and self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.static_graph = is_static
+        return model
 
     # What is written.
 

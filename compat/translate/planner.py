@@ -150,6 +150,8 @@ def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -
     note = rule.note
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
+    if rule.field == "fp16" and value and facts.device_type == "cpu":
+        note = "HF computes in fp32 on a CPU; `bf16` has an effect there"
     return Setting(
         field=rule.field,
         value=shown,
@@ -253,7 +255,7 @@ def _max_epochs(args: Any, facts: Facts) -> int:
 def _precision(args: Any, facts: Facts) -> str:
     if args.bf16:
         return "bf16-mixed"
-    return "16-mixed" if args.fp16 else "32-true"
+    return "16-mixed" if args.fp16 and facts.device_type != "cpu" else "32-true"
 
 
 def _accelerator(args: Any, facts: Facts) -> str:

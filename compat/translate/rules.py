@@ -133,7 +133,6 @@ RULES: dict[str, Rule] = {
                 "neftune_noise_alpha": "a hook on the embeddings, while training runs",
                 "use_liger_kernel liger_kernel_config": "kernels are put in when the trainer is made",
                 "use_cache": "set in the model's configuration when the trainer is made",
-                "place_model_on_device": "HF's rules say whether the model is moved; Lightning moves it",
             },
         ),
         *_rules(
@@ -163,7 +162,6 @@ RULES: dict[str, Rule] = {
                 "data_seed": "of the order of samples; `seed` where None",
                 "train_sampling_strategy length_column_name": "HF's samplers, seeded as HF seeds them",
                 "group_by_length": "old name of `train_sampling_strategy='group_by_length'`",
-                "sortish_sampler": "kept for scripts that read it; HF's Trainer does not",
                 "ignore_data_skip": "a resumed run begins its epoch with the first batch",
             },
         ),
@@ -274,7 +272,11 @@ RULES: dict[str, Rule] = {
                 "push_to_hub_token": "old name of `hub_token`",
             },
         ),
-        *_rules(Kind.HF, "the script", {"do_train do_eval do_predict": "read by scripts, by no Trainer"}),
+        *_rules(
+            Kind.HF,
+            "the script",
+            {"do_train do_eval do_predict sortish_sampler": "read by scripts, by no Trainer"},
+        ),
         Rule("ray_scope", Kind.HF, "hyperparameter_search", "passed to Ray, under every release"),
         # More than one process.
         Rule(

@@ -123,7 +123,7 @@ def fsdp_config(args: Any) -> dict[str, Any]:
     if isinstance(given, str) and given.lstrip().startswith("{"):
         given = json.loads(given)
     if not isinstance(given, Mapping):
-        return {"file": given} if given else {}
+        given = {"file": given} if given else {}
     config = {key.removeprefix("fsdp_"): value for key, value in given.items()}
     for word in _words(args.fsdp):
         if word == "offload":
