@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import sys
 import threading
@@ -40,6 +42,7 @@ PATCHES = (
         ("transformers", "transformers.training_args_seq2seq"),
         "compat.arguments",
     ),
+    *_patches("HfArgumentParser", ("transformers", "transformers.hf_argparser"), "compat.arguments.parser"),
 )
 """Every name that `install()` replaces."""
 
@@ -67,7 +70,8 @@ def install() -> None:
             return
         held = list(sys.modules.values())  # some may be replaced while ours are imported
         replacements = _resolve()
-        changes = [*_names(replacements, held), *_bases(replacements)]
+        bases = _bases(replacements)
+        changes = [*_names(replacements, held), *bases, *_constructors(bases)]
         try:
             for owner, name, value in changes:
                 original = getattr(owner, name)
@@ -166,6 +170,33 @@ def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
         for child in original.__subclasses__()
         if child not in own and not child.__module__.startswith("compat.")
     ]
+
+
+def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
+    """Constructors of argument classes that were made before, and know one release's names alone."""
+    return [
+        (kind, "__init__", _taking_other_names(vars(kind)["__init__"]))
+        for kind in _with_descendants([kind for kind, _, _ in bases])
+        if "__init__" in vars(kind) and dataclasses.is_dataclass(kind)
+    ]
+
+
+def _with_descendants(kinds: list[Any]) -> list[Any]:
+    found = dict.fromkeys(kinds)
+    for kind in kinds:
+        found.update(dict.fromkeys(_with_descendants(kind.__subclasses__())))
+    return list(found)
+
+
+def _taking_other_names(constructor: Any) -> Any:
+    @functools.wraps(constructor)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (takes its place)
+        for name in kwargs.keys() & {*getattr(self, "other_names", ()), "lightning"}:
+            if name not in self.__dataclass_fields__ and (value := kwargs.pop(name)) is not None:
+                vars(self)[name] = value
+        constructor(self, *args, **kwargs)
+
+    return __init__
 
 
 class _CallableModule(types.ModuleType):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import transformers.trainer_seq2seq
 import compat
 from compat import install as _  # noqa: F401 (loads the module whose function shares its name)
 from compat.errors import InstallError
+from compat.upstream.environment import contained
 from compat.upstream.trainer import HFTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 patching = sys.modules["compat.install"]
 
@@ -127,3 +130,48 @@ def test_a_failure_half_way_undoes_what_was_done() -> None:
         # Out of the list of derived classes, for the tests that follow.
         del Fixed
         gc.collect()
+
+
+def test_arguments_made_before_take_the_names_of_every_generation(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Before(transformers.TrainingArguments):
+        mine: int = 1
+
+    @dataclasses.dataclass
+    class Grandchild(Before):
+        more: int = 2
+
+    compat.install()
+    try:
+        with pytest.warns(FutureWarning, match="evaluation_strategy"):
+            args = Grandchild(
+                str(tmp_path),
+                evaluation_strategy="epoch",
+                train_sampling_strategy="sequential",
+                lightning={"profiler": "simple"},
+                more=3,
+                use_cpu=True,
+            )
+    finally:
+        compat.uninstall()
+    assert (args.eval_strategy, args.train_sampling_strategy, args.mine, args.more) == (
+        "epoch",
+        "sequential",
+        1,
+        3,
+    )
+    assert args.lightning == {"profiler": "simple"}
+    with contained():  # transformers 4 leaves its settings in the environment
+        assert Grandchild(str(tmp_path), use_cpu=True).mine == 1
+    with pytest.raises(TypeError, match="tomorrow"):
+        Grandchild(str(tmp_path), tomorrow=True)
+
+
+def test_scripts_get_our_parser() -> None:
+    compat.install()
+    try:
+        from transformers import HfArgumentParser
+
+        assert HfArgumentParser is compat.HfArgumentParser
+    finally:
+        compat.uninstall()

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import transformers
 
+from compat.arguments.setters import refuses_unknown_names
 from compat.arguments.training import TrainingArguments
 
 
+@refuses_unknown_names
 @dataclass(repr=False)
 class Seq2SeqTrainingArguments(TrainingArguments, transformers.Seq2SeqTrainingArguments):  # type: ignore[misc]
     """The arguments of a run that generates: those of `TrainingArguments` and how to generate.

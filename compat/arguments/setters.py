@@ -1,10 +1,14 @@
-"""The `set_*` methods of `TrainingArguments` with the parameters of every generation."""
+"""The constructor and the `set_*` methods of `TrainingArguments`: which parameters they take."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from compat.arguments.checks import nearest
+from compat.arguments.fields import shown
+from compat.errors import UnknownArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,3 +59,28 @@ def _accepting(method: Callable[..., Any], missing: dict[str, str]) -> Callable[
         parameters=[*signature.parameters.values(), *extra]
     )
     return accepting
+
+
+def refuses_unknown_names(kind: Kind) -> Kind:
+    """Have a class's constructor answer a name that does not exist with the nearest one that does.
+
+    Not by `__new__`: a class that is put on this one for a while, and taken off again, could not be called
+    any more.
+    """
+    # Not the attribute of the class, which type checkers take for one that may differ in a subclass.
+    constructor = vars(kind)["__init__"]
+    known = inspect.signature(constructor).parameters
+
+    @functools.wraps(constructor)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (takes its place)
+        if unknown := [name for name in kwargs if name not in known]:
+            msg = "\n".join(
+                f"`{shown(name, kwargs[name])}`: {kind.__name__} has no such argument. "
+                f"{nearest(name, known) or 'Remove it.'}"
+                for name in unknown
+            )
+            raise UnknownArgumentError(msg)
+        constructor(self, *args, **kwargs)
+
+    kind.__init__ = __init__  # type: ignore[misc]
+    return kind

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
-from typing_extensions import Self
 
-from compat.arguments.checks import nearest
 from compat.arguments.fields import SECRETS
 from compat.arguments.generations import hidden
 from compat.arguments.names import COMPLETE, native_defaults, warn_of_old_names, with_other_names
 from compat.arguments.resolve import settle
-from compat.arguments.setters import with_all_parameters
-from compat.errors import ArgumentError, UnknownArgumentError
+from compat.arguments.setters import refuses_unknown_names, with_all_parameters
+from compat.errors import ArgumentError
 from compat.upstream.choices import CHOICES
 from compat.upstream.environment import contained
 
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
 _OfAllGenerations: Any = with_other_names(transformers.TrainingArguments, __name__)
 
 
+@refuses_unknown_names
 @with_all_parameters
 @dataclass(repr=False)
 class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
@@ -69,21 +67,6 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         default=None,
         metadata={"help": "Flags of Lightning's Trainer as JSON; --lightning.FLAG VALUE gives a single one."},
     )
-
-    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
-        """Refuse names that no generation knows, with the nearest one that exists."""
-        parameters = inspect.signature(cls.__init__).parameters
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-        unknown = [] if takes_any else [name for name in kwargs if name not in parameters]
-        if unknown:
-            msg = "\n".join(
-                f"`{name}={kwargs[name]!r}`: {cls.__name__} has no such argument. "
-                f"{nearest(name, parameters) or 'Remove it.'}"
-                for name in unknown
-            )
-            raise UnknownArgumentError(msg)
-        instance: Self = super().__new__(cls)
-        return instance
 
     def __post_init__(self) -> None:
         values = self.__dict__

@@ -48,13 +48,20 @@ OURS = {
 BUILT_HERE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 """Flags of a plan that the strategy object stands for."""
 
-LIMITS = frozenset({"limit_train_batches", "limit_val_batches", "limit_predict_batches", "overfit_batches"})
-"""Flags that limit the data, which is done where HF's loaders are made: schedules and counts follow them."""
+DONE_ELSEWHERE = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_predict_batches",
+    "overfit_batches",
+    "fast_dev_run",
+    "max_time",
+)
+"""Flags that are obeyed where HF's loaders are made, or by HF's control: schedules and counts follow them."""
 
 PASSED_ON = frozenset(
     flag.name
     for flag in FLAGS.values()
-    if flag.fate is Fate.PASSED and flag.name not in (*BUILT_HERE, *LIMITS, "fast_dev_run", "max_time")
+    if flag.fate is Fate.PASSED and flag.name not in (*BUILT_HERE, *DONE_ELSEWHERE)
 )
 """Flags of `lightning={...}` that Lightning's Trainer itself acts on."""
 
@@ -100,8 +107,10 @@ def build_trainer(
         "num_nodes": 1,
         "devices": 1,
     }
-    for name in BUILT_HERE:
+    for name in (*BUILT_HERE, *DONE_ELSEWHERE):
         flags.pop(name, None)
+    if flags.get("barebones"):
+        flags.pop("log_every_n_steps")  # Lightning refuses it then, whatever its value
     with quiet():
         trainer = pl.Trainer(**flags, **built)  # type: ignore[arg-type]
     trainer._signal_connector = SignalConnector(trainer)

@@ -258,6 +258,12 @@ def _precision(args: Any, facts: Facts) -> str:
     return "16-mixed" if args.fp16 and facts.device_type != "cpu" else "32-true"
 
 
+def _log_every(args: Any, facts: Facts) -> int:
+    # Fractions of a run are known only when its length is.
+    by_steps = plain(args.logging_strategy) == "steps" and args.logging_steps >= 1
+    return int(args.logging_steps) if by_steps else 1
+
+
 def _accelerator(args: Any, facts: Facts) -> str:
     return facts.device_type
 
@@ -266,6 +272,7 @@ _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {
     "num_train_epochs": _max_epochs,
     "max_steps": lambda args, _: args.max_steps if args.max_steps > 0 else -1,
     "gradient_accumulation_steps": lambda args, _: args.gradient_accumulation_steps,
+    "logging_steps": _log_every,
     "max_grad_norm": lambda args, _: args.max_grad_norm or 0.0,
     "bf16": _precision,
     "fp16": _precision,

@@ -63,6 +63,12 @@ RULES: dict[str, Rule] = {
             "accumulate_grad_batches",
             "windows are fetched whole, so that their tokens are counted before the first forward",
         ),
+        Rule(
+            "logging_steps",
+            Kind.FLAG,
+            "log_every_n_steps",
+            "for Lightning's own; HF's control decides on HF's logs",
+        ),
         Rule("max_grad_norm", Kind.FLAG, "gradient_clip_val", "clipped by norm; 0 switches it off"),
         # Numbers and devices.
         Rule(
@@ -196,7 +202,7 @@ RULES: dict[str, Rule] = {
             Kind.CALLBACK,
             "DefaultFlowCallback",
             {
-                "logging_strategy logging_steps logging_first_step": "HF's control decides at each update step",
+                "logging_strategy logging_first_step": "HF's control decides at each update step",
                 "eval_strategy eval_steps eval_delay": "HF's control decides at each update step",
                 "evaluation_strategy": "old name of `eval_strategy`",
                 "save_strategy save_steps": "HF's control decides at each update step",
