@@ -19,7 +19,7 @@ TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-newest test-oldest lint format types bench wheel clean
+.PHONY: help train test test-newest test-oldest lint format types docs bench wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(NEWEST)/ready ## Repair what `make lint` can repair by itself
 
 types: $(NEWEST)/ready ## Check types
 	$(NEWEST)/bin/mypy
+
+docs: $(NEWEST)/ready ## Write docs/arguments.md from the tables that the code reads
+	$(NEWEST)/bin/python docs/arguments.py
 
 bench: $(NEWEST)/ready ## Measure the cost per step and write docs/benchmarks.md
 	$(NEWEST)/bin/python tests/benchmarks/bench.py $(ARGS)

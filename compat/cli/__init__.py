@@ -30,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
-    words, script = _cut(list(sys.argv[1:] if argv is None else argv))
+    words, behind = _cut(list(sys.argv[1:] if argv is None else argv))
     namespace, more = parser.parse_known_args(words)
     if more and not getattr(namespace, "takes_more", False):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    namespace.more, namespace.script = more, script
+    namespace.more, namespace.behind = more, behind
     status: int = namespace.main(namespace)
     return status
 

@@ -69,7 +69,7 @@ def main(namespace: argparse.Namespace) -> int:
             # The table tells of old names.
             warnings.simplefilter("ignore", FutureWarning)
             made = plan(
-                gather(namespace.more, namespace.script),
+                gather(namespace.more, namespace.behind),
                 accelerator=namespace.accelerator,
                 devices=namespace.devices,
                 num_nodes=namespace.num_nodes,

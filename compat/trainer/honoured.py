@@ -117,6 +117,7 @@ class HonouringMixin(CheckpointingMixin):
         eval_dataset: Any = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
+        **gen_kwargs: Any,
     ) -> dict[str, float]:
         """Evaluate. Mirrors `transformers.Trainer.evaluate`.
 
@@ -124,16 +125,23 @@ class HonouringMixin(CheckpointingMixin):
             eval_dataset: the data, or several by name; `self.eval_dataset` where None.
             ignore_keys: keys of the model's output to leave out.
             metric_key_prefix: prefix of every metric.
+            gen_kwargs: of a `Seq2SeqTrainer`, how to generate.
 
         Returns:
             Metrics, among them seconds, samples and steps per second.
         """
         with self._legacy_loop():
-            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            metrics: dict[str, float] = super().evaluate(
+                eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs
+            )
         return metrics
 
     def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+        self,
+        test_dataset: Any,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+        **gen_kwargs: Any,
     ) -> Any:
         """Predict. Mirrors `transformers.Trainer.predict`.
 
@@ -141,12 +149,13 @@ class HonouringMixin(CheckpointingMixin):
             test_dataset: the data.
             ignore_keys: keys of the model's output to leave out.
             metric_key_prefix: prefix of every metric.
+            gen_kwargs: of a `Seq2SeqTrainer`, how to generate.
 
         Returns:
             Predictions of shape (samples, …), labels of shape (samples, …), and metrics.
         """
         with self._legacy_loop():
-            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
 
     @contextlib.contextmanager
     def _legacy_loop(self) -> Iterator[None]:

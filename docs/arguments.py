@@ -1,0 +1,185 @@
+"""Writes docs/arguments.md from the tables that the code reads.
+
+Run it by `make docs`; `tests/test_docs.py` fails where the page is not current.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from compat.arguments.fields import FIELDS, GENERATIONS, Field
+from compat.arguments.generations import ALONE, OLD
+from compat.arguments.lightning import FLAGS, Fate
+from compat.translate.rules import RULES, Kind, Rule
+from compat.translate.strategy import FSDP_CONFIG
+
+PAGE = Path(__file__).with_suffix(".md")
+
+RELEASES = {"4.37": "4.37.2", "4.53": "4.53.1", "5": "5.23.0"}
+"""Generation → the release that was looked at."""
+
+INTRODUCTION = """\
+# Arguments
+
+*This page is made from the tables that the code reads: `make docs` writes it, and the tests hold it current.*
+
+`compat.TrainingArguments` and `compat.Seq2SeqTrainingArguments` take every argument of transformers
+4.37, 4.53 and 5, under each of these releases, and each one has exactly one fate. `compat explain`
+shows it for your own set:
+
+```
+compat explain --learning_rate 2e-5 --bf16 --evaluation_strategy steps
+compat explain args.yaml --devices 8 --accelerator cuda
+compat explain out/checkpoint-500/training_args.bin --format json
+compat explain -- train.py --output_dir out
+```
+
+An old name means what today's name means, and one warning says so. Old *defaults* do not come back:
+where a default has changed, the installed release's holds; they are listed below. A name that does not
+exist, a value of the wrong type or out of range, and arguments that contradict each other are refused,
+all at once, before anything is built.
+
+Training runs in one process today: what asks for more is explained here and by `compat explain`, and
+refused when a trainer is made.
+"""
+
+KINDS = {
+    Kind.FLAG: "Flags of Lightning's Trainer",
+    Kind.STRATEGY: "Options of the strategy",
+    Kind.MODULE: "What the LightningModule acts on",
+    Kind.DATA: "Data",
+    Kind.CALLBACK: "Callbacks",
+    Kind.CHECKPOINT: "Checkpoints",
+    Kind.HF: "Kept by HF's own code",
+    Kind.RETIRED: "Retired: accepted, without effect, with one warning",
+    Kind.REFUSED: "Refused",
+}
+
+
+def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [headings, tuple("---" for _ in headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(text: object) -> str:
+    """`text` as code; nothing where it is empty."""
+    return f"`{text}`" if text != "" else ""
+
+
+def releases(field: Field) -> str:
+    """The generations that have an argument."""
+    return "all" if field.generations == GENERATIONS else ", ".join(field.generations)
+
+
+def becomes(rule: Rule) -> str:
+    """What an argument becomes, without a value."""
+    if rule.kind is Kind.FLAG:
+        return code(f"Trainer({rule.target})")
+    return code(rule.target.replace("={}", "")) if "(" in rule.target or "=" in rule.target else rule.target
+
+
+def fates() -> str:
+    """One table for each kind of rule."""
+    parts = []
+    for kind, title in KINDS.items():
+        rows = [
+            (code(rule.field), releases(FIELDS[rule.field]), becomes(rule), rule.note)
+            for rule in RULES.values()
+            if rule.kind is kind
+        ]
+        if rows:
+            parts.append(
+                f"### {title}\n\n{table(('argument', 'transformers', 'becomes', 'how, or why'), rows)}"
+            )
+    return "\n\n".join(parts)
+
+
+def old_names() -> str:
+    """The names that the newest release no longer has."""
+    rows = [
+        (code(name), code(OLD[name].says) if name in OLD else "", "" if name in OLD else ALONE[name])
+        for name, field in FIELDS.items()
+        if field.is_old
+    ]
+    return table(("old name", "today", "otherwise"), rows)
+
+
+def changed_defaults() -> str:
+    """The defaults that differ between generations."""
+    rows = [
+        (
+            code(field.name),
+            *(
+                code(repr(field.default_in(generation))) if generation in field.generations else "—"
+                for generation in GENERATIONS
+            ),
+        )
+        for field in FIELDS.values()
+        if field.earlier
+    ]
+    return table(("argument", *(RELEASES[generation] for generation in GENERATIONS)), rows)
+
+
+def flags() -> str:
+    """What `lightning={...}` takes."""
+    rows = [
+        (
+            code(flag.name),
+            f"as {code(flag.says)}" if flag.fate is Fate.SAID else flag.fate.value,
+            flag.note,
+        )
+        for flag in FLAGS.values()
+    ]
+    return table(("flag", "fate", "how, or why not"), rows)
+
+
+def fsdp() -> str:
+    """What becomes of each entry of `fsdp_config`."""
+    rows = [
+        (
+            code(entry.key),
+            code(entry.second) if entry.second else "nothing",
+            code(entry.first) if entry.first else "nothing",
+            entry.note,
+        )
+        for entry in FSDP_CONFIG.values()
+    ]
+    return table(
+        ("entry", "ModelParallelStrategy (version 2)", "FSDPStrategy (version 1)", "how, or why"), rows
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    return f"""{INTRODUCTION}
+## The fate of every argument
+
+{fates()}
+
+## Old names
+
+{old_names()}
+
+## Defaults that have changed
+
+{changed_defaults()}
+
+## `lightning={{...}}`
+
+Flags of Lightning's own Trainer, which win over what the other arguments say. On a command line:
+`--lightning '{{"profiler": "simple"}}'`, or `--lightning.profiler simple` one by one; in a file, a section
+`lightning:`. Live objects (a profiler, callbacks, a logger) are taken in Python.
+
+{flags()}
+
+## `fsdp_config`
+
+{fsdp()}
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")

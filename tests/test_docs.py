@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from compat.arguments.fields import FIELDS
+from compat.arguments.lightning import FLAGS
+from compat.translate.rules import RULES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def generator(name: str) -> object:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_arguments_is_current() -> None:
+    page = (DOCS / "arguments.md").read_text(encoding="utf-8")
+    assert page == generator("arguments").page(), "run `make docs`"
+
+
+def test_the_page_of_arguments_has_them_all() -> None:
+    named = set(re.findall(r"^\| `(\w+)`", (DOCS / "arguments.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(RULES) == set(FIELDS)
+    assert named >= set(FIELDS) | set(FLAGS)
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
