@@ -46,6 +46,16 @@ PATCHES = (
 )
 """Every name that `install()` replaces."""
 
+SUPPLIED = (
+    Patch("transformers.trainer_utils", "EvaluationStrategy", "compat.upstream.departed:EvaluationStrategy"),
+    Patch("transformers.utils", "send_example_telemetry", "compat.upstream.departed:send_example_telemetry"),
+    Patch("transformers", "is_torch_tpu_available", "compat.upstream.departed:is_torch_tpu_available"),
+    Patch("transformers.utils", "is_torch_tpu_available", "compat.upstream.departed:is_torch_tpu_available"),
+)
+"""Every name that `install()` adds where the installed release has dropped it."""
+
+_ABSENT = object()
+
 _lock = threading.RLock()
 _undo: list[tuple[Any, str, Any]] = []
 
@@ -58,9 +68,10 @@ def installed() -> bool:
 def install() -> None:
     """Have scripts and libraries that use transformers' Trainer run on Lightning, unedited.
 
-    Replaces the names in `PATCHES`, also where a loaded module has already imported them, and puts our
-    Trainer under every class that is already derived from transformers'. Idempotent; every target is looked
-    up before the first is touched, and a failure half-way undoes what was done.
+    Replaces the names in `PATCHES`, also where a loaded module has already imported them, puts our Trainer
+    under every class that is already derived from transformers', and adds the names in `SUPPLIED` that the
+    installed release has dropped. Idempotent; every target is looked up before the first is touched, and a
+    failure half-way undoes what was done.
 
     Raises:
         InstallError: a target is missing, or a class cannot be rebased; nothing has changed then.
@@ -71,10 +82,10 @@ def install() -> None:
         held = list(sys.modules.values())  # some may be replaced while ours are imported
         replacements = _resolve()
         bases = _bases(replacements)
-        changes = [*_names(replacements, held), *bases, *_constructors(bases)]
+        changes = [*_names(replacements, held), *bases, *_constructors(bases), *_departed()]
         try:
             for owner, name, value in changes:
-                original = getattr(owner, name)
+                original = getattr(owner, name, _ABSENT)
                 setattr(owner, name, value)
                 _undo.append((owner, name, original))
         except BaseException as error:
@@ -93,7 +104,10 @@ def uninstall() -> None:
     with _lock:
         while _undo:
             owner, name, original = _undo.pop()
-            setattr(owner, name, original)
+            if original is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
 
 
 def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
@@ -179,6 +193,17 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
         for kind in _with_descendants([kind for kind, _, _ in bases])
         if "__init__" in vars(kind) and dataclasses.is_dataclass(kind)
     ]
+
+
+def _departed() -> list[tuple[Any, str, Any]]:
+    """The names that scripts import and that the installed release has dropped."""
+    found = []
+    for patch in SUPPLIED:
+        owner = importlib.import_module(patch.module)
+        if not hasattr(owner, patch.name):
+            module, _, name = patch.ours.partition(":")
+            found.append((owner, patch.name, getattr(importlib.import_module(module), name)))
+    return found
 
 
 def _with_descendants(kinds: list[Any]) -> list[Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import importlib
 import subprocess
 import sys
 import types
@@ -175,3 +176,13 @@ def test_scripts_get_our_parser() -> None:
         assert HfArgumentParser is compat.HfArgumentParser
     finally:
         compat.uninstall()
+
+
+@pytest.mark.parametrize("patch", patching.SUPPLIED, ids=lambda patch: f"{patch.module}.{patch.name}")
+def test_dropped_names_are_there_while_installed(patch: object) -> None:
+    module = importlib.import_module(patch.module)
+    had_it = hasattr(module, patch.name)
+    compat.install()
+    assert hasattr(module, patch.name)
+    compat.uninstall()
+    assert hasattr(module, patch.name) is had_it

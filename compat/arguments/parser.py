@@ -10,12 +10,31 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from compat.arguments.checks import nearest
-from compat.arguments.fields import FIELDS
+from compat.arguments.fields import FIELDS, is_secret, shown
 from compat.arguments.lightning import FLAGS
 from compat.errors import ArgumentError, UnknownArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+
+def _number(text: str) -> float:
+    """A whole number as one, and a fraction as one."""
+    number = float(text)
+    return int(number) if number == int(number) else number
+
+
+def _switch_or_word(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "warmup_steps": _number,
+    "include_num_input_tokens_seen": _switch_or_word,
+    "half_precision_backend": str,
+    "fp16_backend": str,
+}
+"""Option whose values have changed between generations → what reads one."""
 
 LIGHTNING = "lightning"
 SECTION = f"{LIGHTNING}."
@@ -39,6 +58,15 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
             if field.kind.startswith("bool") and field.default is True:
                 options = (f"--no_{name}", f"--no-{name.replace('_', '-')}")
                 self.add_argument(*options, dest=name, action="store_false", default=None)
+
+        if hasattr(dtype, "other_names"):
+            self._widen()
+
+    def _widen(self) -> None:
+        """Let options take the values of every generation, where the installed release takes fewer."""
+        for action in self._actions:
+            if action.dest in READERS:
+                action.type, action.choices = READERS[action.dest], None
 
     def parse_args_into_dataclasses(
         self, args: Sequence[str] | None = None, return_remaining_strings: bool = False, **kwargs: Any
@@ -70,7 +98,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         if words:
             msg = "\n".join(
                 f"`{word}`: not used by any of {self._names()}. {nearest(word.partition('=')[0], known)}"
-                for word in words
+                for word in without_secrets(words)
             )
             raise UnknownArgumentError(msg)
 
@@ -91,7 +119,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         known = [action.dest for action in self._actions]
         if unknown := [key for key in args if key not in known and not allow_extra_keys]:
             msg = "\n".join(
-                f"`{key}={args[key]!r}`: not used by any of {self._names()}. {nearest(key, known)}"
+                f"`{shown(key, args[key])}`: not used by any of {self._names()}. {nearest(key, known)}"
                 for key in sorted(unknown)
             )
             raise UnknownArgumentError(msg)
@@ -115,6 +143,19 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         namespace, remaining = self.parse_known_args(gathered(words))
         self._refuse(remaining)
         return dict(vars(namespace))
+
+
+def without_secrets(words: Sequence[str]) -> Iterator[str]:
+    """A command line as an error may show it."""
+    follows_secret = False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        secret = option.startswith("--") and is_secret(option.strip("-").replace("-", "_"))
+        if secret and equals:
+            yield f"{option}=<secret>"
+        else:
+            yield "<secret>" if follows_secret and not option.startswith("--") else word
+        follows_secret = secret and not equals
 
 
 def gathered(words: Sequence[str]) -> list[str]:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 class HonouringMixin(CheckpointingMixin):
     """HF's methods, doing also what arguments of other generations and Lightning's flags ask for."""
 
-    _past: Any = None
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = getattr(self.model, "config", None)
@@ -83,7 +81,7 @@ class HonouringMixin(CheckpointingMixin):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         prepared = super()._prepare_inputs(inputs)
-        if self._past is not None and self._lacked("past_index") is not None:
+        if self._lacked("past_index") is not None and getattr(self, "_past", None) is not None:
             prepared["mems"] = self._past
         return prepared
 
@@ -108,7 +106,8 @@ class HonouringMixin(CheckpointingMixin):
 
     def _forget_past(self) -> None:
         super()._forget_past()
-        self._past = None
+        if self._lacked("past_index") is not None:
+            self._past: Any = None
 
     # Evaluation.
 
