@@ -7,6 +7,7 @@ built, and before HF's own, which stop at the first problem.
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -47,7 +48,6 @@ AT_LEAST: dict[str, float] = {
     "generation_max_length": 1,
     "torch_empty_cache_steps": 1,
     "seed": 0,
-    "data_seed": 0,
     "ddp_timeout": 0,
 }
 """Smallest value of a number."""
@@ -55,7 +55,6 @@ AT_LEAST: dict[str, float] = {
 WITHIN: dict[str, tuple[float, float]] = {
     "adam_beta1": (0, 1),
     "adam_beta2": (0, 1),
-    "label_smoothing_factor": (0, 1),
     "warmup_ratio": (0, 1),
 }
 """Range of a number, both ends in it."""
@@ -85,6 +84,11 @@ def problems(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]] | N
         return mistyped
     found = [problem for check in CHECKS for problem in check(values)]
     return [*found, *_choices(values, choices or {})]
+
+
+def alone(values: Mapping[str, Any]) -> list[Problem]:
+    """The problems that single arguments have by themselves: a wrong type, or a value out of range."""
+    return [*_types(values), *_ranges(values)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -123,12 +127,22 @@ def _not_a_number(value: Any, *, whole: bool) -> str:
             number = float(value)
         except ValueError:
             return f"text, where a {wanted} is wanted. Give a number."
-        return f"text, where a {wanted} is wanted. Give {number!r}; YAML wants a dot in it: {number:.1e}."
+        return f"text, where a {wanted} is wanted. Give {_as_number(value, number)}."
     if isinstance(value, (list, tuple, dict, set)):
         return f"a {type(value).__name__}, where a number is wanted. Give one number."
+    if whole and _is_number(value) and not math.isfinite(value):
+        return "no number, where a whole number is wanted. Give one."
     if whole and _is_number(value) and float(value) % 1:
         return f"a fraction, where a whole number is wanted. Give {round(float(value))}, say."
     return ""
+
+
+def _as_number(text: str, number: float) -> str:
+    mantissa, e, exponent = text.strip().lower().partition("e")
+    if not e or not math.isfinite(number):
+        return str(int(number) if number.is_integer() else number)
+    dotted = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{number}; YAML wants a dot and a sign in it: {dotted}e{int(exponent):+}"
 
 
 def _ranges(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -175,9 +189,10 @@ def _steps(values: Mapping[str, Any]) -> Iterator[Problem]:
         if _plain(values, strategy) != "steps" or not _is_number(value):
             continue
         if value > 1 and value % 1:
+            near = round(value) if math.isfinite(value) else 500
             yield Problem(
                 f"`{shown(steps, value)}`: neither a fraction of the run nor a whole number of update steps. "
-                f"Give {round(value)}, or a number below 1.",
+                f"Give {near}, or a number below 1.",
                 upstream_raises=True,
             )
     if _plain(values, "logging_strategy") == "steps" and values.get("logging_steps") == 0:

@@ -7,6 +7,7 @@ A generation stands for its whole line of releases: "4.37" is transformers 4.37.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 GENERATIONS = ("4.37", "4.53", "5")
@@ -214,6 +215,11 @@ SECRETS = frozenset({"hub_token", "push_to_hub_token"})
 """Arguments whose value is shown nowhere."""
 
 
+def is_secret(name: str) -> bool:
+    """Whether an argument's value is shown nowhere; so it is with what may be a misspelling of such a name."""
+    return name in SECRETS or (name not in FIELDS and bool(get_close_matches(name, SECRETS)))
+
+
 def shown(name: str, value: Any) -> str:
     """`name=value` as an error or a table may show it."""
-    return f"{name}=<secret>" if name in SECRETS else f"{name}={getattr(value, 'value', value)!r}"
+    return f"{name}=<secret>" if is_secret(name) else f"{name}={getattr(value, 'value', value)!r}"

@@ -27,7 +27,7 @@ class Migration:
         name: the name.
         says: the name that says it there.
         write: puts a value into a mapping under that other name; also gets everything that was given by the
-            names of other generations.
+            names of other generations, which is nothing where an attribute is set later.
         read: the value that this name would have, from such a mapping.
         is_synonym: whether two different values of the two names contradict each other; otherwise this name
             rules.
@@ -53,6 +53,8 @@ def _flag(name: str, says: str, *, meaning: Any) -> Migration:
     def write(values: MutableMapping[str, Any], value: Any, given: Mapping[str, Any]) -> None:
         if value:
             values[says] = meaning
+        elif not given and read(values):
+            values[says] = FIELDS[says].default
 
     def read(values: Mapping[str, Any]) -> bool:
         current = values.get(says)
@@ -87,6 +89,8 @@ def _entry(name: str, config: str, key: str, *, appends: bool = False, **along: 
     def read(values: Mapping[str, Any]) -> Any:
         current = values.get(config)
         found = current.get(key) if isinstance(current, dict) else getattr(current, key, None)
+        if appends and isinstance(found, list) and len(found) == 1:
+            return found[0]
         return FIELDS[name].default if found is None else found
 
     return Migration(name, config, write, read)
@@ -112,8 +116,12 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _write_warmup_ratio(values: MutableMapping[str, Any], value: Any, given: Mapping[str, Any]) -> None:
-    # A number of steps has always ruled over a ratio. Exactly 1 would mean one step.
-    if value and not values.get("warmup_steps"):
+    # A number of steps has always ruled over a ratio; set later, a ratio replaces an earlier one.
+    steps = values.get("warmup_steps") or 0
+    if steps >= 1 or (given and (steps or not value)):
+        return
+    # Exactly 1 would mean one step.
+    if value is not None:
         values["warmup_steps"] = min(value, math.nextafter(1.0, 0.0)) if value <= 1 else value
 
 
@@ -300,8 +308,15 @@ def migrate(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> Migr
         except ArgumentError as error:
             problems.append(str(error))
     _adapt_values(values, native)
-    old = tuple(name for name in (*foreign, *own) if FIELDS[name].is_old)
+    typed = [name for name in own if not _is_filled_in(name, values)]
+    old = tuple(name for name in (*foreign, *typed) if FIELDS[name].is_old)
     return Migrated({name: given[name] for name in foreign}, old, tuple(problems))
+
+
+def _is_filled_in(name: str, values: Mapping[str, Any]) -> bool:
+    # transformers 4 derives it where it is not given, and copies of the arguments are given that.
+    runs = os.path.join(values.get("output_dir") or "trainer_output", "runs")
+    return name == "logging_dir" and str(values[name]).startswith(runs)
 
 
 SPOKEN_FOR = frozenset({"push_to_hub_model_id", "push_to_hub_organization"})
@@ -352,6 +367,9 @@ def _adapt_values(values: MutableMapping[str, Any], native: Mapping[str, Any]) -
         known = {"no": False, "all": True}
         current = values.get("include_num_input_tokens_seen")
         values["include_num_input_tokens_seen"] = known.get(str(current), current)
+    steps = values.get("warmup_steps")
+    if "warmup_ratio" in native and isinstance(steps, float) and 1 <= steps < math.inf:
+        values["warmup_steps"] = int(steps)
     if native.get("fsdp") == "" and values.get("fsdp") is None:
         values["fsdp"] = ""
     if native.get("report_to") == "none" and values.get("report_to") is None:

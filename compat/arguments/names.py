@@ -35,15 +35,17 @@ class OtherName:
 
     Args:
         field: the argument.
+        default: what a subclass gives where its caller does not.
     """
 
-    def __init__(self, field: Field) -> None:
+    def __init__(self, field: Field, default: Any = None) -> None:
         self.field = field
+        self.default = default
 
     def __get__(self, args: Any, owner: type | None = None) -> Any:
-        # On the class it is what dataclasses take for the default: not given.
+        # On the class it is what dataclasses take for the default.
         if args is None:
-            return None
+            return self.default
         values = vars(args)
         if self.field.name in values:
             return values[self.field.name]
@@ -80,6 +82,18 @@ def _native_defaults(kind: Any) -> dict[str, Any]:
 
 native_defaults: Callable[[Any], dict[str, Any]] = functools.cache(_native_defaults)
 """The arguments that a class's release has itself, and the class's own, with their defaults."""
+
+
+def _uncover(kind: Any) -> None:
+    for base in kind.__mro__:
+        for name in kind.other_names & vars(base).keys():
+            default = vars(base)[name]
+            if hasattr(base, "other_names") and not hasattr(default, "__get__"):
+                setattr(base, name, OtherName(FIELDS[name], default))
+
+
+uncover: Callable[[Any], None] = functools.cache(_uncover)
+"""Put access by other names back on a class where a subclass's own default, a plain value, hides it."""
 
 
 def with_other_names(base: type[Any], module: str) -> type[Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments import checks, lightning
 from compat.arguments.checks import Problem
+from compat.arguments.fields import FIELDS
 from compat.arguments.generations import Migrated, migrate
 from compat.errors import ArgumentError
 
@@ -33,9 +34,22 @@ def settle(
     Returns:
         What was given by the names of other generations, and what is wrong.
     """
+    found = _take_out_mistaken(values, native)
     migrated = migrate(values, native)
-    found = [*map(Problem, migrated.problems), *_take_lightning(values)]
+    found += [*map(Problem, migrated.problems), *_take_lightning(values)]
     return migrated, [*found, *checks.problems(values, choices)]
+
+
+def _take_out_mistaken(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with names of other generations, found by the name that was given."""
+    found = []
+    for name in FIELDS:
+        if name in native or name not in values:
+            continue
+        if wrong := checks.alone({name: values[name]}):
+            found += wrong
+            values[name] = None
+    return found
 
 
 def _take_lightning(values: MutableMapping[str, Any]) -> list[Problem]:

@@ -13,7 +13,13 @@ import transformers
 
 from compat.arguments.fields import SECRETS
 from compat.arguments.generations import hidden
-from compat.arguments.names import COMPLETE, native_defaults, warn_of_old_names, with_other_names
+from compat.arguments.names import (
+    COMPLETE,
+    native_defaults,
+    uncover,
+    warn_of_old_names,
+    with_other_names,
+)
 from compat.arguments.resolve import settle
 from compat.arguments.setters import refuses_unknown_names, with_all_parameters
 from compat.errors import ArgumentError
@@ -70,6 +76,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         values = self.__dict__
+        uncover(type(self))
         if TrainingArguments.on_given is not None:
             TrainingArguments.on_given(dict(values))
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
@@ -162,21 +169,38 @@ def described(value: Any) -> Any:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+class Secret(str):
+    """A token that can be used, and leaves nothing of itself in a pickle."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
 @contextlib.contextmanager
 def fit_to_save(args: Any) -> Iterator[None]:
-    """Take secrets and live objects out of arguments while they are written to a file."""
+    """Let arguments be pickled without their secrets and live objects; both can be used meanwhile.
+
+    Args:
+        args: HF arguments, HF's own or ours.
+    """
     values = vars(args)
-    hidden = {name: values[name] for name in (*SECRETS, "lightning") if values.get(name) is not None}
-    given = values.get("given_otherwise")
-    values.update({name: described(value) if name == "lightning" else None for name, value in hidden.items()})
-    if given is not None:
-        values["given_otherwise"] = {k: v for k, v in given.items() if k not in SECRETS}
+    before = {name: values.get(name) for name in (*SECRETS, "given_otherwise", "lightning") if name in values}
+    for name in SECRETS & before.keys():
+        values[name] = _as_secret(values[name])
+    if given := before.get("given_otherwise"):
+        values["given_otherwise"] = {k: _as_secret(v) if k in SECRETS else v for k, v in given.items()}
+    if before.get("lightning"):
+        values["lightning"] = described(before["lightning"])
     try:
         yield
     finally:
-        values.update(hidden)
-        if given is not None:
-            values["given_otherwise"] = given
+        values.update(before)
+
+
+def _as_secret(value: Any) -> Any:
+    return Secret(value) if isinstance(value, str) else value
 
 
 @contextlib.contextmanager

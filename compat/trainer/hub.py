@@ -1,32 +1,19 @@
-"""The Hub: HF's own code, with the parameters of every release, and without the token in any file."""
+"""The Hub: HF's own code, with the parameters of every release."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
+from compat.arguments.training import fit_to_save
 from compat.trainer.honoured import HonouringMixin
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-TOKENS = ("hub_token", "push_to_hub_token")
 REPO_CAN_BE_PRIVATE = "private" in inspect.signature(HFTrainer.init_hf_repo).parameters
 PUSH_IS_AN_EVENT = hasattr(TrainerCallback, "on_push_begin")
-
-
-class Secret(str):
-    """A token that can be used, and leaves nothing of itself in a pickle."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
 
 
 class HubMixin(HonouringMixin):
@@ -79,39 +66,14 @@ class HubMixin(HonouringMixin):
         self._announce_push()
         if self.hub_model_id is None and private is not None:
             self.init_hf_repo(token=token, private=private)
-        with self._token_kept_out():
-            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model, its processing class and the arguments.
-
-        Mirrors `transformers.Trainer.save_model`; a token among the arguments is left out of the file.
-
-        Args:
-            output_dir: the folder; `args.output_dir` where None.
-            _internal_call: whether the trainer saves for itself, so that nothing is pushed.
-        """
-        with self._token_kept_out():
-            super().save_model(output_dir, _internal_call)
+        return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._pushes_checkpoints():
             self._announce_push()
-        with self._token_kept_out():
+        # It pickles the arguments once more.
+        with fit_to_save(self.args):
             super()._push_from_checkpoint(checkpoint_folder)
-
-    @contextlib.contextmanager
-    def _token_kept_out(self) -> Iterator[None]:
-        """HF pickles the arguments into every checkpoint, and pushes them."""
-        tokens = {name: getattr(self.args, name, None) for name in TOKENS}
-        given = {name: token for name, token in tokens.items() if isinstance(token, str)}
-        for name, token in given.items():
-            setattr(self.args, name, Secret(token))
-        try:
-            yield
-        finally:
-            for name, token in given.items():
-                setattr(self.args, name, token)
 
     def _pushes_checkpoints(self) -> bool:
         """Whether HF pushes a checkpoint now: it leaves one out while another is on its way."""

@@ -10,7 +10,7 @@ import transformers
 from huggingface_hub import CommitInfo, ModelCard
 
 import compat
-from compat.trainer.hub import Secret
+from compat.arguments.training import Secret
 from tests.parity.parts.models import VOCABULARY, gpt2
 from tests.small import arguments
 from tests.trainer.hub import Hub, connect
