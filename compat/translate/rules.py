@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
         ),
         *_rules(
             Kind.MODULE,
-            "validation_step",
+            "LightningModule.validation_step",
             {
                 "bf16_full_eval fp16_full_eval": "the whole model is cast before it evaluates outside of training"
             },
@@ -108,7 +108,7 @@ RULES: dict[str, Rule] = {
         # The optimizer and its schedule.
         *_rules(
             Kind.MODULE,
-            "configure_optimizers",
+            "LightningModule.configure_optimizers",
             {
                 "learning_rate weight_decay": "of the optimizer that HF's `create_optimizer` builds",
                 "adam_beta1 adam_beta2 adam_epsilon": "where the optimizer has them",
@@ -122,7 +122,7 @@ RULES: dict[str, Rule] = {
         # The training step.
         *_rules(
             Kind.MODULE,
-            "training_step",
+            "LightningModule.training_step",
             {
                 "label_smoothing_factor label_names": "HF's `compute_loss`",
                 "average_tokens_across_devices": "the tokens of a window are counted over all processes",
@@ -200,7 +200,7 @@ RULES: dict[str, Rule] = {
         # When to log, evaluate and save: HF's control decides at each step, and Lightning's loops ask it.
         *_rules(
             Kind.CALLBACK,
-            "DefaultFlowCallback",
+            "HF's DefaultFlowCallback",
             {
                 "logging_strategy logging_first_step": "HF's control decides at each update step",
                 "eval_strategy eval_steps eval_delay": "HF's control decides at each update step",
@@ -208,11 +208,11 @@ RULES: dict[str, Rule] = {
                 "save_strategy save_steps": "HF's control decides at each update step",
             },
         ),
-        Rule("eval_on_start", Kind.MODULE, "on_train_start", "evaluates before the first step"),
-        Rule("disable_tqdm", Kind.CALLBACK, "ProgressCallback", "HF's bar is the only one"),
+        Rule("eval_on_start", Kind.MODULE, "LightningModule.on_train_start", "evaluates before the first step"),
+        Rule("disable_tqdm", Kind.CALLBACK, "HF's ProgressCallback", "HF's bar is the only one"),
         *_rules(
             Kind.CALLBACK,
-            "report_to",
+            "HF's integrations",
             {
                 "report_to": "HF's own integrations write what they write under HF",
                 "run_name": "the name that integrations give the run",
@@ -222,7 +222,7 @@ RULES: dict[str, Rule] = {
         ),
         *_rules(
             Kind.HF,
-            "log",
+            "Trainer.log",
             {
                 "logging_nan_inf_filter": "a loss that is not finite counts as the average of the others",
                 "include_num_input_tokens_seen": "counted at each micro-step",
@@ -236,7 +236,7 @@ RULES: dict[str, Rule] = {
         # Evaluation.
         *_rules(
             Kind.MODULE,
-            "validation_step",
+            "LightningModule.validation_step",
             {
                 "prediction_loss_only": "HF's `prediction_step` in Lightning's evaluation loop",
                 "eval_accumulation_steps": "outputs move to the CPU after so many steps",
@@ -268,7 +268,7 @@ RULES: dict[str, Rule] = {
         ),
         *_rules(
             Kind.HF,
-            "Hub",
+            "HF's Hub code",
             {
                 "push_to_hub hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision": (
                     "HF's own code pushes"
