@@ -161,6 +161,12 @@ class LightningPlan:
         """`to_dict()` as JSON text."""
         return json.dumps(self.to_dict(), indent=2)
 
+    def to_source(self) -> str:
+        """A Lightning script that trains the same way, without us and without HF's Trainer."""
+        from compat.translate.source import source
+
+        return source(self)
+
     def summary(self) -> str:
         """What became of the changed arguments, a line for each thing that they became."""
         outcomes: dict[str, list[str]] = {}
@@ -183,9 +189,15 @@ def _in_short(setting: Setting) -> str:
     return ": ".join(filter(None, (setting.kind.value, setting.target.partition("(")[0])))
 
 
+def scalar(value: Any) -> Any:
+    """An enum's value, the number in an array of one, and any other value as it is."""
+    value = getattr(value, "value", value)
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: enums by value, containers by element, live objects by their class."""
-    value = getattr(value, "value", value)
+    value = scalar(value)
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):

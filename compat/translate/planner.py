@@ -12,7 +12,7 @@ from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Fate
 from compat.errors import ArgumentError
-from compat.translate.plan import LightningPlan, Setting, plain
+from compat.translate.plan import LightningPlan, Setting, plain, scalar
 from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.strategy import CLASSES, fsdp_settings, strategy_name, strategy_options
 
@@ -176,6 +176,9 @@ FILLED_IN = frozenset(
 )
 """Arguments that HF derives from other ones: their value does not tell what was typed."""
 
+DERIVED_METRIC = ("metric_for_best_model", "loss")
+"""The metric that HF watches where none is named."""
+
 MIRRORS = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
@@ -185,13 +188,14 @@ MIRRORS = {
 
 def _changed(args: Any, name: str, value: Any, default: Any) -> bool:
     mirrors = MIRRORS.get(name) in _defaults(args) if name in MIRRORS else False
-    if name in FILLED_IN or mirrors or (name == "report_to" and default is None):
+    is_derived = (name == "report_to" and default is None) or (name, value) == DERIVED_METRIC
+    if name in FILLED_IN or mirrors or is_derived:
         return name in getattr(args, "typed", ())
     if default is None and dataclasses.is_dataclass(value) and not isinstance(value, type):
         # HF builds an object of defaults where none is given.
         default = type(value)()
     # Likewise it turns strings into enums, and what is empty into an empty list.
-    value, default = getattr(value, "value", value), getattr(default, "value", default)
+    value, default = scalar(value), scalar(default)
     return bool(value not in (default, []) and (value or default))
 
 
@@ -232,7 +236,7 @@ def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
             target=name if flag.fate is Fate.PASSED else flag.says or name,
             becomes=plain(value),
             note=flag.note or "asked for by `lightning`",
-            changed=True,
+            changed=value is not False,
         )
 
 

@@ -208,7 +208,9 @@ RULES: dict[str, Rule] = {
                 "save_strategy save_steps": "HF's control decides at each update step",
             },
         ),
-        Rule("eval_on_start", Kind.MODULE, "LightningModule.on_train_start", "evaluates before the first step"),
+        Rule(
+            "eval_on_start", Kind.MODULE, "LightningModule.on_train_start", "evaluates before the first step"
+        ),
         Rule("disable_tqdm", Kind.CALLBACK, "HF's ProgressCallback", "HF's bar is the only one"),
         *_rules(
             Kind.CALLBACK,

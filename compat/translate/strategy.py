@@ -140,11 +140,11 @@ def _words(fsdp: Any) -> list[str]:
 
 
 def _version(config: Mapping[str, Any]) -> int:
-    version = int(config.get("version", NEWEST_FSDP))
-    if version not in FSDP_VERSIONS:
-        msg = f"`fsdp_config={{'version': {version}}}`: there are versions 1 and 2. Give one of them."
+    version = config.get("version", NEWEST_FSDP)
+    if str(version) not in map(str, FSDP_VERSIONS):
+        msg = f"`fsdp_config={{'version': {version!r}}}`: there are versions 1 and 2. Give one of them."
         raise ArgumentError(msg)
-    return version
+    return int(version)
 
 
 def _reshard(word: str, version: int) -> Any:
