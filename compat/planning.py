@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compat.arguments.checks import nearest
 from compat.arguments.names import native_defaults
 from compat.arguments.resolve import resolve
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
+from compat.errors import ArgumentError
 from compat.translate import LightningPlan
 from compat.translate import plan as translated
 from compat.upstream.choices import CHOICES
@@ -36,13 +38,31 @@ def plan(
         The plan.
 
     Raises:
-        ArgumentError: every problem of the arguments, at once.
+        ArgumentError: there is no such kind or number of devices, or every problem of the arguments, at once.
     """
+    _check_machine(accelerator, devices, num_nodes)
     if isinstance(args, Mapping):
         args = resolve(args, native_defaults(Seq2SeqTrainingArguments), CHOICES)
     elif accelerator is None and devices is None:
         return translated(args, Facts.of(args), model)
     return translated(args, _facts(args, accelerator, devices or 1, num_nodes), model)
+
+
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "hpu", "mps", "npu", "tpu", "xla", "xpu")
+"""Kinds of devices that a plan can be made for."""
+
+
+def _check_machine(accelerator: str | None, devices: int | None, num_nodes: int) -> None:
+    problems = [
+        f"`{name}={value}`: too few. Give 1 or more."
+        for name, value in (("devices", devices), ("num_nodes", num_nodes))
+        if value is not None and value < 1
+    ]
+    if accelerator is not None and accelerator not in ACCELERATORS:
+        guess = nearest(accelerator, ACCELERATORS) or f"Give one of {', '.join(ACCELERATORS)}."
+        problems.append(f"`accelerator={accelerator!r}`: not a kind of device. {guess}")
+    if problems:
+        raise ArgumentError("\n".join(problems))
 
 
 def _facts(args: Any, accelerator: str | None, devices: int, num_nodes: int) -> Facts:

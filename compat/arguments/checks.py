@@ -7,6 +7,7 @@ built, and before HF's own, which stop at the first problem.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import numbers
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def alone(values: Mapping[str, Any]) -> list[Problem]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The question whether another name was meant; empty where nothing resembles it."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    longer = [other for other in names if len(name) > 3 and other.startswith(name)]  # noqa: PLR2004 (letters)
+    close = longer or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"Did you mean `{close[0]}`?" if close else ""
 
 
@@ -116,8 +119,17 @@ def _types(values: Mapping[str, Any]) -> Iterator[Problem]:
                 f"`{shown(name, value)}`: text, where True or False is wanted; any text counts as True. "
                 f"Give {name}={value.strip().lower() in {'true', '1', 'yes', 'on'}}."
             )
+        if kind == "dict" and isinstance(value, str) and value.lstrip().startswith("{"):
+            yield from _not_json(name, value)
         if kind in NUMBERS and (reason := _not_a_number(value, whole=kind == "int")):
             yield Problem(f"`{shown(name, value)}`: {reason}")
+
+
+def _not_json(name: str, text: str) -> Iterator[Problem]:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        yield Problem(f"`{shown(name, text)}`: not JSON ({error}). Give '{{\"entry\": 1}}', or a file.")
 
 
 def _not_a_number(value: Any, *, whole: bool) -> str:

@@ -216,7 +216,7 @@ SECRETS = frozenset({"hub_token", "push_to_hub_token"})
 
 
 def is_secret(name: str) -> bool:
-    """Whether an argument's value is shown nowhere; so it is with what may be a misspelling of such a name."""
+    """Whether an argument's value is shown nowhere: a secret's, or that of what may be one misspelt."""
     return name in SECRETS or (name not in FIELDS and bool(get_close_matches(name, SECRETS)))
 
 

@@ -78,6 +78,9 @@ def _entry(name: str, config: str, key: str, *, appends: bool = False, **along: 
         if not value and value is not False:
             return
         opened = _opened(config, values.get(config), name, value)
+        if opened is None:
+            # The checks tell that it is no JSON.
+            return
         if not isinstance(opened, dict):
             setattr(opened, key, value)
         else:
@@ -99,7 +102,10 @@ def _entry(name: str, config: str, key: str, *, appends: bool = False, **along: 
 def _opened(config: str, current: Any, name: str, value: Any) -> Any:
     """A configuration that may be written to, and that nobody else holds."""
     if isinstance(current, str) and current.lstrip().startswith("{"):
-        return json.loads(current)
+        try:
+            return json.loads(current)
+        except json.JSONDecodeError:
+            return None
     if isinstance(current, str):
         msg = (
             f"`{name}={value!r}`: has become an entry of `{config}`, which is the file {current!r} here. "
@@ -127,6 +133,8 @@ def _write_warmup_ratio(values: MutableMapping[str, Any], value: Any, given: Map
 
 def _read_warmup_ratio(values: Mapping[str, Any]) -> float:
     steps: float = values.get("warmup_steps") or 0
+    if steps == math.nextafter(1.0, 0.0):
+        return 1.0
     return steps if steps < 1 else 0.0
 
 
@@ -319,8 +327,16 @@ def _is_filled_in(name: str, values: Mapping[str, Any]) -> bool:
     return name == "logging_dir" and str(values[name]).startswith(runs)
 
 
-SPOKEN_FOR = frozenset({"push_to_hub_model_id", "push_to_hub_organization"})
-"""Old names that are said by today's also where a release has them: it would ask the Hub who is logged in."""
+SPOKEN_FOR = frozenset(
+    {
+        "per_gpu_train_batch_size",
+        "per_gpu_eval_batch_size",
+        "push_to_hub_model_id",
+        "push_to_hub_organization",
+    }
+)
+"""Old names that are said by today's also where a release has them: it would warn at each use of a batch
+size, and ask the Hub who is logged in."""
 
 
 def hidden(values: Mapping[str, Any], native: Mapping[str, Any]) -> dict[str, Any]:

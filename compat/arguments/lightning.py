@@ -153,7 +153,7 @@ def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"{given}: Lightning's Trainer has no such flag. {guess}")
         elif flag.fate is Fate.REFUSED and value not in flag.allowed:
             yield Problem(f"{given}: {flag.note}.")
-        elif name == "precision" and str(value) not in PRECISIONS:
+        elif name == "precision" and value is not None and str(value) not in PRECISIONS:
             yield Problem(f"{given}: HF trains in {', '.join(list(PRECISIONS)[:3])}. Give one of them.")
 
 

@@ -84,14 +84,21 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         Raises:
             UnknownArgumentError: an option that is not known, with the nearest one that is.
         """
-        words = gathered(sys.argv[1:] if args is None else args)
         *parsed, remaining = super().parse_args_into_dataclasses(
-            words, return_remaining_strings=True, **kwargs
+            args, return_remaining_strings=True, **kwargs
         )
         if return_remaining_strings:
             return (*parsed, remaining)
         self._refuse(remaining)
         return tuple(parsed)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """As `argparse`'s, with the flags of Lightning's Trainer gathered into one option."""
+        words = gathered(sys.argv[1:] if args is None else args)
+        parsed: tuple[Any, list[str]] = super().parse_known_args(words, namespace)
+        return parsed
 
     def _refuse(self, words: Sequence[str]) -> None:
         known = [option for action in self._actions for option in action.option_strings]
@@ -140,7 +147,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         """
         for action in self._actions:
             action.default = argparse.SUPPRESS
-        namespace, remaining = self.parse_known_args(gathered(words))
+        namespace, remaining = self.parse_known_args(words)
         self._refuse(remaining)
         return dict(vars(namespace))
 
@@ -159,7 +166,7 @@ def without_secrets(words: Sequence[str]) -> Iterator[str]:
 
 
 def gathered(words: Sequence[str]) -> list[str]:
-    """A command line whose `--lightning.FLAG VALUE` have become one `--lightning JSON`.
+    """A command line whose `--lightning.FLAG VALUE` have become one `--lightning JSON`, with what it had.
 
     Raises:
         ArgumentError: a flag without a value.
@@ -170,6 +177,12 @@ def gathered(words: Sequence[str]) -> list[str]:
     while queue:
         word = queue.pop(0)
         name, equals, value = word.partition("=")
+        if name == f"--{LIGHTNING}" and isinstance(
+            whole := _read(value if equals else (queue or [""])[0]), dict
+        ):
+            flags.update(whole)
+            queue = queue if equals else queue[1:]
+            continue
         if not name.startswith(f"--{SECTION}"):
             kept.append(word)
             continue
@@ -201,4 +214,19 @@ def gathered_keys(args: Mapping[str, Any]) -> dict[str, Any]:
     """A dict whose keys `lightning.FLAG` have become entries of `lightning`."""
     flags = {key.removeprefix(SECTION): value for key, value in args.items() if key.startswith(SECTION)}
     kept = {key: value for key, value in args.items() if not key.startswith(SECTION)}
-    return {**kept, LIGHTNING: {**kept.get(LIGHTNING, {}), **flags}} if flags else kept
+    if not flags:
+        return kept
+    return {**kept, LIGHTNING: {**as_flags(kept.get(LIGHTNING)), **flags}}
+
+
+def as_flags(value: Any) -> dict[str, Any]:
+    """`lightning=value` as flags by name.
+
+    Raises:
+        ArgumentError: it is neither that nor JSON of that.
+    """
+    found = _read(value) if isinstance(value, str) else value or {}
+    if not isinstance(found, dict):
+        msg = f"`{LIGHTNING}={value!r}`: flags by name are wanted. Give {{'profiler': 'simple'}}."
+        raise ArgumentError(msg)
+    return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compat.arguments import checks, lightning
 from compat.arguments.checks import Problem
 from compat.arguments.fields import FIELDS
-from compat.arguments.generations import Migrated, migrate
+from compat.arguments.generations import OLD, Migrated, migrate
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def resolve(
 
 def _derive(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None:
     """What HF derives from other arguments."""
+    _derive_from_old_names(values, native)
     for name, value in list(values.items()):
         values[name] = getattr(value, "value", value)
     values["output_dir"] = values.get("output_dir") or "trainer_output"
@@ -112,6 +113,27 @@ def _derive(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None
     tokens = values["include_num_input_tokens_seen"]
     if isinstance(tokens, bool) and native["include_num_input_tokens_seen"] == "no":
         values["include_num_input_tokens_seen"] = "all" if tokens else "no"
+
+
+DERIVED = (
+    "adafactor",
+    "fsdp_min_num_params",
+    "fsdp_transformer_layer_cls_to_wrap",
+    "include_inputs_for_metrics",
+    "no_cuda",
+    "push_to_hub_token",
+    "torchdynamo",
+    "tpu_metrics_debug",
+)
+"""Old names that a release which still has them says itself by other ones."""
+
+
+def _derive_from_old_names(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None:
+    for name in DERIVED:
+        if name in native and values[name] != native[name]:
+            OLD[name].write(values, values[name], values)
+    if "tpu_metrics_debug" in native:
+        values["tpu_metrics_debug"] = False
 
 
 def _derive_evaluation(values: MutableMapping[str, Any]) -> None:

@@ -100,7 +100,12 @@ def read_arguments(path: str) -> dict[str, Any]:
 
 def _attributes(file: IO[bytes]) -> dict[str, Any]:
     loaded = _Unpickler(file).load()
-    if not isinstance(loaded, Inert) or not isinstance(loaded.state, dict):
+    # Weights, too, are objects of some class, and would pass for arguments that all have their defaults.
+    if (
+        not isinstance(loaded, Inert)
+        or not isinstance(loaded.state, dict)
+        or "output_dir" not in loaded.state
+    ):
         msg = f"it holds a {type(loaded).__name__}"
         raise pickle.UnpicklingError(msg)
     return {name: plain(value) for name, value in loaded.state.items()}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from compat.translate import LightningPlan, Setting
 
+USAGE = "compat explain [options] [FILE] [HF FLAGS] [-- SCRIPT ARGS]"
+
 EPILOG = """\
 examples:
   compat explain --learning_rate 2e-5 --bf16 --evaluation_strategy steps
@@ -43,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Show what HF arguments become under Lightning, and why. Arguments come from flags as "
         "HF scripts take them, from a file (JSON, YAML or a saved training_args.bin), or from a script, "
         "which is run until it makes its arguments.",
-        usage="compat explain [options] [FILE] [HF FLAGS] [-- SCRIPT ARGS]",
+        usage=USAGE,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -98,12 +100,16 @@ def gather(words: Sequence[str], script: Sequence[str] | None = None) -> dict[st
     words = list(words)
     if script is not None:
         return {**from_script(script), **gather(words)}
-    from compat.arguments.parser import HfArgumentParser
+    from compat.arguments.parser import HfArgumentParser, as_flags, gathered_keys
     from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 
     files = [words.pop(0)] if words and not words[0].startswith("-") else []
     given = from_file(files[0]) if files else {}
-    return {**given, **HfArgumentParser(Seq2SeqTrainingArguments).typed(words)}
+    parser = HfArgumentParser(Seq2SeqTrainingArguments, prog="compat explain", usage=USAGE, add_help=False)
+    typed = parser.typed(words)
+    # Flag by flag, so that those of a file stay.
+    flags = {f"lightning.{name}": value for name, value in as_flags(typed.pop("lightning", None)).items()}
+    return gathered_keys({**given, **typed, **flags})
 
 
 def from_file(path: str) -> dict[str, Any]:

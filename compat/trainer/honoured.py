@@ -107,7 +107,7 @@ class HonouringMixin(CheckpointingMixin):
     def _forget_past(self) -> None:
         super()._forget_past()
         if self._lacked("past_index") is not None:
-            self._past: Any = None
+            self._past = None
 
     # Evaluation.
 

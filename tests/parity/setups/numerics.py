@@ -135,7 +135,7 @@ SCHEDULERS = tuple(
     Setup(f"schedulers/{kind}", args={"lr_scheduler_type": kind, **args}, limit=limit)
     for kind, args, limit in (
         ("linear", {"warmup_steps": 4}, None),
-        ("cosine", {"warmup_steps": 0.2}, NEEDS_5("fractions came with 5.x; `compat` takes them anyway")),
+        ("cosine", {"warmup_steps": 0.2}, None),
         ("cosine_with_restarts", {"lr_scheduler_kwargs": {"num_cycles": 2}}, None),
         ("constant", {}, None),
         ("constant_with_warmup", {"warmup_steps": 3, "gradient_accumulation_steps": 2}, None),
