@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 class HonouringMixin(CheckpointingMixin):
     """HF's methods, doing also what arguments of other generations and Lightning's flags ask for."""
 
+    _past_index: int
+    _past: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Asked at each micro-step.
+        given = self._lacked("past_index")
+        self._past_index = -1 if given is None else given
+        if self._past_index >= 0:
+            self._past = None
         config = getattr(self.model, "config", None)
         if (use_cache := self._lacked("use_cache")) is not None and config is not None:
             config.use_cache = use_cache
@@ -81,7 +89,7 @@ class HonouringMixin(CheckpointingMixin):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         prepared = super()._prepare_inputs(inputs)
-        if self._lacked("past_index") is not None and getattr(self, "_past", None) is not None:
+        if self._past_index >= 0 and self._past is not None:
             prepared["mems"] = self._past
         return prepared
 
@@ -97,16 +105,15 @@ class HonouringMixin(CheckpointingMixin):
         Returns:
             A scalar, or the scalar and the outputs.
         """
-        index = self._lacked("past_index")
-        if index is None or index < 0:
+        if self._past_index < 0:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        self._past = outputs[index]
+        self._past = outputs[self._past_index]
         return (loss, outputs) if return_outputs else loss
 
     def _forget_past(self) -> None:
         super()._forget_past()
-        if self._lacked("past_index") is not None:
+        if self._past_index >= 0:
             self._past = None
 
     # Evaluation.
