@@ -40,8 +40,8 @@ where a default has changed, the installed release's holds; they are listed belo
 exist, a value of the wrong type or out of range, and arguments that contradict each other are refused,
 all at once, before anything is built.
 
-Training runs in one process today: what asks for more is explained here and by `compat explain`, and
-refused when a trainer is made.
+Training runs in one process or in several under DDP today. What asks for FSDP, DeepSpeed, tensor parallel
+or a TPU is explained here and by `compat explain`, and refused when a trainer is made.
 """
 
 KINDS = {

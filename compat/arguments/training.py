@@ -13,6 +13,7 @@ import transformers
 
 from compat.arguments.fields import SECRETS
 from compat.arguments.generations import hidden
+from compat.arguments.lightning import count
 from compat.arguments.names import (
     COMPLETE,
     native_defaults,
@@ -83,6 +84,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if found:
             self._refuse(found)
         warn_of_old_names(migrated.old, values)
+        self._start_other_processes()
         concealed = hidden(values, native_defaults(type(self)))
         shown = {name: values[name] for name in concealed}
         values.update(concealed)
@@ -91,6 +93,15 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         values.update(shown)
         # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})
+
+    def _start_other_processes(self) -> None:
+        """Make this process the first of a job, where `lightning` asks for several devices."""
+        flags: Any = self.lightning or {}
+        devices, nodes = count(flags.get("devices")), flags.get("num_nodes") or 1
+        if devices * nodes > 1:
+            from compat.upstream.launch import launch
+
+            launch(devices, nodes)
 
     def _refuse(self, found: list[Problem]) -> None:
         """Raise one error for all problems, with HF's own words where it has some."""

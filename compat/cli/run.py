@@ -25,6 +25,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Arguments after the script are the script's own.",
     )
     parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="start the script for so many devices, a process on each"
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m")
     parser.add_argument(
         "script",
@@ -46,8 +49,17 @@ def main(namespace: argparse.Namespace) -> int:
             f"compat run: `{namespace.script}`: no such script. Give its path, or a module with -m.\n"
         )
         return 2
+    from compat.errors import ArgumentError
     from compat.install import install
+    from compat.upstream import launch
 
+    # Started without `compat run`, the other processes would train under HF.
+    launch.command[:] = [sys.executable, "-m", "compat", *sys.argv[1:]]
+    try:
+        launch.launch(namespace.devices)
+    except ArgumentError as error:
+        sys.stderr.write(f"compat run: {error}\n")
+        return 2
     install()
     if not namespace.quiet:
         from compat.trainer import Trainer

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -24,6 +23,7 @@ from compat.engine.precision import HFPrecision
 from compat.engine.signals import SignalConnector
 from compat.engine.strategies import STRATEGIES
 from compat.errors import ArgumentError
+from compat.upstream.environment import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,6 +79,7 @@ def build_trainer(
     scaler: Any | None = None,
     default_root_dir: str | None = None,
     asked: Mapping[str, Any] | None = None,
+    facts: Facts | None = None,
 ) -> pl.Trainer:
     """Build the Lightning Trainer of a plan.
 
@@ -89,23 +90,26 @@ def build_trainer(
         scaler: the gradient scaler, with fp16.
         default_root_dir: where Lightning's own callbacks write.
         asked: flags of `lightning={...}`, with their live objects.
+        facts: the processes of the job; one alone where None.
 
     Returns:
         A Trainer that validates and predicts; `attach_session` makes it fit.
     """
     live = {name: value for name, value in (asked or {}).items() if name in PASSED_ON and value is not None}
     flags = {**OURS, "default_root_dir": default_root_dir, **plan.flags, **live}
+    facts = facts or Facts()
     strategy = STRATEGIES[plan.strategy](
-        device=device,
-        accelerator=AcceleratorRegistry.get(device.type),
+        device,
+        facts,
         checkpoint_io=checkpoint_io,
         precision_plugin=HFPrecision(flags["precision"], scaler),
     )
     built = {
         "strategy": strategy,
-        "plugins": _plugins(flags.pop("plugins", None) or []),
-        "num_nodes": 1,
-        "devices": 1,
+        "plugins": _plugins(flags.pop("plugins", None) or [], facts),
+        "num_nodes": facts.num_nodes,
+        "devices": facts.devices,
+        "accelerator": "auto" if facts.world_size == 1 else device.type,
     }
     for name in (*BUILT_HERE, *DONE_ELSEWHERE):
         flags.pop(name, None)
@@ -119,7 +123,7 @@ def build_trainer(
     return trainer
 
 
-def check_supported(plan: LightningPlan, world_size: int) -> None:
+def check_supported(plan: LightningPlan) -> None:
     """Refuse a plan whose strategy cannot be built yet.
 
     Raises:
@@ -129,20 +133,15 @@ def check_supported(plan: LightningPlan, world_size: int) -> None:
         return
     causes = [
         f"`{shown(setting.field, setting.value)}`: this strategy is not supported yet. "
-        "Remove the argument to train in one process."
+        "Remove the argument to train without it."
         for setting in plan.settings
         if setting.field in ASK_FOR_STRATEGIES and setting.value
     ]
-    if world_size > 1:
-        causes.append(
-            f"`WORLD_SIZE={world_size}`: training in several processes is not supported yet. "
-            "Start the script without torchrun or accelerate launch, in one process."
-        )
     msg = "\n".join(causes)
     raise ArgumentError(msg)
 
 
-def _plugins(asked: Any) -> list[Any]:
+def _plugins(asked: Any, facts: Facts) -> list[Any]:
     plugins = list(asked) if isinstance(asked, (list, tuple)) else [asked]
     for plugin in plugins:
         if isinstance(plugin, (Precision, CheckpointIO)):
@@ -151,7 +150,8 @@ def _plugins(asked: Any) -> list[Any]:
                 "Give `bf16` or `fp16`, and `save_strategy`."
             )
             raise ArgumentError(msg)
-    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+    # A strategy of several processes brings the environment along.
+    if facts.world_size == 1 and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         plugins.append(LightningEnvironment())
     return plugins
 

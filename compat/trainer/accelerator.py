@@ -96,7 +96,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         Args:
             model: the model.
             device_placement: whether to move it to the device; decided by its device map where None.
-            evaluation_mode: accepted for accelerate's sake; one process wraps nothing in either mode.
+            evaluation_mode: whether it is only to evaluate, and needs no wrapper.
 
         Returns:
             The model itself, or its compiled form.
@@ -108,11 +108,22 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if places and not self.verify_device_map(model):
             model = model.to(self.device)
         set_autocast(model, self.device.type, self._autocast_precision(), **self._autocast_options())
+        if not evaluation_mode and self._lightning is not None:
+            model = self._wrap(model)
         plugin = self.state.dynamo_plugin
         if plugin.backend != DynamoBackend.NO:
             compile_model: Any = compile_regions if plugin.use_regional_compilation else torch.compile
             model = compile_model(model, **plugin.to_kwargs())
         return model
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        """Have Lightning's strategy wrap a model, with the options that HF has set for the wrapper."""
+        strategy: Any = self._lightning and self._lightning.strategy
+        handler = self.ddp_handler
+        wrapped: nn.Module = strategy.wrap(model, **({} if handler is None else handler.to_kwargs()))
+        if handler is not None and wrapped is not model:
+            handler.register_comm_hook(wrapped)
+        return wrapped
 
     @override
     def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:

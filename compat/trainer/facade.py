@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 from compat.engine.build import check_supported
+from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.generations import GenerationsMixin, LackedMethods
 from compat.trainer.older import take_older_name, takes_tokenizer
@@ -16,6 +17,10 @@ from compat.upstream.environment import Facts, overlaid, own_accelerator_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+UNSUPPORTED = frozenset({"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP", "XLA"})
+"""Kinds of distribution of accelerate's for which there is no strategy of ours yet."""
 
 
 class Trainer(GenerationsMixin, LackedMethods):
@@ -56,16 +61,27 @@ class Trainer(GenerationsMixin, LackedMethods):
     def create_accelerator_and_postprocess(self) -> None:
         """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
         # Conflicts surface here, ahead of the model and everything else that the constructor builds.
-        check_supported(self.plan, self.args.world_size)
+        check_supported(self.plan)
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
         with own_accelerator_state(), overlaid(_accelerate_environment(self.args)):
             super().create_accelerator_and_postprocess()
+        _refuse_unsupported(self.accelerator.distributed_type.value)
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
+
+
+def _refuse_unsupported(kind: str) -> None:
+    """Refuse what variables have asked for, `accelerate launch` for one, and no argument has."""
+    if kind in UNSUPPORTED:
+        msg = (
+            f"`{kind}`: `accelerate launch` or the environment asks for it, and it is not supported yet. "
+            "Start with torchrun, or with a configuration for several devices alone."
+        )
+        raise ArgumentError(msg)
 
 
 def _accelerate_environment(args: Any) -> Mapping[str, str]:
     """What accelerate must read in its variables, whoever wrote them last."""
-    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else getattr(args, "mixed_precision", "no")
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else Facts.of(args).mixed_precision
     written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
     return {"ACCELERATE_MIXED_PRECISION": precision, **written}

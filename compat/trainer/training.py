@@ -18,6 +18,7 @@ from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.older import take_older_name
+from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP, TrainerSeams
 
@@ -148,6 +149,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             scaler=self.accelerator.scaler,
             default_root_dir=self.args.output_dir,
             asked=self._lightning_flags,
+            facts=Facts.of(self.args),
         )
 
     @property

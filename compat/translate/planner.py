@@ -43,6 +43,10 @@ class Facts(Protocol):
     def world_size(self) -> int:
         """Number of processes of the job."""
 
+    @property
+    def mixed_precision(self) -> str:
+        """The precision that `accelerate launch` has asked for."""
+
 
 def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     """Translate HF arguments.
@@ -68,6 +72,9 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     name = strategy_name(args, processes, facts.device_type)
     if asked not in (None, "auto"):
         name = asked if isinstance(asked, str) else type(asked).__name__
+    if name == "ddp" and processes == 1:
+        # There is nobody to share with.
+        name = "single_device"
     options = strategy_options(args, name)
     if name in {"fsdp", "model_parallel"} and getattr(model, "_no_split_modules", None):
         options.setdefault("transformer_layer_cls_to_wrap", sorted(model._no_split_modules))
@@ -150,6 +157,9 @@ def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -
     note = rule.note
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
+    launched = rule.field in {"bf16", "fp16"} and facts.mixed_precision == rule.field and not value
+    if launched:
+        note = f"`accelerate launch --mixed_precision {rule.field}` asks for it"
     if rule.field == "fp16" and value and facts.device_type == "cpu":
         note = "HF computes in fp32 on a CPU; `bf16` has an effect there"
     return Setting(
@@ -159,7 +169,7 @@ def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -
         target=rule.target,
         becomes=_FLAGS[rule.field](args, facts) if rule.kind is Kind.FLAG else shown,
         note=note,
-        changed=_changed(args, rule.field, value, default),
+        changed=launched or _changed(args, rule.field, value, default),
     )
 
 
@@ -257,9 +267,11 @@ def _max_epochs(args: Any, facts: Facts) -> int:
 
 
 def _precision(args: Any, facts: Facts) -> str:
-    if args.bf16:
+    launched = "no" if args.bf16 or args.fp16 else facts.mixed_precision
+    if args.bf16 or launched == "bf16":
         return "bf16-mixed"
-    return "16-mixed" if args.fp16 and facts.device_type != "cpu" else "32-true"
+    is_half = args.fp16 or launched == "fp16"
+    return "16-mixed" if is_half and facts.device_type != "cpu" else "32-true"
 
 
 def _log_every(args: Any, facts: Facts) -> int:

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 CONFIGURATION_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 """Variables by which transformers hands settings to accelerate."""
 
+LOCAL_SIZES = (
+    "LOCAL_WORLD_SIZE",
+    "MPI_LOCALNRANKS",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "SLURM_NTASKS_PER_NODE",
+)
+"""Variables by which launchers tell how many processes they have started on this machine."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -27,6 +36,10 @@ class Facts:
         num_nodes: number of machines of the job.
         world_size: number of processes of the job.
         process_index: rank of this process among them.
+        local_process_index: its rank among those of this machine.
+        main_address: where the first process is reached.
+        main_port: its port.
+        mixed_precision: what `accelerate launch` has asked for: "no", "fp16" or "bf16".
     """
 
     device_type: str = "cpu"
@@ -35,16 +48,27 @@ class Facts:
     num_nodes: int = 1
     world_size: int = 1
     process_index: int = 0
+    local_process_index: int = 0
+    main_address: str = "127.0.0.1"
+    main_port: int = 29500
+    mixed_precision: str = "no"
 
     @classmethod
     def of(cls, args: Any) -> Facts:
         """Read the facts from HF arguments, which have chosen a device by the time they exist."""
+        world_size: int = args.world_size
+        devices = min(_first_number(LOCAL_SIZES, world_size), world_size)
         return cls(
             device_type=args.device.type,
             device_index=args.device.index,
-            devices=1 if args.world_size == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            world_size=args.world_size,
+            devices=devices,
+            num_nodes=max(1, world_size // devices),
+            world_size=world_size,
             process_index=args.process_index,
+            local_process_index=args.local_process_index,
+            main_address=os.environ.get("MASTER_ADDR", cls.main_address),
+            main_port=_first_number(("MASTER_PORT",), cls.main_port),
+            mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", cls.mixed_precision),
         )
 
     @staticmethod
@@ -55,6 +79,10 @@ class Facts:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _first_number(names: tuple[str, ...], default: int) -> int:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
 
 
 def _configuration() -> dict[str, str]:

@@ -121,6 +121,18 @@ PRIVATE = (
     Private(
         "transformers.trainer:Trainer#_tr_loss", _HF5, "accumulated; kept under this name on older releases"
     ),
+    Private(_TRAINER + "_prepare_inputs", _HF, "overridden: the past goes in"),
+    Private(_TRAINER + "_save", _HF, "overridden: pickles, and no token in them"),
+    Private(
+        "lightning.fabric.strategies.launchers.subprocess_script:_ChildProcessObserver._terminate_all",
+        _PL,
+        "overridden: says which process has ended the job",
+    ),
+    Private("lightning.fabric.utilities.optimizer:_optimizers_to_device", _PL, "called when DDP is set up"),
+    Private("lightning.pytorch.strategies.ddp:DDPStrategy._setup_model", _PL, "called to wrap HF's model"),
+    Private(
+        "lightning.pytorch.strategies.ddp:DDPStrategy#_ddp_kwargs", _PL, "set to the options that HF has"
+    ),
     Private("accelerate:Accelerator#_models", _AC, "filled by the accelerator face"),
     Private("accelerate:Accelerator#_optimizers", _AC, "filled by the accelerator face"),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),

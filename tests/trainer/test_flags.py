@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from compat.arguments.lightning import FLAGS, Fate
 from compat.callbacks.limits import as_timedelta
 from compat.errors import ArgumentError
+from compat.upstream import launch
 from tests.small import Regression, losses, rows, trainer, weights
 
 if TYPE_CHECKING:
@@ -193,10 +194,24 @@ def test_accelerator_devices_and_strategy(tmp_path: Path) -> None:
     assert live.args.use_cpu is True
 
 
-@pytest.mark.parametrize("flags", [{"devices": 2}, {"num_nodes": 2}, {"strategy": "ddp"}], ids=str)
-def test_what_needs_several_processes_is_refused_for_now(tmp_path: Path, flags: dict[str, Any]) -> None:
-    with pytest.raises(ArgumentError, match=f"lightning.{next(iter(flags))}.*not supported yet"):
-        trainer(tmp_path, lightning=flags)
+def test_ddp_of_one_process_is_one_process(tmp_path: Path) -> None:
+    live, plain = run(tmp_path, {"strategy": "ddp"}), trainer(tmp_path)
+    plain.train()
+    assert live.plan.strategy == "single_device"
+    assert losses(live) == losses(plain)
+
+
+def test_a_strategy_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"lightning\.strategy='fsdp'.*not supported yet"):
+        trainer(tmp_path, lightning={"strategy": "fsdp"})
+
+
+def test_machines_that_do_not_know_where_to_meet_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "command", ["never", "started"])
+    with pytest.raises(ArgumentError, match="Set NODE_RANK, MASTER_ADDR and MASTER_PORT"):
+        trainer(tmp_path, lightning={"num_nodes": 2})
 
 
 def test_an_accelerator_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -59,12 +59,12 @@ def test_the_flags_are_those_of_the_live_trainer(tmp_path: Path) -> None:
 
 def test_conflicts_are_reported_together_before_anything_is_built(tmp_path: Path) -> None:
     args = arguments(tmp_path)
-    args.deepspeed = "zero.json"
+    args.deepspeed, args.fsdp = "zero.json", "full_shard"
     with pytest.raises(ArgumentError) as caught:
-        check_supported(plan(args, Facts(world_size=2)), world_size=2)
+        check_supported(plan(args, Facts(world_size=2)))
     text = str(caught.value)
-    assert "`WORLD_SIZE=2`" in text
     assert "`deepspeed='zero.json'`" in text
+    assert "`fsdp='full_shard'`" in text
 
 
 def test_summary_names_what_was_changed_and_nothing_else(tmp_path: Path) -> None:
@@ -103,10 +103,15 @@ def test_translation_loads_neither_torch_nor_lightning() -> None:
     assert shown.stdout.strip() == "set()"
 
 
-def test_a_job_of_several_processes_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    args = arguments(tmp_path)
-    monkeypatch.setattr(type(args), "world_size", 2)
-    with pytest.raises(ArgumentError, match="several processes is not supported yet"):
-        compat.Trainer(model=transformers.BertForMaskedLM(transformers.BertConfig()), args=args)
+def test_several_processes_are_ddp(tmp_path: Path) -> None:
+    made = plan(arguments(tmp_path, ddp_bucket_cap_mb=7), Facts(world_size=4, devices=2, num_nodes=2))
+    assert (made.strategy, made.flags["devices"], made.flags["num_nodes"]) == ("ddp", 2, 2)
+    assert made.strategy_options == {"find_unused_parameters": True, "bucket_cap_mb": 7, "timeout": 1800}
+
+
+def test_a_precision_that_was_launched_has_its_origin(tmp_path: Path) -> None:
+    made = plan(arguments(tmp_path), Facts(mixed_precision="bf16"))
+    assert made.precision == "bf16-mixed"
+    assert "accelerate launch --mixed_precision bf16" in next(
+        s.note for s in made.changed() if s.field == "bf16"
+    )

@@ -1,0 +1,136 @@
+"""Every way to start a job of two processes starts the same job."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.distributed import jobs
+
+SCRIPT = str(Path(__file__).with_name("scripts") / "train.py")
+PYTHON = (sys.executable, "-W", "ignore")
+COMPAT_RUN = ("-m", "compat", "run", "--quiet")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "--num_machines=1")
+
+OPTIONS = (
+    *("--use_cpu", "--max_steps", "4", "--per_device_train_batch_size", "3", "--learning_rate", "0.1"),
+    *("--logging_steps", "1", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "True"),
+)
+
+
+def job(folder: Path) -> list[str]:
+    return [SCRIPT, "--output_dir", str(folder), *OPTIONS]
+
+
+def found(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("theirs")
+    jobs.finished(jobs.run(jobs.torchrun(*job(folder))))
+    return found(folder)
+
+
+WAYS = {
+    "torchrun": lambda words: (jobs.torchrun(*words), {"LIBRARY": "compat"}),
+    "torchrun -m compat run": lambda words: (
+        jobs.torchrun("-m", "compat", "run", "--quiet", *words),
+        {},
+    ),
+    "compat run --devices": lambda words: ([*PYTHON, *COMPAT_RUN, "--devices", "2", *words], {}),
+    "python, devices asked for by the arguments": lambda words: (
+        [*PYTHON, *words, "--lightning.devices", "2"],
+        {"LIBRARY": "compat"},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_job(tmp_path: Path, theirs: list[dict[str, Any]], way: str) -> None:
+    command, variables = WAYS[way](job(tmp_path))
+    jobs.finished(jobs.run(command, **variables))
+    ours = found(tmp_path)
+    assert {entry["engine"] for entry in ours} == {"compat.trainer.facade"}
+    assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
+
+
+def test_what_each_process_knows(theirs: list[dict[str, Any]]) -> None:
+    assert [entry["before"] for entry in theirs] == [
+        [2, 0, 0, "ParallelMode.DISTRIBUTED"],
+        [2, 1, 1, "ParallelMode.DISTRIBUTED"],
+    ]
+    assert theirs[0]["weights"] == theirs[1]["weights"]
+    assert len(theirs[0]["predictions"]) == 7
+
+
+def test_two_machines_of_one_process_each_and_an_evaluation_ahead_of_training(
+    tmp_path: Path, theirs: list[dict[str, Any]]
+) -> None:
+    # Evaluated first, HF trains the ranks apart: accelerate takes the model for one that is wrapped already.
+    port = jobs.free_port()
+    agents = [
+        subprocess.Popen(
+            jobs.torchrun(*job(tmp_path), nodes=2, node=node, processes=1, port=port),
+            env=jobs.environment(LIBRARY="compat", EVALUATES_FIRST="1"),
+            cwd=jobs.ROOT,
+        )
+        for node in range(2)
+    ]
+    try:
+        assert [agent.wait(jobs.SECONDS) for agent in agents] == [0, 0]
+    finally:
+        for agent in agents:
+            agent.kill()
+    ours = found(tmp_path)
+    assert [entry["before"] for entry in ours] == [
+        [2, 0, 0, "ParallelMode.DISTRIBUTED"],
+        [2, 1, 0, "ParallelMode.DISTRIBUTED"],
+    ]
+    for name in ("losses", "weights", "predictions"):
+        assert [entry[name] for entry in ours] == [entry[name] for entry in theirs]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended, or is another user's
+        return []
+
+
+def test_a_rank_that_fails_ends_the_job(tmp_path: Path) -> None:
+    command, variables = WAYS["compat run --devices"](job(tmp_path))
+    start = time.monotonic()
+    done = jobs.run(command, FAILS="1", seconds=90, **variables)
+    assert done.returncode != 0
+    assert time.monotonic() - start < 90
+    assert "this rank was told to fail" in done.stderr
+    assert "local rank 1 has ended with status 1" in done.stderr
+    left = [process.pid for process in psutil.process_iter() if str(tmp_path) in words_of(process)]
+    assert left == []
+
+
+def test_a_precision_that_accelerate_launch_asks_for(tmp_path: Path) -> None:
+    losses, precisions = {}, {}
+    for library in ("transformers", "compat"):
+        words = job(tmp_path / library)
+        command = [*PYTHON, *ACCELERATE, "--dynamo_backend=no", "--mixed_precision=bf16", *words]
+        jobs.finished(jobs.run(command, LIBRARY=library))
+        written = json.loads((tmp_path / library / "rank-0.json").read_text())
+        losses[library], precisions[library] = written["losses"], written["precision"]
+    assert losses["compat"] == losses["transformers"]
+    assert precisions == {"transformers": "bf16", "compat": "bf16"}
+
+
+def test_without_a_script_there_is_nothing_to_start_again() -> None:
+    code = "import compat; compat.TrainingArguments('out', use_cpu=True, lightning={'devices': 2})"
+    done = jobs.run([*PYTHON, "-c", code])
+    assert "there is no script to start for each device" in done.stderr
