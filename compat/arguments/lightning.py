@@ -178,13 +178,13 @@ def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
         values["push_to_hub"] = False
 
 
-def count(devices: Any) -> int:
-    """How many devices a value of `devices` means; one where it leaves that to the machine."""
+def count(devices: Any) -> int | None:
+    """How many devices a value of `devices` means; None where it leaves that to the machine."""
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)
     if isinstance(devices, (list, tuple)):
         return len(devices)
-    return devices if isinstance(devices, int) and devices > 0 else 1
+    return devices if isinstance(devices, int) and devices > 0 else None
 
 
 def limit(flags: Mapping[str, Any], name: str) -> float | int | None:

@@ -13,7 +13,7 @@ from compat.arguments.fields import FIELDS, Field
 from compat.arguments.generations import ALONE, NEW, OLD, migration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 # The forms that HF's parser of command lines understands.
 _TYPES: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _native_defaults(kind: Any) -> dict[str, Any]:
         if field.default_factory is not dataclasses.MISSING
         else field.default
         for field in dataclasses.fields(kind)
-        if field.name not in kind.other_names
+        if field.name not in getattr(kind, "other_names", ())
     }
 
 
@@ -141,7 +141,7 @@ def explained(name: str) -> str:
     return "It came with transformers 5."
 
 
-def warn_of_old_names(names: tuple[str, ...], values: Mapping[str, Any]) -> None:
+def warn_of_old_names(names: tuple[str, ...]) -> None:
     """One warning for each old name that was given, with the new one, at the line that gave it."""
     for name in names:
         found = OLD.get(name)

@@ -83,7 +83,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
         if found:
             self._refuse(found)
-        warn_of_old_names(migrated.old, values)
+        warn_of_old_names(migrated.old)
         self._start_other_processes()
         concealed = hidden(values, native_defaults(type(self)))
         shown = {name: values[name] for name in concealed}
@@ -97,7 +97,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     def _start_other_processes(self) -> None:
         """Make this process the first of a job, where `lightning` asks for several devices."""
         flags: Any = self.lightning or {}
-        devices, nodes = count(flags.get("devices")), flags.get("num_nodes") or 1
+        devices, nodes = count(flags.get("devices")) or 1, flags.get("num_nodes") or 1
         if devices * nodes > 1:
             from compat.upstream.launch import launch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +11,18 @@ from transformers.integrations import deepspeed
 from transformers.utils import logging
 
 from compat.trainer.hub import HubMixin
+from compat.upstream.features import (
+    LENGTH_TAKES_BATCH_SIZE,
+    METRICS_FORMAT_IS_A_METHOD,
+    OPTIMIZER_TAKES_MODEL,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader
 
 logger = logging.get_logger("transformers.trainer")
-
-
-def accepts(function: Callable[..., Any], name: str) -> bool:
-    """Whether an upstream `function` has a parameter called `name`."""
-    return name in inspect.signature(function).parameters
-
-
-OPTIMIZER_TAKES_MODEL = accepts(HFTrainer.create_optimizer, "model")
-METRICS_FORMAT_IS_A_METHOD = accepts(HFTrainer.metrics_format, "self")
-LENGTH_TAKES_BATCH_SIZE = accepts(HFTrainer.set_initial_training_values, "total_train_batch_size")
 
 
 class LackedMethods:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
-from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
 from compat.arguments.training import fit_to_save
 from compat.trainer.honoured import HonouringMixin
-
-REPO_CAN_BE_PRIVATE = "private" in inspect.signature(HFTrainer.init_hf_repo).parameters
-PUSH_IS_AN_EVENT = hasattr(TrainerCallback, "on_push_begin")
+from compat.upstream.features import PUSH_IS_AN_EVENT, REPO_CAN_BE_PRIVATE
 
 
 class HubMixin(HonouringMixin):

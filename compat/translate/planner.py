@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from compat.arguments.fields import SECRETS
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
-from compat.arguments.lightning import Fate
+from compat.arguments.lightning import Fate, count
+from compat.arguments.names import native_defaults
 from compat.errors import ArgumentError
 from compat.translate.plan import LightningPlan, Setting, plain, scalar
 from compat.translate.rules import RULES, Kind, Rule
@@ -93,12 +94,8 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
 
 
 def _processes(flags: Mapping[str, Any], facts: Facts) -> int:
-    devices, nodes = flags.get("devices"), flags.get("num_nodes") or facts.num_nodes
-    if isinstance(devices, (list, tuple)):
-        devices = len(devices)
-    if not isinstance(devices, int) or devices < 1:
-        devices = facts.devices
-    return max(facts.world_size, devices * nodes)
+    nodes: int = flags.get("num_nodes") or facts.num_nodes
+    return max(facts.world_size, (count(flags.get("devices")) or facts.devices) * nodes)
 
 
 def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
@@ -138,17 +135,10 @@ def _fields(args: Any, facts: Facts, strategy: str) -> Iterator[Setting]:
 
 def _defaults(args: Any) -> Mapping[str, Any]:
     """The arguments that the installed release has, with their defaults; a subclass's own have no rule."""
-    if not dataclasses.is_dataclass(args):
-        found: Mapping[str, Any] = args.defaults
-        return found
-    others = getattr(args, "other_names", ())
-    return {
-        field.name: field.default_factory()
-        if field.default_factory is not dataclasses.MISSING
-        else field.default
-        for field in dataclasses.fields(args)
-        if field.name not in others
-    }
+    found: Mapping[str, Any] = (
+        native_defaults(type(args)) if dataclasses.is_dataclass(args) else args.defaults
+    )
+    return found
 
 
 def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -> Setting:

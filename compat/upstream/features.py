@@ -18,6 +18,17 @@ def mentions(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.unwrap(function).__code__.co_names
 
 
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether an upstream `function` has a parameter called `name`."""
+    return name in inspect.signature(function).parameters
+
+
+OPTIMIZER_TAKES_MODEL = accepts(transformers.Trainer.create_optimizer, "model")
+METRICS_FORMAT_IS_A_METHOD = accepts(transformers.Trainer.metrics_format, "self")
+LENGTH_TAKES_BATCH_SIZE = accepts(transformers.Trainer.set_initial_training_values, "total_train_batch_size")
+REPO_CAN_BE_PRIVATE = accepts(transformers.Trainer.init_hf_repo, "private")
+PUSH_IS_AN_EVENT = hasattr(transformers.TrainerCallback, "on_push_begin")
+
 HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 """transformers 5 splits its training loop into methods; transformers 4 has it in one piece."""
 

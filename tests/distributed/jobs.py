@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 200
@@ -66,6 +66,6 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def finished(done: subprocess.CompletedProcess[str], variables: Mapping[str, str] | None = None) -> None:
+def finished(done: subprocess.CompletedProcess[str]) -> None:
     """Fail with the job's own words if it did not end well."""
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
