@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import DDPStrategy as _DDPStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy as _ModelParallelStrategy
 from lightning.pytorch.strategies import SingleDeviceStrategy as _SingleDeviceStrategy
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -57,11 +58,8 @@ class SingleDeviceStrategy(_WhereHFHasIt, _SingleDeviceStrategy):
     """One process on one device."""
 
 
-class DDPStrategy(_WhereHFHasIt, _DDPStrategy):
-    """A process on each device, with the model in `DistributedDataParallel`.
-
-    Lightning would wrap the LightningModule; HF's code, and that of its subclasses, knows the wrapped model.
-    """
+class _OfSeveralProcesses(_WhereHFHasIt):
+    """What the strategies of several processes share: HF wraps or shards the model when it prepares it."""
 
     @override
     def setup(self, trainer: pl.Trainer) -> None:
@@ -75,12 +73,26 @@ class DDPStrategy(_WhereHFHasIt, _DDPStrategy):
         if trainer.state.fn == TrainerFn.FITTING:
             _optimizers_to_device(self.optimizers, self.root_device)
 
+
+class DDPStrategy(_OfSeveralProcesses, _DDPStrategy):
+    """A process on each device, with the model in `DistributedDataParallel`.
+
+    Lightning would wrap the LightningModule; HF's code, and that of its subclasses, knows the wrapped model.
+    """
+
     @override
     def wrap(self, model: nn.Module, **options: Any) -> nn.Module:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         self._ddp_kwargs = options
         return self._setup_model(model)
+
+
+class ModelParallelStrategy(_OfSeveralProcesses, _ModelParallelStrategy):
+    """A process on each device, with a part of each parameter: FSDP of version 2, and tensor parallel.
+
+    The model arrives sharded, or is when HF prepares it together with its optimizer.
+    """
 
 
 def _single_device(device: torch.device, facts: Facts, **parts: Any) -> Strategy:
@@ -93,5 +105,17 @@ def _ddp(device: torch.device, facts: Facts, **parts: Any) -> Strategy:
     return DDPStrategy(cluster_environment=HFEnvironment(facts), **parts)
 
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = {"single_device": _single_device, "ddp": _ddp}
+def _model_parallel(device: torch.device, facts: Facts, **parts: Any) -> Strategy:
+    strategy = ModelParallelStrategy(data_parallel_size=facts.world_size, tensor_parallel_size=1)
+    strategy.cluster_environment = HFEnvironment(facts)
+    strategy.checkpoint_io = parts["checkpoint_io"]
+    strategy.precision_plugin = parts["precision_plugin"]
+    return strategy
+
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "single_device": _single_device,
+    "ddp": _ddp,
+    "model_parallel": _model_parallel,
+}
 """A plan's name of a strategy → what builds it."""

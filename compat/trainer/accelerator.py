@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import accelerate
 import torch
-from accelerate.utils import DynamoBackend, compile_regions, is_compiled_module
+from accelerate.utils import DistributedType, DynamoBackend, compile_regions, is_compiled_module
+from torch import nn
 from typing_extensions import override
 
 from compat.engine.optimizer import SyncedOptimizer
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import lightning.pytorch as pl
-    from torch import nn
 
     from compat.engine.session import MicroBatch, Session
+
+
+SHARDED = frozenset({DistributedType.FSDP, DistributedType.DEEPSPEED})
+"""Kinds of distribution for which accelerate shards the model, together with its optimizer."""
 
 
 class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
@@ -80,12 +84,23 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     @override
     def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
         """Shard dataloaders, place and compile models, and give back the rest as it is."""
+        if self.distributed_type in SHARDED:
+            return self._prepare_sharded(*args, device_placement=device_placement)
         placements: list[Any] = list(device_placement) if device_placement else [None] * len(args)
         prepared = tuple(
             self._prepare_one(obj, first_pass=True, device_placement=place)
             for obj, place in zip(args, placements, strict=True)
         )
         return prepared if len(prepared) > 1 else prepared[0]
+
+    def _prepare_sharded(self, *args: Any, **options: Any) -> Any:
+        """Shard models as accelerate does, optimizers along with them."""
+        has = {kind: any(isinstance(arg, kind) for arg in args) for kind in (nn.Module, torch.optim.Optimizer)}
+        if self.is_fsdp2 and has[nn.Module] and not has[torch.optim.Optimizer]:
+            # accelerate insists on an optimizer, also where a model is only evaluated.
+            prepared = self._prepare_fsdp2(*args)
+            return prepared if len(prepared) > 1 else prepared[0]
+        return super().prepare(*args, **options)
 
     @override
     def prepare_model(

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from compat.checkpoint import whole
 from compat.trainer.evaluation import EvaluationMixin
 
 
 class CheckpointingMixin(EvaluationMixin):
     """When to save, what to keep and where is inherited; these are the leaves that touch the engine."""
 
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.args.should_save:
+            folder = self._get_output_dir(trial=trial)
+            whole.begin(os.path.join(folder, f"checkpoint-{self.state.global_step}"))
+        super()._save_checkpoint(model, trial)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
         self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
 
     def _save_scaler(self, output_dir: str) -> None:
@@ -25,6 +40,9 @@ class CheckpointingMixin(EvaluationMixin):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both states where both are there; a checkpoint saved with `save_only_model` has neither."""
         if checkpoint is None:
+            return
+        if self._is_sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
         parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
         if "optimizer" in parts and "lr_scheduler" in parts:

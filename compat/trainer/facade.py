@@ -13,13 +13,15 @@ from compat.trainer.generations import GenerationsMixin, LackedMethods
 from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.translate import LightningPlan, plan
+from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream.environment import Facts, overlaid, own_accelerator_state
+from compat.upstream.sharding import fsdp2_plugin, shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-UNSUPPORTED = frozenset({"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP", "XLA"})
+UNSUPPORTED = frozenset({"MEGATRON_LM", "TP", "XLA"})
 """Kinds of distribution of accelerate's for which there is no strategy of ours yet."""
 
 
@@ -64,10 +66,21 @@ class Trainer(GenerationsMixin, LackedMethods):
         check_supported(self.plan)
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
-        with own_accelerator_state(), overlaid(_accelerate_environment(self.args)):
+        with own_accelerator_state(), overlaid(_accelerate_environment(self.args, self.plan.strategy)):
             super().create_accelerator_and_postprocess()
         _refuse_unsupported(self.accelerator.distributed_type.value)
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
+        self._shard_where_accelerate_does_not()
+
+    def _shard_where_accelerate_does_not(self) -> None:
+        """Have FSDP also on a CPU, and version 2 also under transformers 4."""
+        if self.plan.strategy != "model_parallel" or not self.args.fsdp:
+            return
+        state = self.accelerator.state
+        has_plugin = getattr(state, "fsdp_plugin", None) is not None
+        if not has_plugin or getattr(self.args, "fsdp_plugin_args", None) is None:
+            shard(state, fsdp2_plugin(fsdp_config(self.args)))
+        self.is_fsdp_enabled = True
 
 
 def _refuse_unsupported(kind: str) -> None:
@@ -80,8 +93,10 @@ def _refuse_unsupported(kind: str) -> None:
         raise ArgumentError(msg)
 
 
-def _accelerate_environment(args: Any) -> Mapping[str, str]:
+def _accelerate_environment(args: Any, strategy: str) -> Mapping[str, str]:
     """What accelerate must read in its variables, whoever wrote them last."""
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else Facts.of(args).mixed_precision
     written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
+    if args.fsdp and strategy == FSDP_VERSIONS[NEWEST_FSDP]:
+        written = {**written, "FSDP_VERSION": str(NEWEST_FSDP)}
     return {"ACCELERATE_MIXED_PRECISION": precision, **written}

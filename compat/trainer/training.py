@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from compat.arguments.lightning import limit
 from compat.checkpoint import HFCheckpointIO
+from compat.checkpoint.whole import resolve_checkpoint
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader, limited
 from compat.engine.module import TrainerModule
@@ -64,7 +65,8 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         Mirrors `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`.
+            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir` that
+                was written to its end.
             trial: the trial of a hyperparameter search.
             ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
             kwargs: `model_path`, the name that `resume_from_checkpoint` had.
@@ -72,9 +74,15 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         Returns:
             Update steps, mean training loss, and metrics of the run (seconds, samples and steps per second,
             flos).
+
+        Raises:
+            ArgumentError: the checkpoint was not written to its end.
         """
         kwargs["resume_from_checkpoint"] = resume_from_checkpoint
         take_older_name(kwargs, "model_path", "resume_from_checkpoint", f"{type(self).__name__}.train")
+        kwargs["resume_from_checkpoint"] = resolve_checkpoint(
+            kwargs["resume_from_checkpoint"], self.args.output_dir
+        )
         try:
             output: TrainOutput = super().train(
                 trial=trial,

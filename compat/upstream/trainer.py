@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
+from accelerate.utils import extract_model_from_parallel
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+from transformers import trainer as hf_trainer
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
+from transformers.integrations.deepspeed import deepspeed_init, deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
@@ -245,23 +248,72 @@ class _SuppliedSeams(_CommonSeams):
         if self._created_lr_scheduler:
             self.lr_scheduler = None
             self._created_lr_scheduler = False
-        self.create_optimizer_and_scheduler(num_training_steps=max_steps)
+        is_late = self._optimizer_needs_prepared_model()
+        if self.is_deepspeed_enabled:
+            self.optimizer, self.lr_scheduler = deepspeed_init(self, num_training_steps=max_steps)
+        if not is_late:
+            self.create_optimizer_and_scheduler(num_training_steps=max_steps)
         if args.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs
             )
         model = self._wrap_model(self.model_wrapped)
-        if model is self.model:
-            self.model.train()
-            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        is_bare = model is self.model
+        if is_bare:
+            model = self._prepare_with_optimizer(max_steps, is_late)
         else:
             self.optimizer = self.accelerator.prepare(self.optimizer)
+        if self.is_fsdp_enabled:
+            self.model = self.model_wrapped = model
         if model is not self.model:
             self.model_wrapped = model
+        if self.is_deepspeed_enabled:
+            self.deepspeed = self.model_wrapped
+        if resume_from_checkpoint is not None:
+            self._load_sharded(resume_from_checkpoint)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         self._load_scaler(resume_from_checkpoint)
         self._show_to_callbacks(train_dataloader)
         return model, train_dataloader
+
+    def _optimizer_needs_prepared_model(self) -> bool:
+        """Whether the optimizer is made for the parameters that a prepared model has, and not before."""
+        if not self.is_fsdp_enabled:
+            return bool(self.is_tp_enabled)
+        return getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 1
+
+    def _prepare_with_optimizer(self, max_steps: int, is_late: bool) -> nn.Module:
+        """Have the accelerator prepare the bare model, the optimizer along with it or after it."""
+        if self.is_fsdp_enabled:
+            # A batch size that did not fit has left it sharded.
+            self.model = extract_model_from_parallel(self.model, recursive=True)
+        if is_late:
+            self._fsdp_qlora_plugin_updates()
+            self.model = self.accelerator.prepare(self.model)
+            self.create_optimizer_and_scheduler(num_training_steps=max_steps)
+        self.model.train()
+        if not hasattr(self.lr_scheduler, "step"):
+            # DeepSpeed's configuration has a scheduler, and its engine makes it.
+            model, self.optimizer, self.lr_scheduler = self.accelerator.prepare(
+                self.model, self.optimizer, self.lr_scheduler
+            )
+        elif is_late:
+            model = self.model
+            self.optimizer = self.accelerator.prepare(self.optimizer)
+        else:
+            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        return model
+
+    def _load_sharded(self, checkpoint: str) -> None:
+        """Load a checkpoint into a model that could not take it before it was sharded."""
+        if self.is_deepspeed_enabled:
+            deepspeed_load_checkpoint(
+                self.model_wrapped,
+                checkpoint,
+                load_module_strict=not hf_trainer._is_peft_model(self.model),
+            )
+        elif self.is_fsdp_enabled:
+            self._load_from_checkpoint(checkpoint, self.model_wrapped)
 
     def _show_to_callbacks(self, train_dataloader: Any) -> None:
         for name in ("model", "optimizer", "lr_scheduler"):
