@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compat.install import install, installed, uninstall
     from compat.planning import plan
     from compat.trainer import Seq2SeqTrainer, Trainer
+    from compat.upstream.notebook import notebook_launcher
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _OURS = {
     "TrainingArguments": "compat.arguments",
     "install": "compat.install",
     "installed": "compat.install",
+    "notebook_launcher": "compat.upstream.notebook",
     "plan": "compat.planning",
     "uninstall": "compat.install",
 }
@@ -61,6 +63,7 @@ __all__ = [  # noqa: PLE0604 (every entry is a string)
     "TrainingArguments",
     "install",
     "installed",
+    "notebook_launcher",
     "plan",
     "uninstall",
     *_TRANSFORMERS,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compat.arguments.checks import nearest
 from compat.arguments.names import native_defaults
@@ -15,6 +16,11 @@ from compat.translate import plan as translated
 from compat.upstream.choices import CHOICES
 from compat.upstream.environment import Facts
 
+if TYPE_CHECKING:
+    import os
+
+    from compat.upstream.accelerate_config import Launch
+
 
 def plan(
     args: Any,
@@ -22,7 +28,8 @@ def plan(
     *,
     accelerator: str | None = None,
     devices: int | None = None,
-    num_nodes: int = 1,
+    num_nodes: int | None = None,
+    accelerate_config: str | os.PathLike[str] | None = None,
 ) -> LightningPlan:
     """What becomes of HF arguments under Lightning. Nothing is built, and no device is touched.
 
@@ -32,27 +39,36 @@ def plan(
         model: the model, where there is one: it knows which of its modules are sharded.
         accelerator: kind of the devices, as in `lightning.pytorch.Trainer`; this machine's where None.
         devices: number of devices on a machine; one, or as many as the launcher has started, where None.
-        num_nodes: number of machines.
+        num_nodes: number of machines; one where None.
+        accelerate_config: a file of `accelerate config`'s, for a job that `accelerate launch --config_file`
+            starts; what is given beside it wins.
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: there is no such kind or number of devices, or every problem of the arguments, at once.
+        ArgumentError: there is no such kind or number of devices, the file is no such configuration, or every
+            problem of the arguments, at once.
     """
     _check_machine(accelerator, devices, num_nodes)
     if isinstance(args, Mapping):
         args = resolve(args, native_defaults(Seq2SeqTrainingArguments), CHOICES)
-    elif accelerator is None and devices is None:
-        return translated(args, Facts.of(args), model)
-    return translated(args, _facts(args, accelerator, devices or 1, num_nodes), model)
+    elif accelerator is None and devices is None and accelerate_config is None:
+        # A plan is for a job that is started right; whether it was, the Trainer checks.
+        return translated(args, dataclasses.replace(Facts.of(args), here=None), model)
+    launch = None
+    if accelerate_config is not None:
+        from compat.upstream.accelerate_config import read_accelerate_config
+
+        launch = read_accelerate_config(accelerate_config)
+    return translated(args, _facts(args, accelerator, devices, num_nodes, launch), model)
 
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "hpu", "mps", "npu", "tpu", "xla", "xpu")
 """Kinds of devices that a plan can be made for."""
 
 
-def _check_machine(accelerator: str | None, devices: int | None, num_nodes: int) -> None:
+def _check_machine(accelerator: str | None, devices: int | None, num_nodes: int | None) -> None:
     problems = [
         f"`{name}={value}`: too few. Give 1 or more."
         for name, value in (("devices", devices), ("num_nodes", num_nodes))
@@ -65,7 +81,15 @@ def _check_machine(accelerator: str | None, devices: int | None, num_nodes: int)
         raise ArgumentError("\n".join(problems))
 
 
-def _facts(args: Any, accelerator: str | None, devices: int, num_nodes: int) -> Facts:
-    wanted = {"gpu": "cuda", None: Facts.device_type_here(), "auto": Facts.device_type_here()}
-    kind = "cpu" if args.use_cpu else wanted.get(accelerator, accelerator)
-    return Facts(device_type=str(kind), devices=devices, num_nodes=num_nodes)
+def _facts(
+    args: Any, accelerator: str | None, devices: int | None, num_nodes: int | None, launch: Launch | None
+) -> Facts:
+    here = Facts.device_type_here()
+    wanted = accelerator or (launch.device_type if launch else None) or "auto"
+    kind = "cpu" if args.use_cpu else {"gpu": "cuda", "auto": here}.get(wanted, wanted)
+    return Facts(
+        device_type=kind,
+        devices=devices or (launch.devices if launch else 1),
+        num_nodes=num_nodes or (launch.num_nodes if launch else 1),
+        launched=launch.variables if launch else {},
+    )

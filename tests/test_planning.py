@@ -5,7 +5,7 @@ import json
 import statistics
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import transformers
@@ -17,6 +17,9 @@ from compat.errors import ArgumentError
 from compat.translate import plan
 from compat.upstream.choices import CHOICES
 from compat.upstream.environment import Facts, contained
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BASE: dict[str, Any] = {"output_dir": "out", "report_to": [], "use_cpu": True}
 
@@ -84,6 +87,28 @@ def test_plans_for_other_machines(
     flags = made.flags
     assert (made.strategy, flags["accelerator"], flags["devices"], flags["num_nodes"]) == expected
     assert json.loads(made.to_json())["strategy"]["name"] == made.strategy
+
+
+def test_a_plan_of_what_accelerate_launch_starts(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "distributed_type: FSDP\nmixed_precision: bf16\nnum_machines: 2\nnum_processes: 16\nmachine_rank: 0\n"
+        "main_process_ip: 10.0.0.1\nmain_process_port: 29500\n"
+        "fsdp_config: {fsdp_version: 2, fsdp_reshard_after_forward: false}\n"
+    )
+    given = {"output_dir": "out", "learning_rate": 1e-3}
+    made = compat.plan(given, accelerate_config=file)
+    assert (made.strategy, made.precision) == ("model_parallel", "bf16-mixed")
+    flags = made.flags
+    assert (flags["accelerator"], flags["devices"], flags["num_nodes"]) == ("cuda", 8, 2)
+    assert made.strategy_options["reshard_after_forward"] is False
+    whys = {setting.field: setting.note for setting in made.settings}
+    assert whys["bf16"].endswith("`accelerate launch` asks for it: ACCELERATE_MIXED_PRECISION=bf16")
+    other = compat.plan(given, accelerate_config=file, accelerator="cpu", devices=2, num_nodes=1).flags
+    assert (other["accelerator"], other["devices"], other["num_nodes"]) == ("cpu", 2, 1)
+    args = compat.TrainingArguments(**given, report_to=[], use_cpu=True)
+    assert compat.plan(args, accelerate_config=file).strategy == "model_parallel"
+    assert compat.plan(given, accelerator="cuda").strategy == "single_device"
 
 
 def test_plans_compare_and_differ() -> None:

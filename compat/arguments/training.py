@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
 
+from compat.arguments.checks import Problem
 from compat.arguments.fields import SECRETS
 from compat.arguments.generations import hidden
 from compat.arguments.lightning import count
+from compat.arguments.machine import machine_problems, processes_for
 from compat.arguments.names import (
     COMPLETE,
     native_defaults,
@@ -24,13 +26,12 @@ from compat.arguments.names import (
 from compat.arguments.resolve import settle
 from compat.arguments.setters import refuses_unknown_names, with_all_parameters
 from compat.errors import ArgumentError
+from compat.upstream import started
 from compat.upstream.choices import CHOICES
-from compat.upstream.environment import contained
+from compat.upstream.environment import Here, contained, is_kept_on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from compat.arguments.checks import Problem
 
 _OfAllGenerations: Any = with_other_names(transformers.TrainingArguments, __name__)
 
@@ -81,10 +82,14 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if TrainingArguments.on_given is not None:
             TrainingArguments.on_given(dict(values))
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
+        started.join()
+        here = Here.look(is_distributed=started.is_launched())
+        kind = "cpu" if self._stays_on_cpu() else here.device_type
+        found = [*found, *map(Problem, machine_problems(self, kind, here))]
         if found:
             self._refuse(found)
         warn_of_old_names(migrated.old)
-        self._start_other_processes()
+        self._start_other_processes(here.devices or 1 if kind == "cuda" else 1)
         concealed = hidden(values, native_defaults(type(self)))
         shown = {name: values[name] for name in concealed}
         values.update(concealed)
@@ -94,14 +99,22 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})
 
-    def _start_other_processes(self) -> None:
-        """Make this process the first of a job, where `lightning` asks for several devices."""
-        flags: Any = self.lightning or {}
-        devices, nodes = count(flags.get("devices")) or 1, flags.get("num_nodes") or 1
-        if devices * nodes > 1:
-            from compat.upstream.launch import launch
+    def _stays_on_cpu(self) -> bool:
+        return bool(self.use_cpu or getattr(self, "no_cuda", False) or is_kept_on_cpu())
 
-            launch(devices, nodes)
+    def _start_other_processes(self, gpus: int) -> None:
+        """Make this process the first of a job, where `lightning` or the number of GPUs asks for several."""
+        flags: Any = self.lightning or {}
+        asked, nodes = flags.get("devices"), flags.get("num_nodes") or 1
+        processes = count(asked) or processes_for(
+            gpus,
+            is_told=asked is not None or started.is_told,
+            is_launched=started.is_launched(),
+            has_script=started.has_script(),
+        )
+        if processes is None:
+            started.warn_of_idle(gpus)
+        started.start(processes or 1, nodes)
 
     def _refuse(self, found: list[Problem]) -> None:
         """Raise one error for all problems, with HF's own words where it has some."""

@@ -28,6 +28,7 @@ examples:
   compat explain args.yaml --max_steps 100
   compat explain runs/checkpoint-500/training_args.bin
   compat explain --fsdp full_shard --devices 8 --accelerator cuda
+  compat explain --accelerate-config fsdp.yaml --learning_rate 2e-5
   compat explain -- train.py --output_dir out
 """
 
@@ -54,7 +55,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="what to print")
     parser.add_argument("--accelerator", help="explain for devices of this kind, whatever this machine has")
     parser.add_argument("--devices", type=int, help="explain for so many devices on a machine")
-    parser.add_argument("--num_nodes", "--num-nodes", type=int, default=1, help="… and so many machines")
+    parser.add_argument("--num_nodes", "--num-nodes", type=int, help="… and so many machines")
+    parser.add_argument(
+        "--accelerate-config",
+        "--accelerate_config",
+        metavar="FILE",
+        help="explain a job that `accelerate launch --config_file FILE` starts",
+    )
     parser.set_defaults(main=main, takes_more=True)
 
 
@@ -75,6 +82,7 @@ def main(namespace: argparse.Namespace) -> int:
                 accelerator=namespace.accelerator,
                 devices=namespace.devices,
                 num_nodes=namespace.num_nodes,
+                accelerate_config=namespace.accelerate_config,
             )
     except CompatError as error:
         sys.stderr.write(f"compat explain: {error}\n")

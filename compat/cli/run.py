@@ -26,7 +26,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
     parser.add_argument(
-        "--devices", type=int, default=1, help="start the script for so many devices, a process on each"
+        "--devices",
+        type=int,
+        help="start the script for so many devices, a process on each; for each GPU where it is not given",
     )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m")
     parser.add_argument(
@@ -51,12 +53,14 @@ def main(namespace: argparse.Namespace) -> int:
         return 2
     from compat.errors import ArgumentError
     from compat.install import install
-    from compat.upstream import launch
+    from compat.upstream import launch, started
 
     # Started without `compat run`, the other processes would train under HF.
-    launch.command[:] = [sys.executable, "-m", "compat", *sys.argv[1:]]
+    started.command[:] = [sys.executable, "-m", "compat", *sys.argv[1:]]
+    started.is_told = namespace.devices is not None
+    started.join()
     try:
-        launch.launch(namespace.devices)
+        launch.launch(namespace.devices or 1)
     except ArgumentError as error:
         sys.stderr.write(f"compat run: {error}\n")
         return 2

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate.data_loader import BatchSamplerShard
 from transformers import trainer as hf_trainer
 from transformers.trainer_utils import has_length
 
 from compat.engine.session import MicroBatch
+from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +117,40 @@ class LimitedLoader:
 def limited(dataloader: Any, limit: float | None) -> Any:
     """A dataloader with at most `limit` batches; as it is where that is None."""
     return dataloader if limit is None else LimitedLoader(dataloader, limit)
+
+
+def require_equal_lengths(dataloader: Any, accelerator: Any) -> None:
+    """Have all processes find out together that one of them would run out of batches ahead of the others.
+
+    Args:
+        dataloader: this process's share of the data; one without a length is taken as it comes.
+        accelerator: HF's, which has the other processes' lengths gathered.
+
+    Raises:
+        ArgumentError: the lengths differ. Under HF the longer processes wait for the others, for ever.
+    """
+    if accelerator.num_processes == 1:
+        return
+    mine = _count_batches(dataloader) if has_length(dataloader) else -1
+    lengths = accelerator.gather(torch.tensor([mine], device=accelerator.device)).tolist()
+    if len(set(lengths)) > 1:
+        msg = (
+            f"`accelerator_config={{'even_batches': {accelerator.even_batches}}}`: the processes have "
+            f"{lengths} batches, and in each step all wait for all. Set `even_batches` to True, set "
+            "`dataloader_drop_last=True`, or give each process as many batches."
+        )
+        raise ArgumentError(msg)
+
+
+def _count_batches(dataloader: Any) -> int:
+    """How many batches a dataloader yields; accelerate's counts one too many where a last split is empty."""
+    count, shard = len(dataloader), getattr(dataloader, "batch_sampler", None)
+    if isinstance(shard, BatchSamplerShard) and shard.split_batches:
+        whole = shard.batch_sampler
+        rest, share = len(whole.sampler) % whole.batch_size, whole.batch_size // shard.num_processes
+        if not shard.even_batches and not shard.drop_last and 0 < rest <= share * shard.process_index:
+            count = min(count, len(shard) - 1)
+    return count
 
 
 class EvaluationLoader:

@@ -10,6 +10,7 @@ import accelerate
 import torch
 from accelerate.utils import DistributedType, DynamoBackend, compile_regions, is_compiled_module
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from compat.engine.optimizer import SyncedOptimizer
@@ -95,7 +96,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     def _prepare_sharded(self, *args: Any, **options: Any) -> Any:
         """Shard models as accelerate does, optimizers along with them."""
-        has = {kind: any(isinstance(arg, kind) for arg in args) for kind in (nn.Module, torch.optim.Optimizer)}
+        has = {
+            kind: any(isinstance(arg, kind) for arg in args) for kind in (nn.Module, torch.optim.Optimizer)
+        }
         if self.is_fsdp2 and has[nn.Module] and not has[torch.optim.Optimizer]:
             # accelerate insists on an optimizer, also where a model is only evaluated.
             prepared = self._prepare_fsdp2(*args)
@@ -123,8 +126,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if places and not self.verify_device_map(model):
             model = model.to(self.device)
         set_autocast(model, self.device.type, self._autocast_precision(), **self._autocast_options())
-        if not evaluation_mode and self._lightning is not None:
-            model = self._wrap(model)
+        if not evaluation_mode:
+            model = self._wrap(model) if self._lightning is not None else self._wrap_alone(model)
         plugin = self.state.dynamo_plugin
         if plugin.backend != DynamoBackend.NO:
             compile_model: Any = compile_regions if plugin.use_regional_compilation else torch.compile
@@ -140,6 +143,20 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             handler.register_comm_hook(wrapped)
         return wrapped
 
+    def _wrap_alone(self, model: nn.Module) -> nn.Module:
+        """Wrap a model that is trained in a loop of its owner's, where Lightning runs nothing."""
+        trains = any(parameter.requires_grad for parameter in model.parameters())
+        if self.num_processes == 1 or self.distributed_type in SHARDED or not trains:
+            return model
+        devices = None if self.device.type == "cpu" else [self.device]
+        handler = self.ddp_handler
+        wrapped = DistributedDataParallel(
+            model, device_ids=devices, **({} if handler is None else handler.to_kwargs())
+        )
+        if handler is not None:
+            handler.register_comm_hook(wrapped)
+        return wrapped
+
     @override
     def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
         """Have an optimizer act at the end of accumulation windows alone; Lightning places and steps it."""
@@ -151,7 +168,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @override
     def prepare_scheduler(self, scheduler: Any) -> Any:
-        """A scheduler as it is."""
+        """A scheduler as it is; `save_state` knows it."""
+        self._schedulers.append(scheduler)
         return scheduler
 
     @override
@@ -169,7 +187,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if self._divisor != 1 and not _was_called_by(HF_TRAINING_STEP):
             loss = loss / self._divisor
         if rate is not None and getattr(self, "has_lomo_optimizer", False):
-            self._lomo_backward(loss, rate)
+            self.lomo_backward(loss, rate)
         elif self._session is None or self._lightning is None:
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
             scaled.backward(**kwargs)
@@ -205,10 +223,23 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             set_autocast(unwrapped, self.device.type, "no")
         return unwrapped
 
-    def _lomo_backward(self, loss: torch.Tensor, rate: float) -> None:
-        for optimizer in self._optimizers:
-            if hasattr(optimizer, "fused_backward"):
-                optimizer.fused_backward(loss, rate)
+    @override
+    def lomo_backward(self, loss: torch.Tensor, learning_rate: float) -> None:
+        """Run the backward pass in which LOMO's optimizers update the weights.
+
+        Args:
+            loss: a scalar with its graph.
+            learning_rate: of this update.
+
+        Raises:
+            ValueError: no optimizer of LOMO's was prepared.
+        """
+        fused = [optimizer for optimizer in self._optimizers if hasattr(optimizer, "fused_backward")]
+        if not fused:
+            msg = "`lomo_backward`: no optimizer of LOMO's was prepared. Give `optim='lomo'`, or prepare one."
+            raise ValueError(msg)
+        for optimizer in fused:
+            optimizer.fused_backward(loss, learning_rate)
 
     def sync_context(self, batch: MicroBatch, model: Any) -> contextlib.AbstractContextManager[None]:
         """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from compat.checkpoint import whole
 from compat.trainer.evaluation import EvaluationMixin
+from compat.upstream.features import BEST_IS_WAITED_FOR
 
 
 class CheckpointingMixin(EvaluationMixin):
@@ -17,10 +18,19 @@ class CheckpointingMixin(EvaluationMixin):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = self._get_output_dir(trial=trial)
         if self.args.should_save:
-            folder = self._get_output_dir(trial=trial)
             whole.begin(os.path.join(folder, f"checkpoint-{self.state.global_step}"))
         super()._save_checkpoint(model, trial)
+        if (
+            not BEST_IS_WAITED_FOR
+            and self.state.best_global_step
+            and self.args.save_strategy in ("steps", "epoch")
+        ):
+            self.accelerator.wait_for_everyone()
+            best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
+            if os.path.exists(best):
+                self.state.best_model_checkpoint = best
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._is_sharded:

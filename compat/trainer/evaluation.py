@@ -9,6 +9,7 @@ import torch
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation, is_fitting, is_running, run_evaluation
 from compat.engine.module import TrainerModule
 from compat.trainer.accelerator import LightningAccelerator
@@ -53,6 +54,7 @@ class EvaluationMixin(TrainingMixin):
             prediction_loss_only = self.args.prediction_loss_only
         stage = "predict" if description == "Prediction" else "val"
         dataloader = self._limited(dataloader, f"limit_{stage}_batches")
+        require_equal_lengths(dataloader, self.accelerator)
         model = self._prepare_model_for_evaluation(dataloader)
         self._announce_evaluation(dataloader, description)
         self.callback_handler.eval_dataloader = dataloader

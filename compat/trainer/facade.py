@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 from compat.engine.build import check_supported
@@ -12,9 +13,9 @@ from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.generations import GenerationsMixin, LackedMethods
 from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted
-from compat.translate import LightningPlan, plan
+from compat.translate import LightningPlan, as_run, plan
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
-from compat.upstream.environment import Facts, overlaid, own_accelerator_state
+from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
 from compat.upstream.sharding import fsdp2_plugin, shard
 
 if TYPE_CHECKING:
@@ -74,12 +75,16 @@ class Trainer(GenerationsMixin, LackedMethods):
 
     def _shard_where_accelerate_does_not(self) -> None:
         """Have FSDP also on a CPU, and version 2 also under transformers 4."""
-        if self.plan.strategy != "model_parallel" or not self.args.fsdp:
+        asked = as_run(self.args, Facts.of(self.args))
+        if self.plan.strategy != "model_parallel" or not asked.fsdp:
             return
         state = self.accelerator.state
-        has_plugin = getattr(state, "fsdp_plugin", None) is not None
-        if not has_plugin or getattr(self.args, "fsdp_plugin_args", None) is None:
-            shard(state, fsdp2_plugin(fsdp_config(self.args)))
+        with contained():  # the plugin writes a variable
+            if self.args.fsdp and getattr(self.args, "fsdp_plugin_args", None) is None:
+                shard(state, fsdp2_plugin(fsdp_config(asked)))
+            elif getattr(state, "fsdp_plugin", None) is None:
+                told = getattr(self.args, "fsdp_plugin_args", None) or {}
+                shard(state, FullyShardedDataParallelPlugin(**told))
         self.is_fsdp_enabled = True
 
 

@@ -12,7 +12,7 @@ from compat.arguments.lightning import limit
 from compat.checkpoint import HFCheckpointIO
 from compat.checkpoint.whole import resolve_checkpoint
 from compat.engine.build import attach_session, build_trainer
-from compat.engine.data import WindowLoader, limited
+from compat.engine.data import WindowLoader, limited, require_equal_lengths
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
@@ -65,8 +65,8 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         Mirrors `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir` that
-                was written to its end.
+            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`
+                that was written to its end.
             trial: the trial of a hyperparameter search.
             ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
             kwargs: `model_path`, the name that `resume_from_checkpoint` had.
@@ -120,6 +120,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self.accelerator.free_memory()
         self._adopt_batch_size(batch_size)
         dataloader = self._limited(self.get_train_dataloader(), "limit_train_batches")
+        require_equal_lengths(dataloader, self.accelerator)
         schedule = self._session_schedule = self._measure_training(dataloader)
         session = Session(
             hf=self,

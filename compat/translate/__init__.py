@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compat.translate.plan import LightningPlan, Setting
-from compat.translate.planner import plan
+from compat.translate.planner import as_run, plan
 from compat.translate.rules import RULES, Kind, Rule
 
-__all__ = ["RULES", "Kind", "LightningPlan", "Rule", "Setting", "plan"]
+__all__ = ["RULES", "Kind", "LightningPlan", "Rule", "Setting", "as_run", "plan"]

@@ -11,8 +11,11 @@ from compat.arguments.fields import SECRETS
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Fate, count
+from compat.arguments.machine import Here, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
 from compat.errors import ArgumentError
+from compat.translate.launched import AsLaunched, as_launched
+from compat.translate.launched import problems as launched_problems
 from compat.translate.plan import LightningPlan, Setting, plain, scalar
 from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.strategy import CLASSES, fsdp_settings, strategy_name, strategy_options
@@ -45,8 +48,22 @@ class Facts(Protocol):
         """Number of processes of the job."""
 
     @property
-    def mixed_precision(self) -> str:
-        """The precision that `accelerate launch` has asked for."""
+    def launched(self) -> Mapping[str, str]:
+        """The variables by which `accelerate launch` has asked for something."""
+
+    @property
+    def here(self) -> Here | None:
+        """This machine and process; None in a plan for another machine."""
+
+
+def as_run(args: Any, facts: Facts) -> AsLaunched:
+    """HF arguments with what `accelerate launch` says where they say nothing: those that a run goes by.
+
+    Args:
+        args: HF arguments.
+        facts: the machine, the process and the launcher's variables.
+    """
+    return as_launched(args, facts, _defaults(args))
 
 
 def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
@@ -63,6 +80,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     Raises:
         ArgumentError: every conflict found, in one error.
     """
+    args = as_run(args, facts)
     problems = [problem for check in _CHECKS for problem in check(args, facts)]
     if problems:
         msg = "\n".join(problems)
@@ -83,7 +101,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
         settings=(
             *_machine(name, flags, facts),
             *_fields(args, facts, name),
-            *fsdp_settings(args, name),
+            *(_with_origin(setting, args) for setting in fsdp_settings(args, name)),
             *_other_names(args),
             *_lightning(flags),
         ),
@@ -121,16 +139,33 @@ def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Sett
 def _why_devices(facts: Facts) -> str:
     if facts.world_size > 1:
         return "one process on each, as the launcher has started them"
-    if facts.devices > 1:
+    if facts.devices == 1:
+        return "one process"
+    if facts.launched:
+        return "one process on each, as `accelerate launch` starts them"
+    if facts.device_type == "cuda":
         return "one process on each; HF's single process would use DataParallel, which Lightning has not"
-    return "one process"
+    return "one process on each"
 
 
-def _fields(args: Any, facts: Facts, strategy: str) -> Iterator[Setting]:
-    defaults = _defaults(args)
+def _fields(args: AsLaunched, facts: Facts, strategy: str) -> Iterator[Setting]:
     for field, rule in RULES.items():
-        if field in defaults:
-            yield _setting(rule, args, facts, strategy, defaults[field])
+        if field in args.defaults or args.has_heard(field):
+            yield _with_origin(_setting(rule, args, facts, strategy, args.defaults.get(field)), args)
+
+
+def _with_origin(setting: Setting, args: AsLaunched) -> Setting:
+    """A decision that tells what the launcher has to do with it."""
+    said = [heard for heard in args.heard if heard.field == setting.field]
+    if not said:
+        return setting
+    note = "; ".join([setting.note, *(heard.note for heard in said)])
+    changed = setting.changed
+    if any(heard.holds for heard in said):
+        # The launcher spells out what is off as well.
+        is_shown = setting.field.endswith("reshard_after_forward") or any(heard.because for heard in said)
+        changed = bool(setting.value) or is_shown
+    return dataclasses.replace(setting, note=note, changed=changed)
 
 
 def _defaults(args: Any) -> Mapping[str, Any]:
@@ -147,9 +182,6 @@ def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -
     note = rule.note
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
-    launched = rule.field in {"bf16", "fp16"} and facts.mixed_precision == rule.field and not value
-    if launched:
-        note = f"`accelerate launch --mixed_precision {rule.field}` asks for it"
     if rule.field == "fp16" and value and facts.device_type == "cpu":
         note = "HF computes in fp32 on a CPU; `bf16` has an effect there"
     return Setting(
@@ -159,7 +191,7 @@ def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -
         target=rule.target,
         becomes=_FLAGS[rule.field](args, facts) if rule.kind is Kind.FLAG else shown,
         note=note,
-        changed=launched or _changed(args, rule.field, value, default),
+        changed=_changed(args, rule.field, value, default),
     )
 
 
@@ -187,7 +219,7 @@ MIRRORS = {
 
 
 def _changed(args: Any, name: str, value: Any, default: Any) -> bool:
-    mirrors = MIRRORS.get(name) in _defaults(args) if name in MIRRORS else False
+    mirrors = MIRRORS.get(name) in args.defaults if name in MIRRORS else False
     is_derived = (name == "report_to" and default is None) or (name, value) == DERIVED_METRIC
     if name in FILLED_IN or mirrors or is_derived:
         return name in getattr(args, "typed", ())
@@ -201,9 +233,8 @@ def _changed(args: Any, name: str, value: Any, default: Any) -> bool:
 
 def _other_names(args: Any) -> Iterator[Setting]:
     """What was given by the names of other generations."""
-    native = _defaults(args)
     for name, value in getattr(args, "given_otherwise", {}).items():
-        rule, said = RULES[name], migration(name, native)
+        rule, said = RULES[name], migration(name, args.defaults)
         yield Setting(
             field=name,
             value=_masked(name, value),
@@ -257,11 +288,9 @@ def _max_epochs(args: Any, facts: Facts) -> int:
 
 
 def _precision(args: Any, facts: Facts) -> str:
-    launched = "no" if args.bf16 or args.fp16 else facts.mixed_precision
-    if args.bf16 or launched == "bf16":
+    if args.bf16:
         return "bf16-mixed"
-    is_half = args.fp16 or launched == "fp16"
-    return "16-mixed" if is_half and facts.device_type != "cpu" else "32-true"
+    return "16-mixed" if args.fp16 and facts.device_type != "cpu" else "32-true"
 
 
 def _log_every(args: Any, facts: Facts) -> int:
@@ -288,15 +317,10 @@ _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {
 """HF argument → the value of the Lightning flag that its rule names."""
 
 
-def _device_contradiction(args: Any, facts: Facts) -> Iterator[str]:
-    wanted = (getattr(args, "lightning", None) or {}).get("accelerator")
-    known = {"gpu": {"cuda", "mps"}, "auto": {facts.device_type}}
-    if isinstance(wanted, str) and facts.device_type not in known.get(wanted, {wanted}):
-        yield (
-            f"`lightning={{'accelerator': {wanted!r}}}`: the device of this run is {facts.device_type!r}. "
-            "Start it where there is such a device, or remove the flag."
-        )
-
-
-_CHECKS: tuple[Callable[[Any, Facts], Iterator[str]], ...] = (_device_contradiction,)
-"""Every check of the arguments against the machine; `compat.arguments.checks` has those of arguments."""
+_CHECKS: tuple[Callable[[AsLaunched, Facts], Iterator[str]], ...] = (
+    lambda args, facts: machine_problems(args, facts.device_type, facts.here),
+    lambda args, facts: one_process_problems(args, facts.here),
+    lambda args, facts: launched_problems(args, facts.launched),
+)
+"""Every check of the arguments against the machine, the processes and the launcher; `compat.arguments.checks`
+has those of arguments alone."""

@@ -86,6 +86,13 @@ FSDP_CONFIG: dict[str, Entry] = {
             "checkpointing of the sharded modules",
             "activations are computed again in the backward",
         ),
+        Entry(
+            "activation_checkpointing_offload",
+            "",
+            "checkpointing of the sharded modules",
+            "activations wait on the CPU",
+        ),
+        Entry("ignored_modules", "ignored_modules", "fully_shard(ignored_params)", "modules left whole"),
         Entry("state_dict_type", "state_dict_type", "save_distributed_checkpoint", "form of a checkpoint"),
         Entry("mixed_precision_policy", "mixed_precision", "fully_shard(mp_policy)", "types of the shards"),
         Entry("xla", "XLA", "XLA", "sharded by torch_xla"),

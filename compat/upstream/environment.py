@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
     from accelerate.state import AcceleratorState
 
 CONFIGURATION_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
-"""Variables by which transformers hands settings to accelerate."""
+"""Variables by which transformers and `accelerate launch` hand settings to accelerate."""
+
+TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
+"""What accelerate takes for a yes, in small letters."""
+
+OPTIONAL_PACKAGES = ("deepspeed", "torch_xla")
+"""Packages that some arguments need."""
 
 LOCAL_SIZES = (
     "LOCAL_WORLD_SIZE",
@@ -23,6 +30,36 @@ LOCAL_SIZES = (
     "SLURM_NTASKS_PER_NODE",
 )
 """Variables by which launchers tell how many processes they have started on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What this machine has and this process is; a plan for another machine does without.
+
+    Attributes:
+        device_type: kind of the device that HF would choose: "cpu", "cuda", "mps" or "xla".
+        devices: how many of them a job can use; None where any number will do.
+        packages: the optional packages that are installed.
+        is_distributed: whether a launcher has made this process one of a job, be it alone.
+    """
+
+    device_type: str = "cpu"
+    devices: int | None = None
+    packages: frozenset[str] = frozenset()
+    is_distributed: bool = False
+
+    @classmethod
+    def look(cls, *, is_distributed: bool = False) -> Here:
+        """Look around; no device is initialised by it."""
+        import torch
+
+        kind = Facts.device_type_here()
+        return cls(
+            device_type=kind,
+            devices={"cuda": torch.cuda.device_count, "mps": lambda: 1}.get(kind, lambda: None)(),
+            packages=frozenset(name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name)),
+            is_distributed=is_distributed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +76,9 @@ class Facts:
         local_process_index: its rank among those of this machine.
         main_address: where the first process is reached.
         main_port: its port.
-        mixed_precision: what `accelerate launch` has asked for: "no", "fp16" or "bf16".
+        launched: the variables by which `accelerate launch` has asked for something. What arguments of ours
+            have written is not among them: they keep it to themselves.
+        here: this machine and process; None in a plan for another machine.
     """
 
     device_type: str = "cpu"
@@ -51,7 +90,13 @@ class Facts:
     local_process_index: int = 0
     main_address: str = "127.0.0.1"
     main_port: int = 29500
-    mixed_precision: str = "no"
+    launched: Mapping[str, str] = field(default_factory=dict)
+    here: Here | None = None
+
+    @property
+    def mixed_precision(self) -> str:
+        """The precision that `accelerate launch` has asked for: "no", "fp8", "fp16" or "bf16"."""
+        return self.launched.get("ACCELERATE_MIXED_PRECISION", "no")
 
     @classmethod
     def of(cls, args: Any) -> Facts:
@@ -68,7 +113,8 @@ class Facts:
             local_process_index=args.local_process_index,
             main_address=os.environ.get("MASTER_ADDR", cls.main_address),
             main_port=_first_number(("MASTER_PORT",), cls.main_port),
-            mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", cls.mixed_precision),
+            launched=_configuration(),
+            here=Here.look(is_distributed=args.parallel_mode.value in {"distributed", "tpu"}),
         )
 
     @staticmethod
@@ -76,6 +122,8 @@ class Facts:
         """Kind of the device that HF would choose on this machine."""
         import torch
 
+        if importlib.util.find_spec("torch_xla"):
+            return "xla"
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -89,6 +137,11 @@ def _configuration() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k.startswith(CONFIGURATION_PREFIXES)}
 
 
+def is_kept_on_cpu() -> bool:
+    """Whether `accelerate launch` keeps the job off every accelerator."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
+
+
 @contextlib.contextmanager
 def contained() -> Iterator[dict[str, str]]:
     """Undo what the block does to accelerate's variables, and fill the yielded dict with it at the end."""
@@ -100,6 +153,20 @@ def contained() -> Iterator[dict[str, str]]:
         after = _configuration()
         written.update({k: v for k, v in after.items() if before.get(k) != v})
         for name in after.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def concealed(prefixes: tuple[str, ...]) -> Iterator[None]:
+    """Hide the variables of these prefixes from the block, and undo what it does to them."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    try:
+        for name in before:
+            del os.environ[name]
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith(prefixes)]:
             del os.environ[name]
         os.environ.update(before)
 
@@ -131,12 +198,19 @@ def own_accelerator_state() -> Iterator[None]:
     """
     from accelerate.state import AcceleratorState
 
-    if _MARK in AcceleratorState._shared_state:
-        AcceleratorState._reset_state()
+    forget_own_accelerator_state()
     was_empty = not AcceleratorState._shared_state
     yield
     if was_empty:
         AcceleratorState._shared_state[_MARK] = True
+
+
+def forget_own_accelerator_state() -> None:
+    """Take away the process-wide state that a trainer of ours has left; it has a copy."""
+    from accelerate.state import AcceleratorState
+
+    if _MARK in AcceleratorState._shared_state:
+        AcceleratorState._reset_state()
 
 
 def detached(state: AcceleratorState) -> AcceleratorState:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from compat.errors import ArgumentError
+from compat.upstream.started import command, is_launched
 
 SECONDS_TO_END, SECONDS_TO_FAIL = 60, 5
 """How long the other processes may go on when this one has ended, and when it has failed."""
 
-command: list[str] = []
-"""What starts this program once more; `compat run` sets it, since the script alone would run without it."""
+INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
+"""Statuses of a process that Ctrl-C has ended."""
 
-
-def is_launched() -> bool:
-    """Whether a launcher has already told this process its rank."""
-    return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
+STARTED_BY = "COMPAT_STARTED_BY"
+"""The variable that tells a process started here the first one, without which it must not go on."""
 
 
 def launch(devices: int, num_nodes: int = 1) -> None:
@@ -38,6 +40,8 @@ def launch(devices: int, num_nodes: int = 1) -> None:
     Raises:
         ArgumentError: there is no script to start again, or no address where the machines meet.
     """
+    if is_launched():
+        _follow_first()
     if is_launched() or devices * num_nodes == 1:
         return
     again = command or _script_again(devices)
@@ -57,7 +61,8 @@ def launch(devices: int, num_nodes: int = 1) -> None:
     ranks = [
         {**shared, "RANK": str(node * devices + local), "LOCAL_RANK": str(local)} for local in range(devices)
     ]
-    others = [subprocess.Popen(again, env={**os.environ, **rank}) for rank in ranks[1:]]  # noqa: S603
+    variables = {**os.environ, STARTED_BY: str(os.getpid())}
+    others = [subprocess.Popen(again, env={**variables, **rank}) for rank in ranks[1:]]  # noqa: S603
     os.environ.update(ranks[0])
     _Observer(main_pid=os.getpid(), child_processes=others, sleep_period=1).start()
     atexit.register(_end, others)
@@ -71,8 +76,8 @@ def _script_again(devices: int) -> list[str]:
         return [sys.executable, "-m", module.removesuffix(".__main__"), *sys.argv[1:]]
     if not os.path.isfile(sys.argv[0]):
         msg = (
-            f"`lightning={{'devices': {devices}}}`: there is no script to start for each device. "
-            "Start a script, or use torchrun."
+            f"`lightning={{'devices': {devices}}}`: there is no script to start for each device. Use "
+            f"`compat.notebook_launcher(function, num_processes={devices})`, start a script, or use torchrun."
         )
         raise ArgumentError(msg)
     return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
@@ -89,6 +94,9 @@ class _Observer(_ChildProcessObserver):
     """Ends the job when one of its processes fails, and says which."""
 
     def _terminate_all(self) -> None:
+        if all(process.poll() in (None, 0, *INTERRUPTED) for process in self._child_processes):
+            # Ctrl-C reaches all: this process may have something to save before it ends by itself.
+            time.sleep(SECONDS_TO_END)
         _report(self._child_processes)
         super()._terminate_all()
 
@@ -96,21 +104,57 @@ class _Observer(_ChildProcessObserver):
 def _report(others: list[subprocess.Popen[Any]]) -> None:
     for local_rank, process in enumerate(others, start=1):
         if process.poll():
-            sys.stderr.write(
-                f"compat: local rank {local_rank} has ended with status {process.returncode}; the others are "
-                "stopped. Its own message stands above.\n"
-            )
-            sys.stderr.flush()
+            _say(f"local rank {local_rank} {_end_of(process.returncode)}; the others are stopped")
+
+
+def _end_of(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed (SIGKILL: by hand, or by a system that is out of memory)"
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"has ended with status {status}, its own message stands above"
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"compat: {what}.\n")
+    sys.stderr.flush()
+
+
+def _follow_first() -> None:
+    """In a process that was started here: end when the first one has gone, even if it could say nothing."""
+    # Taken away: a process that the script starts from here is not one of the job's.
+    first = os.environ.pop(STARTED_BY, None)
+    # Windows puts a process of its own between a virtual environment's python and the one that started it.
+    if first is not None and os.name == "posix":
+        atexit.register(_has_gone, int(first))
+        threading.Thread(target=_outlive, args=(int(first),), daemon=True, name="compat-follow").start()
+
+
+def _outlive(first: int) -> None:
+    while not _has_gone(first):
+        time.sleep(1)
+    os._exit(1)
+
+
+def _has_gone(first: int) -> bool:
+    """Whether the first process has gone without this one, which then says so."""
+    gone = os.getppid() != first
+    if gone:
+        _say(f"local rank 0 has gone; local rank {os.environ.get('LOCAL_RANK')} is stopped")
+    return gone
 
 
 def _end(others: list[subprocess.Popen[Any]]) -> None:
     """Leave no process behind: they end by themselves, or are stopped."""
     failed = getattr(sys, "last_value", None) is not None
+    seconds = SECONDS_TO_FAIL if failed else SECONDS_TO_END
+    until = time.monotonic() + seconds
     for process in others:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_FAIL if failed else SECONDS_TO_END)
+            process.wait(max(0, until - time.monotonic()))
     if failed:
         _report(others)
-    for process in others:
+    for local_rank, process in enumerate(others, start=1):
         if process.poll() is None:
+            _say(f"local rank {local_rank} is stopped: local rank 0 has ended {seconds} seconds ago")
             process.kill()

@@ -128,6 +128,24 @@ PRIVATE = (
         _PL,
         "overridden: says which process has ended the job",
     ),
+    Private(
+        "lightning.fabric.plugins.environments.slurm:SLURMEnvironment._validate_srun_variables",
+        _PL,
+        "overridden: a number of tasks is enough",
+    ),
+    Private("accelerate.commands.launch:launch_command_parser", _AC, "called to read a configuration file"),
+    Private(
+        "accelerate.commands.launch:_validate_launch_command", _AC, "called to read a configuration file"
+    ),
+    *(
+        Private(f"accelerate.utils.launch:{name}", _AC, "called: the variables that a launcher sets")
+        for name in (
+            "prepare_deepspeed_cmd_env",
+            "prepare_multi_gpu_env",
+            "prepare_simple_launcher_cmd_env",
+            "prepare_tpu",
+        )
+    ),
     Private("lightning.fabric.utilities.optimizer:_optimizers_to_device", _PL, "called when DDP is set up"),
     Private("lightning.pytorch.strategies.ddp:DDPStrategy._setup_model", _PL, "called to wrap HF's model"),
     Private(
@@ -135,6 +153,7 @@ PRIVATE = (
     ),
     Private("accelerate:Accelerator#_models", _AC, "filled by the accelerator face"),
     Private("accelerate:Accelerator#_optimizers", _AC, "filled by the accelerator face"),
+    Private("accelerate:Accelerator#_schedulers", _AC, "filled by the accelerator face"),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
 )
 

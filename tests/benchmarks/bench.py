@@ -2,7 +2,8 @@
 
 ``bench.py`` lets the contenders take turns for several rounds, each time in a process of its own and
 on one thread, and writes the medians to docs/benchmarks.md. ``bench.py --contender NAME`` is such a
-process: it prints a line of JSON for each case.
+process: it prints a line of JSON for each case. ``bench.py --processes 2`` has torchrun start two such
+processes for each contender, and writes the page's second half.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from time import sleep
 
 import torch
 from contenders import CASES, CONTENDERS, Job, work
@@ -24,6 +26,8 @@ from contenders import CASES, CONTENDERS, Job, work
 ACCUMULATIONS = (1, 8)
 CELLS = [(model, accumulation) for model in CASES for accumulation in ACCUMULATIONS]
 QUICK_STEPS = 40
+DISTRIBUTED = ("hf", "compat")
+HEADING = "## Several processes\n"
 DOCS = Path(__file__).parents[2] / "docs"
 
 # Large blocks are kept once they are allocated: whether glibc gives them back to the system, and pays
@@ -46,13 +50,23 @@ def run_worker(options: argparse.Namespace) -> None:
         for model in options.model:
             for accumulation in options.accumulation:
                 steps = CASES[model].steps[accumulation]
-                job = Job(model, accumulation, min(steps, options.steps or steps), folder)
-                print(json.dumps(work(options.contender, job)), flush=True)
+                steps = min(steps, options.steps or steps)
+                job = Job(model, accumulation, steps, folder, options.processes)
+                result = work(options.contender, job)
+                if os.environ.get("RANK", "0") == "0":
+                    print(json.dumps(result), flush=True)
+    if options.processes > 1:
+        # torch's gloo threads let go of the last tensors only while Python runs.
+        sleep(0.5)
 
 
 def start_worker(contender: str, options: argparse.Namespace) -> list[dict]:
     """Runs one contender through all cases in a new process and returns its results."""
-    command = [sys.executable, __file__, "--contender", contender, "--model", *options.model]
+    command = [sys.executable]
+    if options.processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
+    command += [__file__, "--contender", contender, "--processes", str(options.processes)]
+    command += ["--model", *options.model]
     command += ["--accumulation", *map(str, options.accumulation)]
     command += ["--steps", str(options.steps)] if options.steps else []
     done = subprocess.run(
@@ -103,6 +117,21 @@ def compare_overhead(cell: dict[str, float], name: str, model: str) -> str:
     return f"{(cell[name] - cell['bare']) / (cell['hf'] - cell['bare']):.2f}"
 
 
+def tabulate_distributed(times: Times, options: argparse.Namespace) -> str:
+    """Returns the results of several processes as a Markdown table."""
+    rows = [
+        "| model | accumulation | transformers.Trainer, ms per step | compat.Trainer, ms per step | ratio |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for model in options.model:
+        for accumulation in options.accumulation:
+            theirs, ours = (times[name, model, accumulation] for name in DISTRIBUTED)
+            rows.append(
+                f"| {CASES[model].about} | {accumulation} | {theirs:.3f} | {ours:.3f} | {ours / theirs:.2f} |"
+            )
+    return "\n".join(rows)
+
+
 def draw(times: Times, options: argparse.Namespace, path: Path) -> None:
     """Saves a bar chart of the time per step in units of the bare loop's."""
     from matplotlib.figure import Figure
@@ -126,13 +155,17 @@ def draw(times: Times, options: argparse.Namespace, path: Path) -> None:
 
 
 def write_page(times: Times, options: argparse.Namespace) -> None:
-    """Writes docs/benchmarks.md and its picture."""
+    """Writes docs/benchmarks.md, the half of it that was measured, and its picture."""
     packages = ["torch", "transformers", "lightning", "accelerate"]
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in packages)
-    DOCS.mkdir(exist_ok=True)
-    draw(times, options, DOCS / "benchmarks.png")
-    (DOCS / "benchmarks.md").write_text(
-        f"""# Cost of an update step
+    versions = f"Python {platform.python_version()}, {versions}."
+    page = DOCS / "benchmarks.md"
+    alone, _, together = (
+        page.read_text(encoding="utf-8").partition(HEADING) if page.exists() else ("", "", "")
+    )
+    if options.processes == 1:
+        draw(times, options, DOCS / "benchmarks.png")
+        alone = f"""# Cost of an update step
 
 Written by `make bench`. All contenders start from the same weights, see the same batches and run
 AdamW, a linear schedule and gradient clipping on one CPU thread; nothing is logged or saved. Times
@@ -140,14 +173,24 @@ are processor times, the median of {options.rounds} processes each, without impo
 first steps. The last column is what a contender adds to the bare loop, divided by what
 `transformers.Trainer` adds.
 
-Python {platform.python_version()}, {versions}.
+{versions}
 
 ![Time per update step](benchmarks.png)
 
 {tabulate(times, options)}
-""",
-        encoding="utf-8",
-    )
+
+"""
+    else:
+        together = f"""
+Written by `make bench ARGS="--processes {options.processes}"`. The same, with {options.processes} processes
+that torchrun has started, each on one CPU thread and with batches of its own; gloo reduces the
+gradients. Times are those of the first process, the median of {options.rounds} jobs each.
+
+{versions}
+
+{tabulate_distributed(times, options)}
+"""
+    page.write_text(f"{alone.rstrip()}\n" + (f"\n{HEADING}{together}" if together else ""), encoding="utf-8")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -158,11 +201,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--accumulation", nargs="+", type=int, choices=ACCUMULATIONS, default=ACCUMULATIONS)
     parser.add_argument("--steps", type=int, help="at most so many update steps")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="under torchrun, Hugging Face against compat"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one short round, no page written")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.steps = 1, QUICK_STEPS
+    if options.processes > 1:
+        options.contenders = list(DISTRIBUTED)
     return options
 
 
@@ -173,8 +221,9 @@ def main() -> None:
         run_worker(options)
         return
     times = measure(options)
-    print(tabulate(times, options))
-    whole = len(times) == len(CONTENDERS) * len(CELLS)
+    print((tabulate if options.processes == 1 else tabulate_distributed)(times, options))
+    everyone = CONTENDERS if options.processes == 1 else DISTRIBUTED
+    whole = len(times) == len(everyone) * len(CELLS)
     if whole and not options.quick:
         write_page(times, options)
 

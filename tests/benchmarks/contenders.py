@@ -47,6 +47,7 @@ class Job:
     accumulation: int
     steps: int
     folder: str
+    processes: int = 1
 
     @property
     def batch_size(self) -> int:
@@ -130,7 +131,7 @@ def build(job: Job) -> tuple[Timed, list[dict[str, torch.Tensor]]]:
     torch.manual_seed(0)
     model = MODELS[job.model]().train()
     generator = torch.Generator().manual_seed(0)
-    count = job.batch_size * job.accumulation * job.steps
+    count = job.batch_size * job.accumulation * job.steps * job.processes
     return model, [model.sample(generator) for _ in range(count)]
 
 

@@ -150,6 +150,28 @@ def test_other_machines(capsys: pytest.CaptureFixture[str], words: list[str], he
     assert headline in explained(capsys, *words)[""][0]
 
 
+def test_a_configuration_of_accelerates(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("launch.yaml").write_text(
+        "distributed_type: DEEPSPEED\nmixed_precision: bf16\nnum_machines: 1\nnum_processes: 4\n"
+        "deepspeed_config: {zero_stage: 3, gradient_accumulation_steps: 2}\n"
+    )
+    words = ["--accelerate-config", "launch.yaml", "--gradient_accumulation_steps", "2", "--bf16"]
+    rows = explained(capsys, *words)
+    assert rows[""][0].endswith("on 4 devices: cuda, strategy deepspeed, precision bf16-mixed")
+    assert "ACCELERATE_DEEPSPEED_ZERO_STAGE=3" in rows["deepspeed"][-1]
+    plan = told(capsys, *words, "--devices", "2")
+    assert plan["trainer"]["devices"] == 2
+    assert plan["strategy"]["options"]["config"]["zero_optimization"] == {"stage": 3}
+    wrong = refused(capsys, *words[:2])
+    assert "Give `gradient_accumulation_steps=2`" in wrong
+    assert "Give `bf16=True`" in wrong
+    Path("other.yaml").write_text("learning_rate: 0.1\n")
+    assert "`accelerate_config='other.yaml'`: not a configuration" in refused(
+        capsys, "--accelerate-config", "other.yaml"
+    )
+    assert "no such file" in refused(capsys, "--accelerate-config", "nowhere.yaml")
+
+
 FILE = {
     "learning_rate": 1e-5,
     "evaluation_strategy": "steps",

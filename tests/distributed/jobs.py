@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -61,7 +63,9 @@ def run(
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        # torchrun starts its processes in sessions of their own.
+        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+            child.kill()
         out, err = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 

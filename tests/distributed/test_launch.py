@@ -63,6 +63,61 @@ def test_the_same_job(tmp_path: Path, theirs: list[dict[str, Any]], way: str) ->
     assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
 
 
+def test_srun_starts_the_same_job(tmp_path: Path, theirs: list[dict[str, Any]]) -> None:
+    shared = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_JOB_ID": "1234",
+        "SLURM_JOB_NAME": "train",
+        "MASTER_PORT": str(jobs.free_port()),
+    }
+    tasks = [
+        subprocess.Popen(
+            [*PYTHON, *job(tmp_path)],
+            env=jobs.environment(
+                LIBRARY="compat", SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), SLURM_NODEID="0", **shared
+            ),
+            cwd=jobs.ROOT,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [task.wait(jobs.SECONDS) for task in tasks] == [0, 0]
+    finally:
+        for task in tasks:
+            task.kill()
+    ours = found(tmp_path)
+    assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
+
+
+NOTEBOOK = """
+import os, sys
+import compat
+sys.path.insert(0, {folder!r})
+os.environ["LIBRARY"] = "compat"
+import train
+
+def cell(*words):
+    sys.argv[1:] = words
+    train.main()
+
+compat.notebook_launcher(cell, {words!r}, num_processes=2)
+print("back", [name for name in os.environ if name in ("RANK", "WORLD_SIZE", "MASTER_PORT")])
+"""
+
+
+def test_a_notebook_starts_the_same_job(tmp_path: Path, theirs: list[dict[str, Any]]) -> None:
+    _, *words = job(tmp_path)
+    code = NOTEBOOK.format(folder=str(Path(SCRIPT).parent), words=words)
+    done = jobs.run([*PYTHON, "-c", code])
+    jobs.finished(done)
+    assert done.stdout.splitlines()[-1] == "back []"
+    ours = found(tmp_path)
+    assert {entry["engine"] for entry in ours} == {"compat.trainer.facade"}
+    assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
+
+
 def test_what_each_process_knows(theirs: list[dict[str, Any]]) -> None:
     assert [entry["before"] for entry in theirs] == [
         [2, 0, 0, "ParallelMode.DISTRIBUTED"],
@@ -95,6 +150,18 @@ def test_two_machines_of_one_process_each_and_an_evaluation_ahead_of_training(
         [2, 0, 0, "ParallelMode.DISTRIBUTED"],
         [2, 1, 0, "ParallelMode.DISTRIBUTED"],
     ]
+    for name in ("losses", "weights", "predictions"):
+        assert [entry[name] for entry in ours] == [entry[name] for entry in theirs]
+
+
+def test_sharding_that_accelerate_launch_asks_for(tmp_path: Path, theirs: list[dict[str, Any]]) -> None:
+    sharded = ("--use_fsdp", "--fsdp_version=2", "--fsdp_state_dict_type=FULL_STATE_DICT")
+    several = ("--num_processes=2", "--num_machines=1", f"--main_process_port={jobs.free_port()}")
+    plain = ("--dynamo_backend=no", "--mixed_precision=no")
+    launcher = (*PYTHON, "-m", "accelerate.commands.launch", *sharded, *several, *plain)
+    jobs.finished(jobs.run([*launcher, *job(tmp_path)], LIBRARY="compat"))
+    ours = found(tmp_path)
+    assert [entry["is_sharded"] for entry in (*ours, *theirs)] == [True, True, False, False]
     for name in ("losses", "weights", "predictions"):
         assert [entry[name] for entry in ours] == [entry[name] for entry in theirs]
 
@@ -134,3 +201,4 @@ def test_without_a_script_there_is_nothing_to_start_again() -> None:
     code = "import compat; compat.TrainingArguments('out', use_cpu=True, lightning={'devices': 2})"
     done = jobs.run([*PYTHON, "-c", code])
     assert "there is no script to start for each device" in done.stderr
+    assert "`compat.notebook_launcher(function, num_processes=2)`" in done.stderr

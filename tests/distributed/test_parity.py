@@ -10,8 +10,9 @@ import pytest
 
 from compat.upstream.features import HAS_TRAINING_SEAMS
 from tests.distributed import jobs
+from tests.distributed.setups import BY_NAME, FOR_EVER, SLOW
+from tests.distributed.setups import SETUPS as SHARING
 from tests.parity.record import assert_equal
-from tests.parity.setups import BY_NAME
 
 SETUPS = (
     "models/plain",
@@ -35,9 +36,31 @@ SETUPS = (
     "evaluation/predictions",
     "evaluation/uneven-lengths",
     "evaluation/several-sets",
-    "checkpoints/load-best",
-    # transformers 4.53 cannot load an optimizer's state on several processes of a CPU.
-    *(("resume/mid-epoch", "resume/mid-epoch-with-accumulation") if HAS_TRAINING_SEAMS else ()),
+    "length/drop-last",
+    "optimizers/adafactor",
+    "schedulers/reduce_lr_on_plateau",
+    "logging/tokens-seen",
+    "generation/t5",
+    "callbacks/all-at-epoch-end",
+    "callbacks/stop-within-window",
+    "callbacks/evaluates-another-step-end",
+    "subclasses/own-backward-with-accumulation",
+    "subclasses/read-gradients-with-accumulation",
+    "subclasses/raw-train-loader",
+    "sessions/train-twice",
+    *(setup.name for setup in SHARING),
+    # transformers 4.53 cannot load an optimizer's state on several processes of a CPU, and its processes may
+    # part ways over the best checkpoint, and wait for each other for ever.
+    *(
+        (
+            "checkpoints/load-best",
+            "checkpoints/load-worst-limit-1",
+            "resume/mid-epoch",
+            "resume/mid-epoch-with-accumulation",
+        )
+        if HAS_TRAINING_SEAMS
+        else ()
+    ),
 )
 
 WORKER = str(Path(__file__).with_name("worker.py"))
@@ -50,7 +73,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for library in ("transformers", "compat"):
         folder = folders[library] = tmp_path_factory.mktemp(library)
-        jobs.finished(jobs.run(jobs.torchrun(WORKER, library, str(folder), *names)))
+        more = (*FOR_EVER, SLOW.name) if library == "compat" else ()
+        jobs.finished(jobs.run(jobs.torchrun(WORKER, library, str(folder), *names, *more)))
     return folders
 
 
@@ -64,12 +88,28 @@ def test_equal(records: dict[str, Path], name: str) -> None:
         pytest.skip(why_not)
     for rank in RANKS:
         ours, theirs = (read(records[library], name, rank) for library in ("compat", "transformers"))
-        if rank:
-            # The first process may still be writing when this one looks.
-            ours.pop("files"), theirs.pop("files")
         assert_equal(ours, theirs)
 
 
 def test_every_rank_saves_its_generators(records: dict[str, Path]) -> None:
-    saved = (records["compat"] / "checkpoints-load-best").glob("checkpoint-*/rng_state_*.pth")
+    saved = (records["compat"] / "best-slow-to-save").glob("checkpoint-*/rng_state_*.pth")
     assert {file.name for file in saved} == {"rng_state_0.pth", "rng_state_1.pth"}
+
+
+def test_every_rank_knows_and_loads_the_best_checkpoint(records: dict[str, Path]) -> None:
+    first, second = (read(records["compat"], SLOW.name, rank)["trainers"][0] for rank in RANKS)
+    assert first["state"]["best_model_checkpoint"] is not None
+    assert second["state"]["best_model_checkpoint"] == first["state"]["best_model_checkpoint"]
+    assert second["weights"] == first["weights"]
+
+
+@pytest.mark.parametrize("name", FOR_EVER)
+def test_processes_that_would_wait_for_each_other_for_ever_do_not_begin(
+    records: dict[str, Path], name: str
+) -> None:
+    for rank in RANKS:
+        kind, message = read(records["compat"], name, rank)["result"]
+        assert kind == "ArgumentError"
+        assert message.startswith(
+            f"`accelerator_config={{'even_batches': False}}`: the processes have {FOR_EVER[name]} batches"
+        )

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.parity.bench import load_api
-from tests.parity.record import record
-from tests.parity.setups import BY_NAME
+from tests.distributed.setups import BY_NAME
+from tests.parity.bench import Bench, load_api
+from tests.parity.record import isolated, recorded
 
 
 def main(library: str, folder: str, names: list[str]) -> None:
@@ -31,10 +31,14 @@ def main(library: str, folder: str, names: list[str]) -> None:
     for name in names:
         place = Path(folder) / name.replace("/", "-")
         place.mkdir(parents=True, exist_ok=True)
-        found = record(BY_NAME[name], load_api(library), place)
-        (Path(folder) / f"{place.name}-{rank}.pickle").write_bytes(pickle.dumps(found))
-        if dist.is_initialized():
+        with isolated(forgiving=library == "transformers"):
+            bench = Bench(load_api(library), BY_NAME[name], place)
+            result = bench.run()
+            # The first process may still be writing the files that all record.
             dist.barrier()
+            found = recorded(bench, result)
+        (Path(folder) / f"{place.name}-{rank}.pickle").write_bytes(pickle.dumps(found))
+        dist.barrier()
     # torch's gloo threads let go of the last tensors only while Python runs: an interpreter that ends at once
     # may wait for them, and they for it.
     time.sleep(0.5)

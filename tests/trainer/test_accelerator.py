@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+import inspect
+from pathlib import Path
+from typing import Any
 
 import accelerate
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from accelerate.optimizer import AcceleratedOptimizer
@@ -13,10 +17,8 @@ from torch import nn
 
 import compat
 from compat.trainer.accelerator import LightningAccelerator
-from tests.small import losses, trainer
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from compat.upstream.accelerator import ACCELERATOR, AS_IT_IS
+from tests.small import losses, rows, trainer, weights
 
 
 def test_it_is_an_accelerator(tmp_path: Path) -> None:
@@ -140,3 +142,106 @@ def test_its_autocast_handler_is_obeyed(tmp_path: Path, monkeypatch: pytest.Monk
     off = AutocastKwargs(enabled=False)
     assert run(compat.Trainer, autocast_handler=off) == run(transformers.Trainer, autocast_handler=off)
     assert run(compat.Trainer, autocast_handler=off) != run(compat.Trainer)
+
+
+@pytest.mark.parametrize("name", ACCELERATOR)
+def test_each_name_is_served_by_whom_the_table_says(name: str) -> None:
+    theirs, ours = (
+        inspect.getattr_static(cls, name) for cls in (accelerate.Accelerator, LightningAccelerator)
+    )
+    assert (ours is theirs) == (ACCELERATOR[name] == AS_IT_IS)
+
+
+def test_the_table_knows_every_name_and_the_docs_every_difference() -> None:
+    public = {name for name in dir(accelerate.Accelerator) if not name.startswith("_")}
+    assert public == ACCELERATOR.keys(), "accelerate has changed: say in the table who serves the new names"
+    page = (Path(__file__).parents[2] / "docs" / "differences.md").read_text()
+    missing = [
+        name
+        for name, note in ACCELERATOR.items()
+        if note != AS_IT_IS and f"| `{name}` | {note} |" not in page
+    ]
+    assert missing == []
+
+
+def own_loop(accelerator: accelerate.Accelerator, folder: Path) -> list[list[float]]:
+    """A loop over batches as it is written for accelerate: saved halfway, spoilt, loaded and gone on with."""
+    torch.manual_seed(0)
+    model: Any = nn.Linear(4, 1)
+    optimizer: Any = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler: Any = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    loader: Any = torch.utils.data.DataLoader([(row["x"], row["labels"]) for row in rows(16)], 2)
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    accelerator.gradient_accumulation_steps = 2
+
+    def steps(loader: Any) -> None:
+        for x, y in loader:
+            with accelerator.accumulate(model), accelerator.autocast():
+                accelerator.backward(((model(x) - y) ** 2).mean())
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 0.5)
+                    accelerator.clip_grad_value_(model.parameters(), 0.2)
+                optimizer.step()
+                if accelerator.sync_gradients:
+                    scheduler.step()
+                optimizer.zero_grad()
+
+    steps(loader)
+    accelerator.save_state(str(folder))
+    steps(loader)
+    accelerator.load_state(str(folder))
+    steps(accelerator.skip_first_batches(loader, 4))
+    accelerator.save_model(accelerator.unwrap_model(model), folder / "model")
+    saved = safetensors.torch.load_file(folder / "model" / "model.safetensors")
+    assert {name: value.tolist() for name, value in saved.items()} == {
+        name: value.tolist() for name, value in accelerator.get_state_dict(model).items()
+    }
+    return [*(value.flatten().tolist() for value in model.parameters()), [scheduler.get_last_lr()[0]]]
+
+
+def test_a_loop_of_ones_own_is_that_of_accelerate(tmp_path: Path) -> None:
+    face = trainer(tmp_path).accelerator
+    ours = own_loop(face, tmp_path / "ours")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert ours == own_loop(accelerate.Accelerator(cpu=True), tmp_path / "theirs")
+    face.free_memory()
+    assert face._models == face._optimizers == face._schedulers == face._dataloaders == []
+
+
+def test_a_state_saved_within_a_run_is_that_of_the_run(tmp_path: Path) -> None:
+    class Saving(transformers.TrainerCallback):
+        def on_step_end(self, args: object, state: Any, control: object, **kwargs: object) -> None:
+            if state.global_step == 2:
+                ours.accelerator.save_state(str(tmp_path / "state"))
+                self.weights = weights(ours)
+                self.moments = copy.deepcopy(ours.optimizer.state_dict()["state"][0]["exp_avg"])
+
+    saving = Saving()
+    ours = trainer(tmp_path, callbacks=[saving])
+
+    class Loading(transformers.TrainerCallback):
+        def on_train_begin(self, *args: object, **kwargs: object) -> None:
+            again.accelerator.load_state(str(tmp_path / "state"))
+            assert weights(again) == saving.weights
+            assert torch.equal(again.optimizer.state_dict()["state"][0]["exp_avg"], saving.moments)
+            self.looked = True
+
+    ours.train()
+    assert weights(ours) != saving.weights
+    loading = Loading()
+    again = trainer(tmp_path, callbacks=[loading])
+    again.train()
+    assert loading.looked
+
+
+def test_lomo_is_found_without_a_wrapper(tmp_path: Path) -> None:
+    class Fused(torch.optim.SGD):
+        def fused_backward(self, loss: torch.Tensor, rate: float) -> None:
+            self.told = (loss.item(), rate)
+
+    face, weight = trainer(tmp_path).accelerator, nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="no optimizer of LOMO's"):
+        face.lomo_backward(weight.sum(), 0.1)
+    optimizer = face.prepare(Fused([weight]))
+    face.lomo_backward(weight.sum(), 0.1)
+    assert optimizer.told == (1.0, 0.1)

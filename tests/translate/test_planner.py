@@ -107,11 +107,3 @@ def test_several_processes_are_ddp(tmp_path: Path) -> None:
     made = plan(arguments(tmp_path, ddp_bucket_cap_mb=7), Facts(world_size=4, devices=2, num_nodes=2))
     assert (made.strategy, made.flags["devices"], made.flags["num_nodes"]) == ("ddp", 2, 2)
     assert made.strategy_options == {"find_unused_parameters": True, "bucket_cap_mb": 7, "timeout": 1800}
-
-
-def test_a_precision_that_was_launched_has_its_origin(tmp_path: Path) -> None:
-    made = plan(arguments(tmp_path), Facts(mixed_precision="bf16"))
-    assert made.precision == "bf16-mixed"
-    assert "accelerate launch --mixed_precision bf16" in next(
-        s.note for s in made.changed() if s.field == "bf16"
-    )

@@ -33,6 +33,10 @@ def rows(count):
     ]
 
 
+def whole(parameter):
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
 def main():
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
     before = (args.world_size, args.process_index, args.local_process_index, str(args.parallel_mode))
@@ -45,11 +49,13 @@ def main():
     with args.main_process_first():
         pass
     trainer.train()
+    is_sharded = any(hasattr(p, "full_tensor") for p in trainer.model.parameters())
     predictions = trainer.predict(rows(7)).predictions
     found = {
         "before": before,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "weights": [p.flatten().tolist() for p in trainer.model.parameters()],
+        "weights": [whole(p).flatten().tolist() for p in trainer.model.parameters()],
+        "is_sharded": is_sharded,
         "predictions": predictions.tolist(),
         "engine": type(trainer).__module__,
         "precision": trainer.accelerator.mixed_precision,

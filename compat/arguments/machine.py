@@ -1,0 +1,136 @@
+"""What a machine cannot give: devices, backends and packages that arguments ask for and it has not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from compat.arguments.fields import shown
+from compat.arguments.lightning import count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Here(Protocol):
+    """What is known of this machine and process."""
+
+    @property
+    def device_type(self) -> str:
+        """Kind of the device that HF would choose on it."""
+
+    @property
+    def devices(self) -> int | None:
+        """How many of them a job can use; None where any number will do."""
+
+    @property
+    def packages(self) -> frozenset[str]:
+        """The optional packages that are installed."""
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether a launcher has made this process one of a job."""
+
+
+def machine_problems(args: Any, device_type: str, here: Here | None) -> Iterator[str]:
+    """What the arguments ask for and this machine has not.
+
+    Args:
+        args: HF arguments, ready or not.
+        device_type: kind of the device of the run.
+        here: this machine; None where the run is elsewhere, and only the kind of its devices is known.
+    """
+    given = getattr(args, "lightning", None)
+    flags = given if isinstance(given, Mapping) else {}
+    yield from _other_device(flags, device_type)
+    if here is None:
+        return
+    if not here.is_distributed and device_type == here.device_type:
+        yield from _too_many_devices(flags, here)
+    if args.ddp_backend == "nccl" and device_type != "cuda":
+        yield (
+            f"`ddp_backend='nccl'`: NCCL connects CUDA devices, and the device of this run is "
+            f"{device_type!r}. Give 'gloo', or leave the argument out: the device decides then."
+        )
+    yield from _missing_packages(args, here)
+
+
+def _other_device(flags: Mapping[str, Any], device_type: str) -> Iterator[str]:
+    wanted = flags.get("accelerator")
+    known = {"gpu": {"cuda", "mps"}, "tpu": {"tpu", "xla"}, "auto": {device_type}}
+    if isinstance(wanted, str) and device_type not in known.get(wanted, {wanted}):
+        yield (
+            f"`lightning={{'accelerator': {wanted!r}}}`: the device of this run is {device_type!r}. "
+            "Start it where there is such a device, or remove the flag."
+        )
+
+
+def _too_many_devices(flags: Mapping[str, Any], here: Here) -> Iterator[str]:
+    wanted = flags.get("devices")
+    listed = (
+        [index for index in wanted if isinstance(index, int)] if isinstance(wanted, (list, tuple)) else []
+    )
+    number = max(count(wanted) or 1, *(index + 1 for index in listed), 1)
+    if here.devices is not None and number > here.devices:
+        yield (
+            f"`lightning={{'devices': {wanted!r}}}`: this machine has {here.devices} of kind "
+            f"{here.device_type!r}. Give no more than that, or `use_cpu=True`, where any number will do."
+        )
+
+
+def _missing_packages(args: Any, here: Here) -> Iterator[str]:
+    if getattr(args, "deepspeed", None) and "deepspeed" not in here.packages:
+        yield (
+            f"`{shown('deepspeed', args.deepspeed)}`: DeepSpeed is not installed. "
+            'Run `pip install "lightning-hf-compat[deepspeed]"`, or remove the argument.'
+        )
+    if wants_xla(args) and "torch_xla" not in here.packages:
+        yield (
+            "`fsdp_config={'xla': True}`: torch_xla is not installed. Run `pip install torch_xla` where "
+            "there are TPUs, or remove the entry to shard with torch's own FSDP."
+        )
+
+
+def wants_xla(args: Any) -> bool:
+    """Whether `fsdp_config` asks for torch_xla's FSDP."""
+    config = args.fsdp_config
+    if isinstance(config, str) and config.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError):
+            config = json.loads(config)
+    return bool(args.fsdp and isinstance(config, Mapping) and (config.get("xla") or config.get("fsdp_xla")))
+
+
+def one_process_problems(args: Any, here: Here | None) -> Iterator[str]:
+    """What only a job of several processes can do, where there is one alone.
+
+    Args:
+        args: HF arguments.
+        here: this machine; None where the run is elsewhere.
+    """
+    if here is not None and not here.is_distributed and args.fsdp and not wants_xla(args):
+        yield (
+            f"`{shown('fsdp', args.fsdp)}`: a model is sharded over the processes of a job, and this is a "
+            "single one. Start it with torchrun, `accelerate launch` or `compat run --devices N`, or give "
+            "`lightning={'devices': N}`."
+        )
+
+
+def processes_for(gpus: int, *, is_told: bool, is_launched: bool, has_script: bool) -> int | None:
+    """How many processes to start where HF would spread a single one over all GPUs by `DataParallel`.
+
+    Lightning has no such strategy; a process for each GPU computes the same batches.
+
+    Args:
+        gpus: number of GPUs that this process sees.
+        is_told: whether somebody has said how many devices to use.
+        is_launched: whether a launcher has made this process one of a job.
+        has_script: whether there is a script that can be started again.
+
+    Returns:
+        The number of processes, this one counted; None where it should be several and cannot.
+    """
+    if gpus <= 1 or is_told or is_launched:
+        return 1
+    return gpus if has_script else None

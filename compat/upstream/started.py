@@ -1,0 +1,64 @@
+"""How this process was started, and whether others have to be; light, since each set of arguments asks."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import multiprocessing
+import os
+import sys
+import warnings
+
+command: list[str] = []
+"""What starts this program once more; `compat run` sets it, since the script alone would run without it."""
+
+is_told = False
+"""Whether `compat run --devices` has said how many processes there are."""
+
+
+def is_launched() -> bool:
+    """Whether a launcher has already told this process its rank."""
+    return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
+
+
+def join() -> None:
+    """Take this process's rank from `srun`, where that has started it."""
+    if "SLURM_NTASKS" in os.environ:
+        from compat.upstream import slurm
+
+        slurm.join()
+
+
+def start(devices: int, num_nodes: int = 1) -> None:
+    """Start this program again for each further device, unless a launcher has done so."""
+    if is_launched() or devices * num_nodes > 1:
+        from compat.upstream.launch import launch
+
+        launch(devices, num_nodes)
+
+
+def has_script() -> bool:
+    """Whether this process can be started again unasked: it runs a user's script, and nobody types at it."""
+    import __main__
+
+    if command:
+        return True
+    path = str(getattr(__main__, "__file__", None) or "")
+    is_plain = getattr(__main__, "__spec__", None) is None and path.endswith(".py") and os.path.isfile(path)
+    # Workers of other libraries are scripts, too; those of multiprocessing have a parent.
+    is_ours = "site-packages" not in path and multiprocessing.parent_process() is None
+    is_typed_at = sys.flags.interactive or hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
+    return is_plain and is_ours and not is_typed_at and "PYTEST_CURRENT_TEST" not in os.environ
+
+
+@functools.cache
+def warn_of_idle(gpus: int) -> None:
+    """Say once that of several GPUs one is used."""
+    warnings.warn(
+        f"{gpus} GPUs are there, and one is used: HF would spread each batch over them in this process, "
+        "which Lightning does not, and there is no script to start for each. Use "
+        f"`compat.notebook_launcher(function, num_processes={gpus})`, `compat run script.py` or torchrun; "
+        "`lightning={'devices': 1}` or CUDA_VISIBLE_DEVICES says that one is meant.",
+        UserWarning,
+        stacklevel=2,
+    )
