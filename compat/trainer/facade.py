@@ -79,7 +79,7 @@ class Trainer(GenerationsMixin, LackedMethods):
         state = self.accelerator.state
         has_plugin = getattr(state, "fsdp_plugin", None) is not None
         if not has_plugin or getattr(self.args, "fsdp_plugin_args", None) is None:
-            shard(state, fsdp2_plugin(fsdp_config(self.args)))
+            shard(state, fsdp2_plugin(fsdp_config(self.args), self.args.device.type))
         self.is_fsdp_enabled = True
 
 

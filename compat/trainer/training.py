@@ -118,6 +118,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             raise CompatError(msg)
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
+        self._leave_inference_engine()
         self._adopt_batch_size(batch_size)
         dataloader = self._limited(self.get_train_dataloader(), "limit_train_batches")
         schedule = self._session_schedule = self._measure_training(dataloader)
@@ -131,6 +132,11 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             defers_backward=self._leaves_backward_to_lightning(),
         )
         return self._run_session(session)
+
+    def _leave_inference_engine(self) -> None:
+        """Let go of a DeepSpeed engine that was made to evaluate, and could not train."""
+        if self.is_deepspeed_enabled and self.accelerator.deepspeed_engine_wrapped is None:
+            self.model_wrapped, self.deepspeed = self.model, None
 
     def _limited(self, dataloader: Any, name: str) -> Any:
         return limited(dataloader, limit(self._lightning_flags, name))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from accelerate.state import AcceleratorState
 
@@ -38,17 +41,20 @@ DEFAULTS = {
 """What transformers 5 fills in, under both releases."""
 
 
-def fsdp2_plugin(config: Mapping[str, Any]) -> FullyShardedDataParallelPlugin:
-    """accelerate's plugin for version 2.
+def fsdp2_plugin(config: Mapping[str, Any], device_type: str) -> FullyShardedDataParallelPlugin:
+    """Accelerate's plugin for version 2.
 
     Mirrors `transformers.TrainingArguments._process_fsdp_args`.
 
     Args:
         config: `fsdp_config` without prefixes; what it does not name has the defaults of transformers 5.
+        device_type: kind of the devices.
     """
     given = {**DEFAULTS, **{key: value for key, value in config.items() if value is not None}}
     if given.get("min_num_params") and "auto_wrap_policy" not in config:
         given["auto_wrap_policy"] = "SIZE_BASED_WRAP"
+    if device_type == "cpu":
+        given["cpu_offload"] = given["offload_params"] = False  # they are there already
     fields = {field: _typed(given[key]) for key, field in PLUGIN_FIELDS.items() if key in given}
     return FullyShardedDataParallelPlugin(**fields)
 
@@ -56,6 +62,65 @@ def fsdp2_plugin(config: Mapping[str, Any]) -> FullyShardedDataParallelPlugin:
 def _typed(value: Any) -> Any:
     """Yes and no, which files and command lines give as words."""
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def wrap_by_class(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
+    """Say by classes which modules are sharded, where the plugin says it by their size.
+
+    By size accelerate also picks lists of modules, which cannot be sharded, and what holds the embeddings,
+    which it shards in its own way, tied or not.
+
+    Args:
+        plugin: of version 2.
+        model: the model that is about to be sharded.
+    """
+    if plugin.auto_wrap_policy is not size_based_auto_wrap_policy:
+        return
+    getters = (getattr(model, f"get_{side}_embeddings", None) for side in ("input", "output"))
+    embeddings = {id(get()) for get in getters if get is not None}
+    plugin.transformer_cls_names_to_wrap = sorted(
+        {
+            type(module).__name__
+            for module in model.modules()
+            if sum(p.numel() for p in module.parameters()) > plugin.min_num_params
+            and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+            and not embeddings & set(map(id, module.modules()))
+        }
+        - {type(model).__name__}
+    )
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+
+
+@contextlib.contextmanager
+def embeddings_with_the_rest(model: nn.Module) -> Iterator[None]:
+    """Have the root shard the embeddings where modules beside them share their weight.
+
+    accelerate shards the embeddings apart, and torch refuses a parameter that two groups hold: T5's, which
+    encoder, decoder and head share.
+
+    Args:
+        model: the model that is sharded in the block.
+    """
+    names = ("get_input_embeddings", "get_output_embeddings")
+    ends = {id(getattr(model, name)()) for name in names if hasattr(model, name)}
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    if all(len(modules) == 1 or modules <= ends for modules in owners.values()):
+        yield
+        return
+    for name in names:
+        setattr(model, name, _nothing)
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)
+
+
+def _nothing() -> None:
+    return None
 
 
 def shard(state: AcceleratorState, plugin: FullyShardedDataParallelPlugin) -> None:
