@@ -111,7 +111,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         with contextlib.ExitStack() as stack:
             for model in (arg for arg in args if isinstance(arg, nn.Module)):
                 wrap_by_class(self.state.fsdp_plugin, model)
-                stack.enter_context(embeddings_with_the_rest(model))
+                stack.enter_context(embeddings_with_the_rest(self.state.fsdp_plugin, model))
             prepared = super()._prepare_fsdp2(*args)
         for model in (obj for obj in prepared if isinstance(obj, nn.Module)):
             if hasattr(model, "generate") and "generate" not in vars(model):

@@ -92,22 +92,23 @@ def wrap_by_class(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> N
 
 
 @contextlib.contextmanager
-def embeddings_with_the_rest(model: nn.Module) -> Iterator[None]:
-    """Have the root shard the embeddings where modules beside them share their weight.
+def embeddings_with_the_rest(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> Iterator[None]:
+    """Have embeddings sharded with what is around them, where they cannot be sharded apart.
 
-    accelerate shards the embeddings apart, and torch refuses a parameter that two groups hold: T5's, which
-    encoder, decoder and head share.
+    accelerate shards them apart, and torch refuses a parameter that two groups hold: T5's, which encoder,
+    decoder and head share, or BERT's, which lies in a module that is sharded.
 
     Args:
+        plugin: of version 2.
         model: the model that is sharded in the block.
     """
     names = ("get_input_embeddings", "get_output_embeddings")
-    ends = {id(getattr(model, name)()) for name in names if hasattr(model, name)}
-    owners: dict[int, set[int]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), set()).add(id(module))
-    if all(len(modules) == 1 or modules <= ends for modules in owners.values()):
+    ends = {id(end): end for name in names if hasattr(model, name) and (end := getattr(model, name)())}
+    wrapped = set(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
+    holders = (module for module in model.modules() if type(module).__name__ in wrapped)
+    if not _are_shared(model, set(ends)) and not any(
+        id(part) in ends for holder in holders for part in holder.modules()
+    ):
         yield
         return
     for name in names:
@@ -117,6 +118,15 @@ def embeddings_with_the_rest(model: nn.Module) -> Iterator[None]:
     finally:
         for name in names:
             delattr(model, name)
+
+
+def _are_shared(model: nn.Module, ends: set[int]) -> bool:
+    """Whether modules beside the first and the last embeddings share a parameter."""
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    return any(len(modules) > 1 and not modules <= ends for modules in owners.values())
 
 
 def _nothing() -> None:
