@@ -92,7 +92,8 @@ class TrainerModule(pl.LightningModule):
             (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
         )
         if not is_known or getattr(scheduler, "optimizer", None) is not optimizer:
-            return optimizer
+            # In a dict, for Lightning takes an optimizer of DeepSpeed's for one only there.
+            return {"optimizer": optimizer}
         # Lightning is shown the scheduler for its callbacks' sake; `on_train_batch_end` steps it.
         monitor = run.hf.args.metric_for_best_model or "loss"
         return {

@@ -10,12 +10,14 @@ import accelerate
 import torch
 from accelerate.utils import DistributedType, DynamoBackend, compile_regions, is_compiled_module
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.upstream.environment import detached
+from compat.upstream.sharding import embeddings_with_the_rest, wrap_by_class
 from compat.upstream.trainer import HF_TRAINING_STEP
 
 if TYPE_CHECKING:
@@ -106,6 +108,18 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return super().prepare(*args, **options)
 
     @override
+    def _prepare_fsdp2(self, *args: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            for model in (arg for arg in args if isinstance(arg, nn.Module)):
+                wrap_by_class(self.state.fsdp_plugin, model)
+                stack.enter_context(embeddings_with_the_rest(self.state.fsdp_plugin, model))
+            prepared = super()._prepare_fsdp2(*args)
+        for model in (obj for obj in prepared if isinstance(obj, nn.Module)):
+            if hasattr(model, "generate") and "generate" not in vars(model):
+                register_fsdp_forward_method(model, "generate")
+        return prepared
+
+    @override
     def prepare_model(
         self, model: nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
     ) -> nn.Module:
@@ -182,7 +196,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         """
         # LOMO fuses the update into the backward, for which HF tells it the rate.
         rate = kwargs.pop("learning_rate", None)
-        if self.gradient_accumulation_steps != 1:
+        if self.gradient_accumulation_steps != 1 and self.distributed_type != DistributedType.DEEPSPEED:
             loss = loss / self.gradient_accumulation_steps
         if self._divisor != 1 and not _was_called_by(HF_TRAINING_STEP):
             loss = loss / self._divisor
@@ -244,6 +258,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def sync_context(self, batch: MicroBatch, model: Any) -> contextlib.AbstractContextManager[None]:
         """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        # DeepSpeed's engine knows by itself.
+        every = every or self.distributed_type == DistributedType.DEEPSPEED
         if batch.closes or every or not hasattr(model, "no_sync"):
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[None] = self.no_sync(model)
@@ -252,6 +268,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     @property
     @override
     def optimizer_step_was_skipped(self) -> bool:
+        if self.distributed_type == DistributedType.DEEPSPEED:
+            return bool(super().optimizer_step_was_skipped)
         plugin: Any = self._lightning and self._lightning.precision_plugin
         return bool(plugin and plugin.step_was_skipped)
 

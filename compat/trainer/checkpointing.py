@@ -32,6 +32,24 @@ class CheckpointingMixin(EvaluationMixin):
             if os.path.exists(best):
                 self.state.best_model_checkpoint = best
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, its configuration and its processing class for `from_pretrained`.
+
+        Mirrors `transformers.Trainer.save_model`, which writes nothing at all where FSDP keeps its
+        checkpoints in shards.
+
+        Args:
+            output_dir: where; `args.output_dir` if None.
+        """
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if _internal_call or plugin is None or "SHARDED" not in str(plugin.state_dict_type):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = self.accelerator.get_state_dict(self.model)
+        self._save(output_dir or self.args.output_dir, state_dict=weights)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._is_sharded:
             super()._save_optimizer_and_scheduler(output_dir)

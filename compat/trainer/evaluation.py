@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.integrations.deepspeed import deepspeed_init
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
@@ -96,13 +97,13 @@ class EvaluationMixin(TrainingMixin):
     def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
         args = self.args
         self.accelerator = LightningAccelerator.adopt(self.accelerator)
+        if self._needs_inference_engine():
+            deepspeed_init(self, num_training_steps=0, inference=True)
         model: nn.Module = self._wrap_model(self.model, training=False, dataloader=dataloader)
         if len(self.accelerator._models) == 0 and model is self.model:
             start = time.time()
-            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            model = self._prepare_model_alone(model)
             self.model_preparation_time = round(time.time() - start, 4)
-            if model is not self.model:
-                self.model_wrapped = model
         if not self.is_in_train:
             for asked, dtype in (
                 (args.fp16_full_eval, torch.float16),
@@ -111,6 +112,28 @@ class EvaluationMixin(TrainingMixin):
                 if asked:
                     return model.to(dtype=dtype, device=args.device)
         return model
+
+    def _needs_inference_engine(self) -> bool:
+        """Whether only an engine of DeepSpeed's can evaluate the model: its stage 3 has spread it."""
+        if not self.is_deepspeed_enabled or self.deepspeed is not None:
+            return False
+        return bool(self.accelerator.deepspeed_plugin.zero_stage == 3)
+
+    def _prepare_model_alone(self, model: nn.Module) -> nn.Module:
+        """Have the accelerator prepare a model that is evaluated before it was trained."""
+        has_engine = self._needs_inference_engine()
+        prepared: nn.Module = (
+            self.accelerator.prepare(model)
+            if has_engine or self.is_fsdp_enabled
+            else self.accelerator.prepare_model(model, evaluation_mode=True)
+        )
+        if self.is_fsdp_enabled:
+            self.model = prepared
+        if prepared is not self.model:
+            self.model_wrapped = prepared
+        if has_engine:
+            self.deepspeed = self.model_wrapped
+        return prepared
 
     def _announce_evaluation(self, dataloader: Any, description: str) -> None:
         logger.info(f"\n***** Running {description} *****")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 from compat.engine.build import check_supported
@@ -16,7 +15,7 @@ from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.translate import LightningPlan, as_run, plan
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
-from compat.upstream.sharding import fsdp2_plugin, shard
+from compat.upstream.sharding import fsdp2_plugin, fsdp_plugin_asked_for, shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,12 +78,12 @@ class Trainer(GenerationsMixin, LackedMethods):
         if self.plan.strategy != "model_parallel" or not asked.fsdp:
             return
         state = self.accelerator.state
-        with contained():  # the plugin writes a variable
-            if self.args.fsdp and getattr(self.args, "fsdp_plugin_args", None) is None:
-                shard(state, fsdp2_plugin(fsdp_config(asked)))
-            elif getattr(state, "fsdp_plugin", None) is None:
-                told = getattr(self.args, "fsdp_plugin_args", None) or {}
-                shard(state, FullyShardedDataParallelPlugin(**told))
+        missing = getattr(state, "fsdp_plugin", None) is None
+        supplied = self.args.fsdp and getattr(self.args, "fsdp_plugin_args", None) is None
+        if missing or supplied:
+            with contained():  # the plugin writes a variable
+                # What a launcher has asked for, the plugin reads by itself.
+                shard(state, fsdp2_plugin(fsdp_config(asked)) if self.args.fsdp else fsdp_plugin_asked_for())
         self.is_fsdp_enabled = True
 
 

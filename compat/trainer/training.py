@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning
+from torch.distributed.fsdp import FSDPModule
 from transformers.utils import logging
 
 from compat.arguments.lightning import limit
@@ -118,6 +119,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             raise CompatError(msg)
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
+        self._leave_evaluation()
         self._adopt_batch_size(batch_size)
         dataloader = self._limited(self.get_train_dataloader(), "limit_train_batches")
         require_equal_lengths(dataloader, self.accelerator)
@@ -132,6 +134,16 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             defers_backward=self._leaves_backward_to_lightning(),
         )
         return self._run_session(session)
+
+    def _leave_evaluation(self) -> None:
+        """Put the model back into the state that an evaluation ahead of training has taken it out of."""
+        if self.is_deepspeed_enabled and self.accelerator.deepspeed_engine_wrapped is None:
+            # That engine was made to evaluate, and could not train.
+            self.model_wrapped, self.deepspeed = self.model, None
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                # The last forward has left some of its parameters whole; the optimizer must see the shards.
+                module.reshard()
 
     def _limited(self, dataloader: Any, name: str) -> Any:
         return limited(dataloader, limit(self._lightning_flags, name))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from accelerate.state import AcceleratorState
 
@@ -39,7 +43,7 @@ DEFAULTS = {
 
 
 def fsdp2_plugin(config: Mapping[str, Any]) -> FullyShardedDataParallelPlugin:
-    """accelerate's plugin for version 2.
+    """Accelerate's plugin for version 2.
 
     Mirrors `transformers.TrainingArguments._process_fsdp_args`.
 
@@ -53,9 +57,83 @@ def fsdp2_plugin(config: Mapping[str, Any]) -> FullyShardedDataParallelPlugin:
     return FullyShardedDataParallelPlugin(**fields)
 
 
+def fsdp_plugin_asked_for() -> FullyShardedDataParallelPlugin:
+    """accelerate's plugin as the launcher's variables ask for it."""
+    return FullyShardedDataParallelPlugin()
+
+
 def _typed(value: Any) -> Any:
     """Yes and no, which files and command lines give as words."""
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def wrap_by_class(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
+    """Say by classes which modules are sharded, where the plugin says it by their size.
+
+    By size accelerate also picks lists of modules, which cannot be sharded, and what holds the embeddings,
+    which it shards in its own way, tied or not.
+
+    Args:
+        plugin: of version 2.
+        model: the model that is about to be sharded.
+    """
+    if plugin.auto_wrap_policy is not size_based_auto_wrap_policy:
+        return
+    getters = (getattr(model, f"get_{side}_embeddings", None) for side in ("input", "output"))
+    embeddings = {id(get()) for get in getters if get is not None}
+    plugin.transformer_cls_names_to_wrap = sorted(
+        {
+            type(module).__name__
+            for module in model.modules()
+            if sum(p.numel() for p in module.parameters()) > plugin.min_num_params
+            and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+            and not embeddings & set(map(id, module.modules()))
+        }
+        - {type(model).__name__}
+    )
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+
+
+@contextlib.contextmanager
+def embeddings_with_the_rest(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> Iterator[None]:
+    """Have embeddings sharded with what is around them, where they cannot be sharded apart.
+
+    accelerate shards them apart, and torch refuses a parameter that two groups hold: T5's, which encoder,
+    decoder and head share, or BERT's, which lies in a module that is sharded.
+
+    Args:
+        plugin: of version 2.
+        model: the model that is sharded in the block.
+    """
+    names = ("get_input_embeddings", "get_output_embeddings")
+    ends = {id(end): end for name in names if hasattr(model, name) and (end := getattr(model, name)())}
+    wrapped = set(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
+    holders = (module for module in model.modules() if type(module).__name__ in wrapped)
+    if not _are_shared(model, set(ends)) and not any(
+        id(part) in ends for holder in holders for part in holder.modules()
+    ):
+        yield
+        return
+    for name in names:
+        setattr(model, name, _nothing)
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)
+
+
+def _are_shared(model: nn.Module, ends: set[int]) -> bool:
+    """Whether modules beside the first and the last embeddings share a parameter."""
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    return any(len(modules) > 1 and not modules <= ends for modules in owners.values())
+
+
+def _nothing() -> None:
+    return None
 
 
 def shard(state: AcceleratorState, plugin: FullyShardedDataParallelPlugin) -> None:
@@ -67,5 +145,7 @@ def shard(state: AcceleratorState, plugin: FullyShardedDataParallelPlugin) -> No
     """
     if state.mixed_precision != "no":
         plugin.set_mixed_precision(state.mixed_precision)
+    if state.device.type == "cpu" and isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        plugin.cpu_offload = OffloadPolicy()  # they are there already
     state.fsdp_plugin = plugin
     state.distributed_type = DistributedType.FSDP

@@ -175,7 +175,17 @@ class _SuppliedSeams(_CommonSeams):
         if self.args.auto_find_batch_size:
             if self.state.train_batch_size != batch_size:
                 self.model_wrapped = self.model
+                self._tell_deepspeed(batch_size)
             self.state.train_batch_size = batch_size
+
+    def _tell_deepspeed(self, batch_size: int) -> None:
+        """Have DeepSpeed's configuration follow a batch size that was found."""
+        if not self.is_deepspeed_enabled:
+            return
+        args, given = self.args, self.args.per_device_train_batch_size
+        args.per_device_train_batch_size = batch_size // max(1, args.n_gpu)
+        self.propagate_args_to_deepspeed(True)
+        args.per_device_train_batch_size = given
 
     def _measure_training(self, dataloader: Any) -> Schedule:
         args = self.args
@@ -363,8 +373,12 @@ class _SuppliedSeams(_CommonSeams):
         if self.args.max_grad_norm is None or self.args.max_grad_norm <= 0:
             # This release keeps the norm of the last clipped step, and without clipping there is none.
             return None
-        norm: torch.Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
-        return norm
+        norm: Any = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        if self.is_deepspeed_enabled:
+            norm = model.get_global_grad_norm()  # type: ignore[operator]
+            norm = norm.item() if hasattr(norm, "item") else norm
+        clipped: torch.Tensor | float | None = norm
+        return clipped
 
     def _count_tokens_before_step(self, inputs: Any) -> None:
         if not self.args.include_num_input_tokens_seen:

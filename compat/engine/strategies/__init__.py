@@ -1,0 +1,23 @@
+"""Lightning's strategies, leaving the model where HF's Trainer would leave it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compat.engine.strategies.ddp import ddp
+from compat.engine.strategies.deepspeed import deepspeed
+from compat.engine.strategies.model_parallel import model_parallel
+from compat.engine.strategies.single import single_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch.strategies import Strategy
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "single_device": single_device,
+    "ddp": ddp,
+    "model_parallel": model_parallel,
+    "deepspeed": deepspeed,
+}
+"""A plan's name of a strategy → what builds it."""

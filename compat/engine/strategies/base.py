@@ -1,0 +1,60 @@
+"""What our strategies share: model and optimizer are where HF's Trainer would have them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from lightning.fabric.utilities.optimizer import _optimizers_to_device
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from torch import nn
+
+    from compat.engine.module import TrainerModule
+
+
+class WhereHFHasIt(Strategy):
+    """A strategy that leaves model and optimizer where HF's Trainer would have them."""
+
+    @override
+    def model_to_device(self) -> None:
+        module = cast("TrainerModule", self.lightning_module)
+        # HF has its reasons not to move a model: it lies on several devices, or is to be cast first.
+        if module.hf.place_model_on_device:
+            super().model_to_device()  # type: ignore[safe-super]
+
+    @override
+    def teardown(self) -> None:
+        """Release what belongs to the run; the model and the optimizer stay on their device, as under HF."""
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+    def wrap(self, model: nn.Module, **options: Any) -> nn.Module:
+        """Wrap a model to be trained, as HF's `model_wrapped`.
+
+        Args:
+            model: the model itself, not the LightningModule around it.
+            options: of the wrapper.
+        """
+        return model
+
+
+class OfSeveralProcesses(WhereHFHasIt):
+    """A strategy of several processes: HF wraps or shards the model when it prepares it."""
+
+    @override
+    def setup(self, trainer: pl.Trainer) -> None:
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        self.model_to_device()
+        # No broadcast of weights outside of training, and in it the wrapper's: as under HF.
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+        if trainer.state.fn == TrainerFn.FITTING:
+            _optimizers_to_device(self.optimizers, self.root_device)

@@ -1,0 +1,78 @@
+"""DeepSpeed's engine under Lightning, set up by HF's configuration, on any device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.strategies import DeepSpeedStrategy as _DeepSpeedStrategy
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
+from typing_extensions import override
+
+from compat.engine.environment import HFEnvironment
+from compat.engine.strategies.base import OfSeveralProcesses
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    import torch
+
+    from compat.upstream.environment import Facts
+
+
+class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
+    """A process on each device, with DeepSpeed's engine around HF's model.
+
+    HF fills in the configuration, and accelerate makes the engine when HF prepares model and optimizer; the
+    engine accumulates, clips and steps in its own backward. Lightning's checks for CUDA are left out:
+    DeepSpeed itself also runs on a CPU.
+    """
+
+    @override
+    def setup_environment(self) -> None:
+        ParallelStrategy.setup_environment(self)
+        self.setup_distributed()
+
+    @override
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @override
+    def setup_optimizers(self, trainer: pl.Trainer) -> None:
+        Strategy.setup_optimizers(self, trainer)
+
+    @property
+    @override
+    def handles_gradient_accumulation(self) -> bool:
+        """HF's windows end where DeepSpeed's do; within them no event of a step may fire."""
+        return False
+
+    @property
+    @override
+    def deepspeed_engine(self) -> Any:
+        """The engine; None before HF has prepared the model."""
+        return self._hf.deepspeed
+
+    @property
+    def _hf(self) -> Any:
+        module: Any = self.lightning_module
+        return module.hf
+
+    @override
+    def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Have the engine run the backward, and the step where a window ends."""
+        assert self.lightning_module is not None
+        loss: Any = self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
+        accelerator = self._hf.accelerator
+        accelerator.deepspeed_engine_wrapped.backward(
+            loss, sync_gradients=accelerator.sync_gradients, **kwargs
+        )
+        closed: torch.Tensor = self.precision_plugin.post_backward(loss, self.lightning_module)
+        return closed
+
+
+def deepspeed(device: torch.device, facts: Facts, **parts: Any) -> DeepSpeedStrategy:
+    """Build the strategy; its own configuration is never read."""
+    strategy = DeepSpeedStrategy(cluster_environment=HFEnvironment(facts), config={})
+    for name, part in parts.items():
+        setattr(strategy, name, part)
+    return strategy

@@ -1,0 +1,26 @@
+"""One process on one device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import SingleDeviceStrategy as _SingleDeviceStrategy
+
+from compat.engine.strategies.base import WhereHFHasIt
+
+if TYPE_CHECKING:
+    import torch
+
+    from compat.upstream.environment import Facts
+
+
+class SingleDeviceStrategy(WhereHFHasIt, _SingleDeviceStrategy):
+    """One process on one device."""
+
+
+def single_device(device: torch.device, facts: Facts, **parts: Any) -> SingleDeviceStrategy:
+    """Build the strategy."""
+    # A device without an accelerator of Lightning's own name is given with it.
+    accelerator = AcceleratorRegistry.get(device.type)
+    return SingleDeviceStrategy(device=device, accelerator=accelerator, **parts)
