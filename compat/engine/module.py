@@ -148,7 +148,7 @@ class TrainerModule(pl.LightningModule):
         """
         run = self.run
         hf = run.hf
-        with hf.accelerator.sync_context(batch, run.model):
+        with hf._sync_context(batch, run.model):
             loss: torch.Tensor = hf.training_step(run.model, batch.inputs, batch.num_items)
         self._add_up(loss)
         hf.current_flos += float(hf.floating_point_ops(batch.inputs))

@@ -160,7 +160,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def _wrap_alone(self, model: nn.Module) -> nn.Module:
         """Wrap a model that is trained in a loop of its owner's, where Lightning runs nothing."""
         trains = any(parameter.requires_grad for parameter in model.parameters())
-        if self.num_processes == 1 or self.distributed_type in SHARDED or not trains:
+        is_apart = self.distributed_type in SHARDED or self.torch_device_mesh is not None
+        if self.num_processes == 1 or is_apart or not trains:
             return model
         devices = None if self.device.type == "cpu" else [self.device]
         handler = self.ddp_handler
@@ -259,8 +260,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         # DeepSpeed's engine knows by itself.
-        every = every or self.distributed_type == DistributedType.DEEPSPEED
-        if batch.closes or every or not hasattr(model, "no_sync"):
+        if batch.closes or every or self.distributed_type == DistributedType.DEEPSPEED:
+            return contextlib.nullcontext()
+        if not self.is_fsdp2 and not hasattr(model, "no_sync"):
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[None] = self.no_sync(model)
         return context

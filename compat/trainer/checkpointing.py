@@ -8,6 +8,7 @@ from typing import Any
 from compat.checkpoint import whole
 from compat.trainer.evaluation import EvaluationMixin
 from compat.upstream.features import BEST_IS_WAITED_FOR
+from compat.upstream.sharding import full_state_dict
 
 
 class CheckpointingMixin(EvaluationMixin):
@@ -42,12 +43,17 @@ class CheckpointingMixin(EvaluationMixin):
             output_dir: where; `args.output_dir` if None.
         """
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if _internal_call or plugin is None or "SHARDED" not in str(plugin.state_dict_type):
+        keeps_shards = plugin is not None and "SHARDED" in str(plugin.state_dict_type)
+        if keeps_shards and not _internal_call:
+            weights = self.accelerator.get_state_dict(self.model)
+        elif self.is_tp_enabled and not getattr(self, "is_distributed_loading_by_transformers", False):
+            # transformers 4 puts tensors together in the first process alone, which waits for the others.
+            weights = full_state_dict(self.model.state_dict())
+        else:
             super().save_model(output_dir, _internal_call)
             return
-        weights = self.accelerator.get_state_dict(self.model)
         self._save(output_dir or self.args.output_dir, state_dict=weights)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from accelerate import ParallelismConfig
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 from compat.engine.build import check_supported
@@ -15,13 +16,19 @@ from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.translate import LightningPlan, as_run, plan
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
-from compat.upstream.sharding import fsdp2_plugin, fsdp_plugin_asked_for, shard
+from compat.upstream.sharding import (
+    fsdp2_plugin,
+    fsdp_plugin_asked_for,
+    lay_mesh,
+    shard,
+    tensor_parallel_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-UNSUPPORTED = frozenset({"MEGATRON_LM", "TP", "XLA"})
+UNSUPPORTED = frozenset({"MEGATRON_LM", "XLA"})
 """Kinds of distribution of accelerate's for which there is no strategy of ours yet."""
 
 
@@ -45,6 +52,7 @@ class Trainer(GenerationsMixin, LackedMethods):
 
     _lightning = None
     _lightning_module = None
+    _mesh: ParallelismConfig | None = None
 
     @takes_tokenizer(HFTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,7 +66,7 @@ class Trainer(GenerationsMixin, LackedMethods):
     @property
     def plan(self) -> LightningPlan:
         """What becomes of the arguments."""
-        return plan(self.args, Facts.of(self.args))
+        return plan(self.args, Facts.of(self.args), getattr(self, "model", None))
 
     def create_accelerator_and_postprocess(self) -> None:
         """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
@@ -70,7 +78,25 @@ class Trainer(GenerationsMixin, LackedMethods):
             super().create_accelerator_and_postprocess()
         _refuse_unsupported(self.accelerator.distributed_type.value)
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
+        self._lay_mesh_where_accelerate_does_not()
         self._shard_where_accelerate_does_not()
+
+    def _build_accelerator_args(self, **parts: Any) -> dict[str, Any]:
+        """What HF builds its accelerator from; the mesh comes later where accelerate refuses it."""
+        given: dict[str, Any] = super()._build_accelerator_args(**parts)
+        if self.args.device.type == "cpu":
+            self._mesh = given.pop("parallelism_config", None)
+        return given
+
+    def _lay_mesh_where_accelerate_does_not(self) -> None:
+        """Have a mesh also on a CPU, and for a model that has spread its own tensors."""
+        state, size = self.accelerator.state, tensor_parallel_size(self.model)
+        mesh = self._mesh or state.parallelism_config
+        if mesh is None and size > 1:
+            mesh = ParallelismConfig(tp_size=size, dp_shard_size=state.num_processes // size)
+        self.is_tp_enabled = size > 1
+        if mesh is not None and state.device_mesh is None:
+            lay_mesh(state, mesh)
 
     def _shard_where_accelerate_does_not(self) -> None:
         """Have FSDP also on a CPU, and version 2 also under transformers 4."""

@@ -25,8 +25,12 @@ from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP, TrainerSeams
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import lightning.pytorch as pl
     from transformers.trainer_utils import TrainOutput
+
+    from compat.engine.session import MicroBatch
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -144,6 +148,17 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             if isinstance(module, FSDPModule):
                 # The last forward has left some of its parameters whole; the optimizer must see the shards.
                 module.reshard()
+
+    def _sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
+        """Where gradients wait for the end of their window."""
+        is_managed = getattr(self, "is_distributed_loading_by_transformers", False) and isinstance(
+            model, FSDPModule
+        )
+        if is_managed and not batch.closes:
+            context: AbstractContextManager[None] = self._defer_fsdp_gradient_reduction()
+            return context
+        waiting: AbstractContextManager[None] = self.accelerator.sync_context(batch, model)
+        return waiting
 
     def _limited(self, dataloader: Any, name: str) -> Any:
         return limited(dataloader, limit(self._lightning_flags, name))

@@ -88,7 +88,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     flags = getattr(args, "lightning", None) or {}
     processes = _processes(flags, facts)
     asked = flags.get("strategy")
-    name = strategy_name(args, processes, facts.device_type)
+    name = strategy_name(args, processes, facts.device_type, is_spread=_is_spread(model))
     if asked not in (None, "auto"):
         name = asked if isinstance(asked, str) else type(asked).__name__
     if name == "ddp" and processes == 1:
@@ -109,6 +109,12 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
         strategy_options=plain(options),
         callbacks=_callbacks(args),
     )
+
+
+def _is_spread(model: Any) -> bool:
+    """Whether a model was spread over processes when it was loaded: by `tp_plan` or a `distributed_config`."""
+    is_spread = getattr(model, "is_distributed_loading_by_transformers", False)
+    return bool(is_spread) or getattr(model, "_device_mesh", None) is not None
 
 
 def _processes(flags: Mapping[str, Any], facts: Facts) -> int:

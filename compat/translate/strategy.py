@@ -104,20 +104,21 @@ FSDP_CONFIG: dict[str, Entry] = {
 """Every entry of `fsdp_config`, of both versions."""
 
 
-def strategy_name(args: Any, processes: int, device_type: str) -> str:
+def strategy_name(args: Any, processes: int, device_type: str, *, is_spread: bool = False) -> str:
     """The strategy that HF's arguments ask for.
 
     Args:
         args: HF arguments.
         processes: number of processes of the job.
         device_type: kind of their devices.
+        is_spread: whether the model was spread over the processes when it was loaded.
     """
     if getattr(args, "deepspeed", None):
         return "deepspeed"
     if args.fsdp:
         config = fsdp_config(args)
         return "xla" if config.get("xla") else FSDP_VERSIONS[_version(config)]
-    if getattr(args, "parallelism_config", None) is not None:
+    if is_spread or getattr(args, "parallelism_config", None) is not None:
         return "model_parallel"
     if device_type in {"xla", "tpu"}:
         return "xla"

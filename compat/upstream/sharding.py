@@ -1,14 +1,18 @@
-"""accelerate's plugin for FSDP, made also where accelerate leaves it out: on a CPU."""
+"""accelerate's plugin for FSDP and its mesh, made also where accelerate leaves them out: on a CPU."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from accelerate import ParallelismConfig
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor
+
+from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,7 +62,7 @@ def fsdp2_plugin(config: Mapping[str, Any]) -> FullyShardedDataParallelPlugin:
 
 
 def fsdp_plugin_asked_for() -> FullyShardedDataParallelPlugin:
-    """accelerate's plugin as the launcher's variables ask for it."""
+    """The plugin as the launcher's variables ask for it."""
     return FullyShardedDataParallelPlugin()
 
 
@@ -134,6 +138,45 @@ def _are_shared(model: nn.Module, ends: set[int]) -> bool:
 
 def _nothing() -> None:
     return None
+
+
+def tensor_parallel_size(model: Any) -> int:
+    """Over how many processes a model has spread its tensors while it was loaded; 1 where it has not."""
+    told = getattr(model, "tp_size", None)
+    if told:
+        return int(told)
+    mesh = getattr(model, "_device_mesh", None)
+    return 1 if mesh is None else int(mesh.size())
+
+
+def full_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict with whole tensors; every process has to ask for it.
+
+    Args:
+        state: name → tensor, or a process's part of one.
+    """
+    return {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in state.items()}
+
+
+def lay_mesh(state: AcceleratorState, config: ParallelismConfig) -> None:
+    """Have accelerate's state know the mesh of the job.
+
+    Args:
+        state: the state of one trainer.
+        config: the sizes of the mesh.
+
+    Raises:
+        ArgumentError: the sizes do not multiply to the number of processes.
+    """
+    if config.total_size != state.num_processes:
+        msg = (
+            f"`parallelism_config`: its sizes multiply to {config.total_size}, and the job has "
+            f"{state.num_processes} processes. Start as many, or change `dp_shard_size`, `dp_replicate_size` or "
+            "`tp_size`."
+        )
+        raise ArgumentError(msg)
+    state.parallelism_config = config
+    state.device_mesh = config.get_device_mesh(state.device.type)
 
 
 def shard(state: AcceleratorState, plugin: FullyShardedDataParallelPlugin) -> None:

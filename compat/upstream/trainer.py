@@ -6,6 +6,7 @@ training in one function, so that here they are told again, in the order of that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
 from accelerate.utils import extract_model_from_parallel
+from torch.distributed.tensor.experimental import implicit_replication
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers import trainer as hf_trainer
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
@@ -373,7 +375,8 @@ class _SuppliedSeams(_CommonSeams):
         if self.args.max_grad_norm is None or self.args.max_grad_norm <= 0:
             # This release keeps the norm of the last clipped step, and without clipping there is none.
             return None
-        norm: Any = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        with implicit_replication() if self.is_tp_enabled else contextlib.nullcontext():
+            norm: Any = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
         if self.is_deepspeed_enabled:
             norm = model.get_global_grad_norm()  # type: ignore[operator]
             norm = norm.item() if hasattr(norm, "item") else norm

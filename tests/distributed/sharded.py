@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 FULL_SHARD = {"fsdp": "full_shard auto_wrap"}
 KEEPING_BEST = {
-    **{"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2},
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
     "load_best_model_at_end": True,
 }
 ADAM = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True}
 WARMUP = {
-    **{"warmup_min_lr": "auto", "warmup_max_lr": "auto"},
-    **{"warmup_num_steps": "auto", "total_num_steps": "auto"},
+    "warmup_min_lr": "auto",
+    "warmup_max_lr": "auto",
+    "warmup_num_steps": "auto",
+    "total_num_steps": "auto",
 }
 
 
@@ -159,9 +164,16 @@ def train(name: str, api: Any, runs: Path, batch_size: int = 2) -> dict[str, Any
     args = (api.Seq2SeqTrainingArguments if setup.seq2seq else api.TrainingArguments)(
         output_dir=str(runs / name),
         **{
-            **{"use_cpu": True, "max_steps": STEPS, "learning_rate": 1e-3, "logging_steps": 1, "seed": 3},
-            **{"per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4},
-            **{"report_to": "none", "save_strategy": "no", "disable_tqdm": True},
+            "use_cpu": True,
+            "max_steps": STEPS,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "seed": 3,
+            "per_device_train_batch_size": batch_size,
+            "per_device_eval_batch_size": 4,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
             **extra,
             **setup.args,
         },

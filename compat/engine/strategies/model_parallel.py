@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy as _ModelParallelStrategy
+from lightning.pytorch.strategies import ParallelStrategy
+from typing_extensions import override
 
 from compat.engine.environment import HFEnvironment
 from compat.engine.strategies.base import OfSeveralProcesses
@@ -18,13 +20,20 @@ if TYPE_CHECKING:
 class ModelParallelStrategy(OfSeveralProcesses, _ModelParallelStrategy):
     """A process on each device, with a part of each parameter: FSDP of version 2, and tensor parallel.
 
-    The model arrives sharded, or is when HF prepares it together with its optimizer.
+    The model arrives sharded, or is when HF prepares it together with its optimizer; so does the mesh.
     """
+
+    @override
+    def setup_environment(self) -> None:
+        ParallelStrategy.setup_environment(self)
+        self._setup_distributed()
+        module: Any = self.lightning_module
+        self._device_mesh = module._device_mesh = module.hf.accelerator.torch_device_mesh
 
 
 def model_parallel(device: torch.device, facts: Facts, **parts: Any) -> ModelParallelStrategy:
     """Build the strategy."""
-    strategy = ModelParallelStrategy(data_parallel_size=facts.world_size, tensor_parallel_size=1)
+    strategy = ModelParallelStrategy()
     strategy.cluster_environment = HFEnvironment(facts)
     for name, part in parts.items():
         setattr(strategy, name, part)
