@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger("transformers.trainer")
 
+SPREADS_PARAMETERS = 3
+"""The stage of ZeRO in which no process has a whole model."""
+
 
 class EvaluationMixin(TrainingMixin):
     """`evaluate` and `predict` are inherited; the loop that they call is Lightning's."""
@@ -117,7 +120,7 @@ class EvaluationMixin(TrainingMixin):
         """Whether only an engine of DeepSpeed's can evaluate the model: its stage 3 has spread it."""
         if not self.is_deepspeed_enabled or self.deepspeed is not None:
             return False
-        return bool(self.accelerator.deepspeed_plugin.zero_stage == 3)
+        return bool(self.accelerator.deepspeed_plugin.zero_stage == SPREADS_PARAMETERS)
 
     def _prepare_model_alone(self, model: nn.Module) -> nn.Module:
         """Have the accelerator prepare a model that is evaluated before it was trained."""

@@ -112,7 +112,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
 
 
 def _is_spread(model: Any) -> bool:
-    """Whether a model was spread over processes when it was loaded: by `tp_plan` or a `distributed_config`."""
+    """Whether a model was spread over processes while it was loaded: `tp_plan`, `distributed_config`."""
     is_spread = getattr(model, "is_distributed_loading_by_transformers", False)
     return bool(is_spread) or getattr(model, "_device_mesh", None) is not None
 

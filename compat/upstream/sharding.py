@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from accelerate import ParallelismConfig
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
@@ -17,6 +16,7 @@ from compat.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from accelerate import ParallelismConfig
     from accelerate.state import AcceleratorState
 
 PLUGIN_FIELDS = {
@@ -171,8 +171,8 @@ def lay_mesh(state: AcceleratorState, config: ParallelismConfig) -> None:
     if config.total_size != state.num_processes:
         msg = (
             f"`parallelism_config`: its sizes multiply to {config.total_size}, and the job has "
-            f"{state.num_processes} processes. Start as many, or change `dp_shard_size`, `dp_replicate_size` or "
-            "`tp_size`."
+            f"{state.num_processes} processes. Start as many, or change `dp_shard_size`, "
+            "`dp_replicate_size` or `tp_size`."
         )
         raise ArgumentError(msg)
     state.parallelism_config = config

@@ -72,6 +72,7 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
     counts_skipped_batches: ClassVar[bool]
     adds_losses_in_place: ClassVar[bool]
     begins_epochs_afresh: ClassVar[bool]
+    model: Any
     state: Any
     control: Any
     optimizer: Any
@@ -270,17 +271,11 @@ class _SuppliedSeams(_CommonSeams):
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs
             )
         model = self._wrap_model(self.model_wrapped)
-        is_bare = model is self.model
-        if is_bare:
+        if model is self.model:
             model = self._prepare_with_optimizer(max_steps, is_late)
         else:
             self.optimizer = self.accelerator.prepare(self.optimizer)
-        if self.is_fsdp_enabled:
-            self.model = self.model_wrapped = model
-        if model is not self.model:
-            self.model_wrapped = model
-        if self.is_deepspeed_enabled:
-            self.deepspeed = self.model_wrapped
+        self._keep_prepared(model)
         if resume_from_checkpoint is not None:
             self._load_sharded(resume_from_checkpoint)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
@@ -304,6 +299,7 @@ class _SuppliedSeams(_CommonSeams):
             self.model = self.accelerator.prepare(self.model)
             self.create_optimizer_and_scheduler(num_training_steps=max_steps)
         self.model.train()
+        model: nn.Module
         if not hasattr(self.lr_scheduler, "step"):
             # DeepSpeed's configuration has a scheduler, and its engine makes it.
             model, self.optimizer, self.lr_scheduler = self.accelerator.prepare(
@@ -315,6 +311,14 @@ class _SuppliedSeams(_CommonSeams):
         else:
             model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         return model
+
+    def _keep_prepared(self, model: nn.Module) -> None:
+        if self.is_fsdp_enabled:
+            self.model = self.model_wrapped = model
+        if model is not self.model:
+            self.model_wrapped = model
+        if self.is_deepspeed_enabled:
+            self.deepspeed = self.model_wrapped
 
     def _load_sharded(self, checkpoint: str) -> None:
         """Load a checkpoint into a model that could not take it before it was sharded."""
