@@ -43,6 +43,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     _lightning: pl.Trainer | None
     _session: Session | None
     _divisor: int = 1
+    group_options: list[dict[str, Any]]
+    """Options of the groups of an optimizer before its model was sharded."""
 
     @classmethod
     def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
@@ -105,6 +107,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             # accelerate insists on an optimizer, also where a model is only evaluated.
             prepared = self._prepare_fsdp2(*args)
             return prepared if len(prepared) > 1 else prepared[0]
+        self.group_options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for optimizer in args
+            if isinstance(optimizer, torch.optim.Optimizer)
+            for group in optimizer.param_groups
+        ]
         return super().prepare(*args, **options)
 
     @override
@@ -133,6 +141,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         Returns:
             The model itself, or its compiled form.
         """
+        if self.distributed_type == DistributedType.FSDP and not self.is_fsdp2:
+            wrapped: nn.Module = super().prepare_model(model, device_placement, evaluation_mode)
+            return wrapped
         self._models.append(model)
         if is_compiled_module(model):
             return model

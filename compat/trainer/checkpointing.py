@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from compat.checkpoint import whole
+from compat.checkpoint.deepspeed import mend_universal
 from compat.trainer.evaluation import EvaluationMixin
 from compat.upstream.features import BEST_IS_WAITED_FOR
 from compat.upstream.sharding import full_state_dict
@@ -77,6 +78,10 @@ class CheckpointingMixin(EvaluationMixin):
             return
         if self._is_sharded:
             super()._load_optimizer_and_scheduler(checkpoint)
+            if self.is_deepspeed_enabled and self.deepspeed.load_universal_checkpoint():
+                options, rates = self.accelerator.group_options, self.lr_scheduler.get_last_lr()
+                if options:
+                    mend_universal(self.deepspeed.optimizer.optimizer, options, rates)
             return
         parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
         if "optimizer" in parts and "lr_scheduler" in parts:

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from compat.arguments.lightning import limit
 from compat.checkpoint import HFCheckpointIO
+from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.checkpoint.whole import resolve_checkpoint
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader, limited, require_equal_lengths
@@ -124,6 +125,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
         self._leave_evaluation()
+        self._fit_to_processes(resume_from_checkpoint)
         self._adopt_batch_size(batch_size)
         dataloader = self._limited(self.get_train_dataloader(), "limit_train_batches")
         require_equal_lengths(dataloader, self.accelerator)
@@ -138,6 +140,22 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             defers_backward=self._leaves_backward_to_lightning(),
         )
         return self._run_session(session)
+
+    def _fit_to_processes(self, checkpoint: str | None) -> None:
+        """Have a checkpoint of DeepSpeed's loaded by more or fewer processes than have written it."""
+        if checkpoint is None or not self.is_deepspeed_enabled:
+            return
+        if processes_of(checkpoint) in (None, self.args.world_size):
+            return
+        logger.warning(
+            f"`resume_from_checkpoint={str(checkpoint)!r}`: written by {processes_of(checkpoint)} processes and "
+            f"resumed by {self.args.world_size}; putting its parts together."
+        )
+        if self.is_world_process_zero():
+            make_universal(checkpoint)
+        self.accelerator.wait_for_everyone()
+        config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        config.setdefault("checkpoint", {})["load_universal"] = True
 
     def _leave_evaluation(self) -> None:
         """Put the model back into the state that an evaluation ahead of training has taken it out of."""

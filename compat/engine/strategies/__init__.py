@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from compat.engine.strategies.ddp import ddp
 from compat.engine.strategies.deepspeed import deepspeed
+from compat.engine.strategies.fsdp import fsdp
 from compat.engine.strategies.model_parallel import model_parallel
 from compat.engine.strategies.single import single_device
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "single_device": single_device,
     "ddp": ddp,
+    "fsdp": fsdp,
     "model_parallel": model_parallel,
     "deepspeed": deepspeed,
 }

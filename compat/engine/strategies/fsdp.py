@@ -1,0 +1,40 @@
+"""A process on each device, with a part of each group of parameters: FSDP of version 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import FSDPStrategy as _FSDPStrategy
+from typing_extensions import override
+
+from compat.engine.environment import HFEnvironment
+from compat.engine.strategies.base import OfSeveralProcesses
+
+if TYPE_CHECKING:
+    import torch
+
+    from compat.upstream.environment import Facts
+
+
+class FSDPStrategy(OfSeveralProcesses, _FSDPStrategy):
+    """A process on each device, with the model in `FullyShardedDataParallel`.
+
+    accelerate wraps HF's model when HF prepares it, by the options of its own plugin; precision is HF's, where
+    Lightning insists on its own.
+    """
+
+    @property
+    @override
+    def precision_plugin(self) -> Precision:  # type: ignore[override]
+        return self._precision_plugin or Precision()
+
+    @precision_plugin.setter
+    @override
+    def precision_plugin(self, precision_plugin: Precision | None) -> None:
+        self._precision_plugin = precision_plugin
+
+
+def fsdp(device: torch.device, facts: Facts, **parts: Any) -> FSDPStrategy:
+    """Build the strategy; its options come with the model that is wrapped."""
+    return FSDPStrategy(cluster_environment=HFEnvironment(facts), **parts)
