@@ -78,10 +78,10 @@ class CheckpointingMixin(EvaluationMixin):
             return
         if self._is_sharded:
             super()._load_optimizer_and_scheduler(checkpoint)
-            if self.is_deepspeed_enabled and self.deepspeed.load_universal_checkpoint():
-                options, rates = self.accelerator.group_options, self.lr_scheduler.get_last_lr()
-                if options:
-                    mend_universal(self.deepspeed.optimizer.optimizer, options, rates)
+            engine: Any = self.deepspeed
+            if engine is not None and engine.load_universal_checkpoint() and self.accelerator.group_options:
+                rates = self.lr_scheduler.get_last_lr()
+                mend_universal(engine.optimizer.optimizer, self.accelerator.group_options, rates)
             return
         parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
         if "optimizer" in parts and "lr_scheduler" in parts:

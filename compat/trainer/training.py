@@ -148,8 +148,8 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         if processes_of(checkpoint) in (None, self.args.world_size):
             return
         logger.warning(
-            f"`resume_from_checkpoint={str(checkpoint)!r}`: written by {processes_of(checkpoint)} processes and "
-            f"resumed by {self.args.world_size}; putting its parts together."
+            f"`resume_from_checkpoint={str(checkpoint)!r}`: written by {processes_of(checkpoint)} processes "
+            f"and resumed by {self.args.world_size}; putting its parts together."
         )
         if self.is_world_process_zero():
             make_universal(checkpoint)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class FSDPStrategy(OfSeveralProcesses, _FSDPStrategy):
     """A process on each device, with the model in `FullyShardedDataParallel`.
 
-    accelerate wraps HF's model when HF prepares it, by the options of its own plugin; precision is HF's, where
-    Lightning insists on its own.
+    accelerate wraps HF's model when HF prepares it, by the options of its own plugin; precision is HF's,
+    where Lightning insists on its own.
     """
 
-    @property
+    @property  # type: ignore[override]
     @override
-    def precision_plugin(self) -> Precision:  # type: ignore[override]
+    def precision_plugin(self) -> Precision:
         return self._precision_plugin or Precision()
 
     @precision_plugin.setter
