@@ -143,6 +143,40 @@ PRECISIONS: dict[str, dict[str, bool]] = {
 """Lightning's name of a precision → the HF arguments that say it."""
 
 
+def _zero(stage: int, **more: Any) -> dict[str, Any]:
+    filled_in = dict.fromkeys(
+        ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
+    )
+    halves = {name: {"enabled": "auto"} for name in ("bf16", "fp16")}
+    return {"deepspeed": {"zero_optimization": {"stage": stage, **more}, **filled_in, **halves}}
+
+
+_ON_CPU = {"offload_optimizer": {"device": "cpu"}}
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "ddp": {},
+    "ddp_find_unused_parameters_true": {"ddp_find_unused_parameters": True},
+    "ddp_find_unused_parameters_false": {"ddp_find_unused_parameters": False},
+    "fsdp": {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1}},
+    "fsdp_cpu_offload": {"fsdp": "full_shard offload auto_wrap", "fsdp_config": {"version": 1}},
+    "model_parallel": {"fsdp": "full_shard auto_wrap"},
+    "deepspeed": _zero(2),
+    "deepspeed_stage_1": _zero(1),
+    "deepspeed_stage_1_offload": _zero(1, **_ON_CPU),
+    "deepspeed_stage_2": _zero(2),
+    "deepspeed_stage_2_offload": _zero(2, **_ON_CPU),
+    "deepspeed_stage_3": _zero(3, stage3_gather_16bit_weights_on_model_save=True),
+    "deepspeed_stage_3_offload": _zero(
+        3,
+        stage3_gather_16bit_weights_on_model_save=True,
+        **_ON_CPU,
+        offload_param={"device": "cpu"},
+    ),
+}
+"""Lightning's name of a strategy → the HF arguments that choose it, where they do not choose one."""
+
+
 def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong with `lightning={...}`."""
     for name, value in flags.items():
@@ -155,6 +189,12 @@ def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"{given}: {flag.note}.")
         elif name == "precision" and value is not None and str(value) not in PRECISIONS:
             yield Problem(f"{given}: HF trains in {', '.join(list(PRECISIONS)[:3])}. Give one of them.")
+        elif name == "strategy" and value is not None and not _is_strategy(value):
+            guess = nearest(value, STRATEGIES) if isinstance(value, str) else ""
+            yield Problem(
+                f"{given}: HF's arguments set up the strategy. {guess or 'Give one by its name.'} The names "
+                f"are {', '.join(STRATEGIES)}; `fsdp`, `deepspeed` and `parallelism_config` say more."
+            )
 
 
 def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
@@ -165,6 +205,8 @@ def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
             continue
         if name == "precision":
             values.update(PRECISIONS.get(str(value), {}))
+        elif name == "strategy" and isinstance(value, str):
+            _choose(STRATEGIES.get(value, {}), values)
         elif flag.fate is Fate.SAID:
             values[flag.says] = value
     if flags.get("accelerator") == "cpu":
@@ -176,6 +218,20 @@ def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
     if updates := int(flags.get("fast_dev_run") or 0):
         values.update(max_steps=updates, save_strategy="no", load_best_model_at_end=False, report_to="none")
         values["push_to_hub"] = False
+
+
+def _is_strategy(value: Any) -> bool:
+    return isinstance(value, str) and value in STRATEGIES
+
+
+def _choose(said: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
+    """Have HF's arguments choose a strategy; what they say of it already stays."""
+    for name, value in said.items():
+        given = values.get(name)
+        if isinstance(value, dict) and isinstance(given, dict):
+            values[name] = {**value, **given}
+        elif not given:
+            values[name] = value
 
 
 def count(devices: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import accelerate
 import torch
@@ -144,6 +144,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if self.distributed_type == DistributedType.FSDP and not self.is_fsdp2:
             wrapped: nn.Module = super().prepare_model(model, device_placement, evaluation_mode)
             return wrapped
+        if self.is_fsdp2:
+            (sharded,) = self._prepare_fsdp2(model)
+            return cast("nn.Module", sharded)
         self._models.append(model)
         if is_compiled_module(model):
             return model

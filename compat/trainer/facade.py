@@ -91,7 +91,7 @@ class Trainer(GenerationsMixin, LackedMethods):
     def _lay_mesh_where_accelerate_does_not(self) -> None:
         """Have a mesh also on a CPU, and for a model that has spread its own tensors."""
         state, size = self.accelerator.state, tensor_parallel_size(self.model)
-        mesh = self._mesh or state.parallelism_config
+        mesh = self._mesh or getattr(self.args, "parallelism_config", None) or state.parallelism_config
         if mesh is None and size > 1:
             mesh = ParallelismConfig(tp_size=size, dp_shard_size=state.num_processes // size)
         self.is_tp_enabled = size > 1
