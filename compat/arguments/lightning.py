@@ -155,6 +155,7 @@ _ON_CPU = {"offload_optimizer": {"device": "cpu"}}
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "auto": {},
+    "single_device": {},
     "ddp": {},
     "ddp_find_unused_parameters_true": {"ddp_find_unused_parameters": True},
     "ddp_find_unused_parameters_false": {"ddp_find_unused_parameters": False},
@@ -163,7 +164,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "model_parallel": {"fsdp": "full_shard auto_wrap"},
     "deepspeed": _zero(2),
     "deepspeed_stage_1": _zero(1),
-    "deepspeed_stage_1_offload": _zero(1, **_ON_CPU),
     "deepspeed_stage_2": _zero(2),
     "deepspeed_stage_2_offload": _zero(2, **_ON_CPU),
     "deepspeed_stage_3": _zero(3, stage3_gather_16bit_weights_on_model_save=True),

@@ -5,10 +5,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.strategies import StrategyRegistry
 
 import compat
 from compat.arguments.fields import FIELDS
-from compat.arguments.lightning import FLAGS, PRECISIONS, Fate, limit, problems, say
+from compat.arguments.lightning import FLAGS, PRECISIONS, STRATEGIES, Fate, limit, problems, say
 from compat.errors import ArgumentError
 
 BASE: dict[str, Any] = {"output_dir": "out", "report_to": [], "use_cpu": True}
@@ -63,6 +64,9 @@ def test_what_a_flag_says_wins(flags: dict[str, Any], name: str, value: Any) -> 
         ({"num_sanity_val_steps": 2}, "eval_on_start"),
         ({"precision": "64-true"}, "bf16-mixed, 16-mixed, 32-true"),
         ({"min_steps": 1}, "should_training_stop"),
+        ({"strategy": "deepspeed_stage_4"}, "Did you mean `deepspeed_stage_3`?"),
+        ({"strategy": "horovod"}, "Give one by its name. The names are auto, ddp, "),
+        ({"strategy": ["ddp"]}, "Give one by its name. The names are auto, ddp, "),
     ],
 )
 def test_what_contradicts_is_refused_with_a_way_out(flags: dict[str, Any], text: str) -> None:
@@ -104,3 +108,47 @@ def test_precisions_are_one_or_none(precision: str) -> None:
 )
 def test_limits(flags: dict[str, Any], name: str, expected: Any) -> None:
     assert limit(flags, name) == expected
+
+
+def test_the_names_of_strategies_are_those_that_lightning_knows() -> None:
+    known = {*StrategyRegistry.available_strategies(), "auto", "model_parallel"}
+    assert set(STRATEGIES) <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("auto", {}),
+        ("ddp", {}),
+        ("ddp_find_unused_parameters_true", {"ddp_find_unused_parameters": True}),
+        ("fsdp", {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1}}),
+        ("model_parallel", {"fsdp": "full_shard auto_wrap"}),
+    ],
+)
+def test_the_name_of_a_strategy_says_the_arguments_that_choose_it(name: str, said: dict[str, Any]) -> None:
+    values: dict[str, Any] = {}
+    say({"strategy": name}, values)
+    assert values == said
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_name_of_a_strategy_says_a_stage_of_deepspeed(stage: int) -> None:
+    values: dict[str, Any] = {}
+    say({"strategy": f"deepspeed_stage_{stage}_offload"}, values)
+    zero = values["deepspeed"]["zero_optimization"]
+    assert (zero["stage"], zero["offload_optimizer"]) == (stage, {"device": "cpu"})
+    assert values["deepspeed"]["train_micro_batch_size_per_gpu"] == "auto"
+    assert values["deepspeed"]["bf16"] == {"enabled": "auto"}
+
+
+def test_what_an_argument_says_of_its_strategy_stays() -> None:
+    values: dict[str, Any] = {
+        "fsdp": "shard_grad_op",
+        "fsdp_config": {"min_num_params": 5},
+        "deepspeed": "a.json",
+    }
+    say({"strategy": "fsdp"}, values)
+    say({"strategy": "deepspeed_stage_3"}, values)
+    assert values["fsdp"] == "shard_grad_op"
+    assert values["fsdp_config"] == {"version": 1, "min_num_params": 5}
+    assert values["deepspeed"] == "a.json"

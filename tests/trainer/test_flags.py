@@ -201,8 +201,13 @@ def test_ddp_of_one_process_is_one_process(tmp_path: Path) -> None:
     assert losses(live) == losses(plain)
 
 
-def test_a_strategy_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"lightning\.strategy='fsdp'.*not supported yet"):
+def test_a_strategy_of_several_processes_is_refused_in_one(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="a model is sharded over the processes of a job"):
+        trainer(tmp_path, lightning={"strategy": "model_parallel"})
+
+
+def test_a_strategy_of_gpus_is_refused_without_one(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="version 1 of FSDP needs a GPU"):
         trainer(tmp_path, lightning={"strategy": "fsdp"})
 
 
