@@ -65,8 +65,8 @@ def test_what_a_flag_says_wins(flags: dict[str, Any], name: str, value: Any) -> 
         ({"precision": "64-true"}, "bf16-mixed, 16-mixed, 32-true"),
         ({"min_steps": 1}, "should_training_stop"),
         ({"strategy": "deepspeed_stage_4"}, "Did you mean `deepspeed_stage_3`?"),
-        ({"strategy": "horovod"}, "Give one by its name. The names are auto, ddp, "),
-        ({"strategy": ["ddp"]}, "Give one by its name. The names are auto, ddp, "),
+        ({"strategy": "horovod"}, "Give one by its name. The names are auto, single_device, ddp, "),
+        ({"strategy": ["ddp"]}, "Give one by its name. The names are auto, single_device, ddp, "),
     ],
 )
 def test_what_contradicts_is_refused_with_a_way_out(flags: dict[str, Any], text: str) -> None:
