@@ -8,7 +8,7 @@ OLDEST := .venv-4.53
 
 # One thread per test process, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-PYTEST := -m pytest -n 2
+PYTEST := -m pytest -n 2 --dist loadfile
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.
