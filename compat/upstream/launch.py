@@ -18,8 +18,12 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from compat.errors import ArgumentError
 from compat.upstream.started import command, is_launched
 
-SECONDS_TO_END, SECONDS_TO_FAIL = 60, 5
-"""How long the other processes may go on when this one has ended, and when it has failed."""
+SECONDS_TO_END, SECONDS_TO_FAIL = 1800, 5
+"""How long the other processes may go on when this one has ended, and when it has failed: as long as they
+would wait for it in a collective (`ddp_timeout`), and hardly."""
+
+SECONDS_TO_SAVE = 60
+"""How long this process may go on when Ctrl-C has ended the others."""
 
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
 """Statuses of a process that Ctrl-C has ended."""
@@ -96,7 +100,7 @@ class _Observer(_ChildProcessObserver):
     def _terminate_all(self) -> None:
         if all(process.poll() in (None, 0, *INTERRUPTED) for process in self._child_processes):
             # Ctrl-C reaches all: this process may have something to save before it ends by itself.
-            time.sleep(SECONDS_TO_END)
+            time.sleep(SECONDS_TO_SAVE)
         _report(self._child_processes)
         super()._terminate_all()
 
