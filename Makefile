@@ -8,7 +8,7 @@ OLDEST := .venv-4.53
 
 # One thread per test process, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-PYTEST := -m pytest -n 2 --dist loadfile
+PYTEST := -m pytest -n 2
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.
@@ -17,9 +17,12 @@ PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
 	assert compat.__file__.startswith(sys.prefix), compat.__file__; print(compat.__file__, Trainer)'
 
+# DeepSpeed is tried where it is installed, in environments that borrow the rest likewise. It runs on a CPU.
+WITH_DEEPSPEED := $(addsuffix -deepspeed,$(NEWEST) $(OLDEST))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-newest test-oldest lint format types docs bench wheel clean
+.PHONY: help train test test-newest test-oldest test-deepspeed lint format types docs bench wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +37,12 @@ test-newest: $(NEWEST)/ready ## Run all tests with the newest transformers
 
 test-oldest: $(OLDEST)/ready ## Run all tests with the oldest transformers (4.53)
 	$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+test-deepspeed: $(addsuffix /ready,$(WITH_DEEPSPEED)) ## Run the tests that need DeepSpeed, with both
+	for environment in $(WITH_DEEPSPEED); do \
+		DS_ACCELERATOR=cpu $$environment/bin/python -c 'import deepspeed' && \
+		$(TEST_ENV) $$environment/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS) || exit 1; \
+	done
 
 lint: $(NEWEST)/ready ## Check style, format and the direction of imports
 	$(NEWEST)/bin/ruff check .
@@ -63,7 +72,7 @@ wheel: $(NEWEST)/ready ## Build the wheel and try it outside the checkout
 	cd / && $(CURDIR)/$(TRIAL)/bin/compat --help
 
 clean: ## Remove environments, caches, builds and runs
-	rm -rf $(NEWEST) $(OLDEST) build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(NEWEST) $(OLDEST) $(WITH_DEEPSPEED) build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made again from nothing when what it is made from changes: what is left of an
@@ -76,4 +85,12 @@ $(NEWEST)/ready: constraints.txt pyproject.toml
 $(OLDEST)/ready: constraints-4.53.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev]'
+	@touch $@
+
+$(NEWEST)-deepspeed/ready: constraints.txt $(NEWEST)/ready
+$(OLDEST)-deepspeed/ready: constraints-4.53.txt $(OLDEST)/ready
+$(addsuffix /ready,$(WITH_DEEPSPEED)): %-deepspeed/ready:
+	$*/bin/python -m venv --clear $(@D)
+	$*/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet -c $< -e '.[deepspeed]'
 	@touch $@

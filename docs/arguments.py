@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from compat.arguments.deepspeed import FILLED, FILLED_LATER
 from compat.arguments.fields import FIELDS, GENERATIONS, Field
+from compat.arguments.fsdp import FSDP_CONFIG
 from compat.arguments.generations import ALONE, OLD
 from compat.arguments.lightning import FLAGS, Fate
 from compat.translate.rules import RULES, Kind, Rule
-from compat.translate.strategy import FSDP_CONFIG
+from compat.translate.strategy import CLASSES, FSDP_VERSIONS
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -40,8 +42,7 @@ where a default has changed, the installed release's holds; they are listed belo
 exist, a value of the wrong type or out of range, and arguments that contradict each other are refused,
 all at once, before anything is built.
 
-Training runs in one process or in several under DDP today. What asks for FSDP, DeepSpeed, tensor parallel
-or a TPU is explained here and by `compat explain`, and refused when a trainer is made.
+Which arguments choose which strategy, and what each strategy does, is told in [strategies](strategies.md).
 """
 
 KINDS = {
@@ -142,13 +143,20 @@ def fsdp() -> str:
             code(entry.key),
             code(entry.second) if entry.second else "nothing",
             code(entry.first) if entry.first else "nothing",
+            code(entry.xla) if entry.xla else "nothing",
             entry.note,
         )
         for entry in FSDP_CONFIG.values()
     ]
-    return table(
-        ("entry", "ModelParallelStrategy (version 2)", "FSDPStrategy (version 1)", "how, or why"), rows
-    )
+    strategies = (f"{CLASSES[FSDP_VERSIONS[v]]} (version {v})" for v in sorted(FSDP_VERSIONS, reverse=True))
+    return table(("entry", *strategies, f"{CLASSES['xla']} (`xla`)", "how, or why"), rows)
+
+
+def filled_in() -> str:
+    """What HF's arguments say of entries of DeepSpeed's configuration."""
+    rows = [(code(path), ", ".join(map(code, filled.fields))) for path, filled in FILLED.items()]
+    rows += [(code(path), note) for path, note in FILLED_LATER.items()]
+    return table(("entry", 'where it is "auto", filled in by'), rows)
 
 
 def page() -> str:
@@ -177,6 +185,16 @@ Flags of Lightning's own Trainer, which win over what the other arguments say. O
 ## `fsdp_config`
 
 {fsdp()}
+
+A key that is not in the list is refused, with the nearest one.
+
+## `deepspeed`
+
+What HF fills in where DeepSpeed's configuration says "auto". Where the upper ones say something else than the
+arguments, all of that is refused at once; HF refuses it when training begins. `compat explain` shows every
+entry with the value that it gets.
+
+{filled_in()}
 """
 
 

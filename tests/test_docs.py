@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from compat.arguments.fields import FIELDS
+from compat.arguments.fsdp import BESIDE, OF_FIRST, SHARDS
 from compat.arguments.lightning import FLAGS
+from compat.arguments.sharding import SIZES
 from compat.translate.rules import RULES
+from compat.translate.strategy import CLASSES
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -37,3 +40,11 @@ def test_the_page_of_arguments_has_them_all() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_page_of_strategies_has_them_all() -> None:
+    page = (DOCS / "strategies.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE)
+    assert dict(rows) == CLASSES
+    words = re.findall(r"`(\w+)`", page)
+    assert {*SHARDS, *OF_FIRST, *BESIDE, *SIZES} <= set(words)

@@ -74,10 +74,21 @@ def test_planning_changes_nothing(options: dict[str, Any]) -> None:
             {"accelerator": "cuda", "devices": 2},
             ("fsdp", "cuda", 2, 1),
         ),
-        ({"deepspeed": "zero.json"}, {"accelerator": "cuda", "devices": 2}, ("deepspeed", "cuda", 2, 1)),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 2}}},
+            {"accelerator": "cuda", "devices": 2},
+            ("deepspeed", "cuda", 2, 1),
+        ),
+        ({"fsdp": "hybrid_shard"}, {"accelerator": "cuda", "devices": 2}, ("fsdp", "cuda", 2, 1)),
         ({}, {"accelerator": "tpu", "devices": 8}, ("xla", "tpu", 8, 1)),
+        ({}, {"accelerator": "tpu"}, ("single_xla", "tpu", 1, 1)),
+        (
+            {"fsdp": True, "fsdp_config": {"xla": True}},
+            {"accelerator": "tpu", "devices": 8},
+            ("xla", "tpu", 8, 1),
+        ),
         ({"lightning": {"devices": 4}}, {"accelerator": "cuda"}, ("ddp", "cuda", 4, 1)),
-        ({"lightning": {"strategy": "ddp_spawn"}}, {"accelerator": "cuda"}, ("ddp_spawn", "cuda", 1, 1)),
+        ({"lightning": {"strategy": "fsdp"}}, {"accelerator": "cuda", "devices": 2}, ("fsdp", "cuda", 2, 1)),
     ],
 )
 def test_plans_for_other_machines(
@@ -131,6 +142,10 @@ def test_plans_compare_and_differ() -> None:
         ({"learning_rate": "1e-4"}, "Give 0.0001"),
         ({"fsdp": True, "fsdp_config": {"version": 3}}, "there are versions 1 and 2"),
         ({"lightning": {"accelerator": "tpu"}}, "the device of this run is"),
+        ({"lightning": {"accelerator": "tpu"}}, "pip install torch_xla"),
+        ({"fsdp": "full_shard", "fsdp_config": "nowhere.json"}, "no such file"),
+        ({"deepspeed": "nowhere.json"}, "no such file"),
+        ({"fsdp": "no_shard"}, "version 1 of FSDP needs a GPU"),
     ],
 )
 def test_problems_are_errors(options: dict[str, Any], text: str) -> None:
@@ -158,7 +173,7 @@ def test_a_machine_that_cannot_be_is_refused(where: dict[str, Any], text: str) -
     [
         {"fsdp": "full_shard auto_wrap", "fsdp_config": {"fsdp_transformer_layer_cls_to_wrap": ["A"]}},
         {"fsdp": "full_shard", "fsdp_config": '{"fsdp_version": 1, "cpu_offload": true}'},
-        {"fsdp": "full_shard", "fsdp_config": "file.json"},
+        {"fsdp": "full_shard", "fsdp_config": {"min_num_params": 7, "state_dict_type": "SHARDED_STATE_DICT"}},
         {"fsdp": ["shard_grad_op", "offload"]},
         {"deepspeed": {"zero_optimization": {"stage": 2}}},
         {"lightning": {"callbacks": [object()], "logger": object}},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from compat.arguments.fields import FIELDS, shown
+from compat.arguments.sharding import sharding_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -188,11 +189,7 @@ def _half_precision(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _strategies(values: Mapping[str, Any]) -> Iterator[Problem]:
-    if values.get("fsdp") and values.get("deepspeed"):
-        yield Problem(
-            f"`{shown('fsdp', values['fsdp'])}` and `{shown('deepspeed', values['deepspeed'])}`: "
-            "both shard the model. Give one of them."
-        )
+    yield from map(Problem, sharding_problems(values))
 
 
 def _steps(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compat.arguments.fields import shown
+from compat.arguments.files import is_on
+from compat.arguments.fsdp import config_of
 from compat.arguments.lightning import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+XLA = frozenset({"tpu", "xla"})
+"""Kinds of devices that torch_xla drives."""
+
+WITHOUT_FIRST = frozenset({"cpu", "mps"})
+"""Kinds of devices that version 1 of FSDP does not run on."""
 
 
 class Here(Protocol):
@@ -45,6 +52,7 @@ def machine_problems(args: Any, device_type: str, here: Here | None) -> Iterator
     given = getattr(args, "lightning", None)
     flags = given if isinstance(given, Mapping) else {}
     yield from _other_device(flags, device_type)
+    yield from _unfit_for_sharding(args, device_type)
     if here is None:
         return
     if not here.is_distributed and device_type == here.device_type:
@@ -59,11 +67,29 @@ def machine_problems(args: Any, device_type: str, here: Here | None) -> Iterator
 
 def _other_device(flags: Mapping[str, Any], device_type: str) -> Iterator[str]:
     wanted = flags.get("accelerator")
-    known = {"gpu": {"cuda", "mps"}, "tpu": {"tpu", "xla"}, "auto": {device_type}}
+    known = {"gpu": {"cuda", "mps"}, "tpu": XLA, "auto": {device_type}}
     if isinstance(wanted, str) and device_type not in known.get(wanted, {wanted}):
+        lacks = ", which takes torch_xla (`pip install torch_xla`)" if wanted in XLA else ""
         yield (
             f"`lightning={{'accelerator': {wanted!r}}}`: the device of this run is {device_type!r}. "
-            "Start it where there is such a device, or remove the flag."
+            f"Start it where there is such a device{lacks}, or remove the flag."
+        )
+
+
+def _unfit_for_sharding(args: Any, device_type: str) -> Iterator[str]:
+    """FSDP of a kind that these devices cannot do."""
+    if not args.fsdp or wants_xla(args):
+        return
+    if device_type in XLA:
+        yield (
+            f"`{shown('fsdp', args.fsdp)}`: torch's own FSDP does not run on {device_type!r}. Give "
+            "fsdp_config={'xla': True}."
+        )
+    elif device_type in WITHOUT_FIRST and str(_fsdp_config(args).get("version")) == "1":
+        yield (
+            f"`{shown('fsdp', args.fsdp)}` with `fsdp_config={{'version': 1}}`: version 1 of FSDP needs a "
+            f"GPU, and the device of this run is {device_type!r}. Give 'full_shard' or 'shard_grad_op' with "
+            "'version': 2, which also run on a CPU."
         )
 
 
@@ -95,11 +121,14 @@ def _missing_packages(args: Any, here: Here) -> Iterator[str]:
 
 def wants_xla(args: Any) -> bool:
     """Whether `fsdp_config` asks for torch_xla's FSDP."""
-    config = args.fsdp_config
-    if isinstance(config, str) and config.lstrip().startswith("{"):
-        with contextlib.suppress(ValueError):
-            config = json.loads(config)
-    return bool(args.fsdp and isinstance(config, Mapping) and (config.get("xla") or config.get("fsdp_xla")))
+    return bool(args.fsdp and is_on(_fsdp_config(args).get("xla")))
+
+
+def _fsdp_config(args: Any) -> dict[str, Any]:
+    try:
+        return config_of(args.fsdp, args.fsdp_config)
+    except ValueError:  # told with the arguments
+        return {}
 
 
 def one_process_problems(args: Any, here: Here | None) -> Iterator[str]:

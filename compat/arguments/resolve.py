@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compat.arguments import checks, lightning
 from compat.arguments.checks import Problem
 from compat.arguments.fields import FIELDS
+from compat.arguments.fsdp import take_fsdp
 from compat.arguments.generations import OLD, Migrated, migrate
 from compat.errors import ArgumentError
 
@@ -37,6 +38,7 @@ def settle(
     found = _take_out_mistaken(values, native)
     migrated = migrate(values, native)
     found += [*map(Problem, migrated.problems), *_take_lightning(values)]
+    take_fsdp(values)
     return migrated, [*found, *checks.problems(values, choices)]
 
 

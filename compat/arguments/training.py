@@ -13,6 +13,7 @@ import transformers
 
 from compat.arguments.checks import Problem
 from compat.arguments.fields import SECRETS
+from compat.arguments.fsdp import warn_of_first, wrap_by_size
 from compat.arguments.generations import hidden
 from compat.arguments.lightning import count
 from compat.arguments.machine import machine_problems, processes_for
@@ -78,9 +79,10 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         values = self.__dict__
+        given = dict(values)
         uncover(type(self))
         if TrainingArguments.on_given is not None:
-            TrainingArguments.on_given(dict(values))
+            TrainingArguments.on_given(given)
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
         started.join()
         here = Here.look(is_distributed=started.is_launched())
@@ -89,12 +91,14 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if found:
             self._refuse(found)
         warn_of_old_names(migrated.old)
+        warn_of_first(given)
         self._start_other_processes(here.devices or 1 if kind == "cuda" else 1)
         concealed = hidden(values, native_defaults(type(self)))
         shown = {name: values[name] for name in concealed}
         values.update(concealed)
         with contained() as written, _said_already(migrated.old):
             super().__post_init__()
+        wrap_by_size(self)
         values.update(shown)
         # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})

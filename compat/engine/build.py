@@ -137,7 +137,9 @@ def check_supported(plan: LightningPlan) -> None:
         for setting in plan.settings
         if setting.field in ASK_FOR_STRATEGIES and setting.value
     ]
-    msg = "\n".join(causes)
+    kind = plan.flags["accelerator"]
+    devices = f"devices of kind {kind!r} take strategy {plan.strategy!r}, which is not supported yet. "
+    msg = "\n".join(causes) or f"`use_cpu=False`: {devices}Give `use_cpu=True` to train without them."
     raise ArgumentError(msg)
 
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.upstream.environment import detached
-from compat.upstream.sharding import embeddings_with_the_rest, wrap_by_class
+from compat.upstream.sharding import embeddings_with_the_rest, tied_again, wrap_by_class
 from compat.upstream.trainer import HF_TRAINING_STEP
 
 if TYPE_CHECKING:
@@ -232,6 +232,19 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if session is None or not session.defers_backward or session.pending_loss is not None:
             return False
         return isinstance(loss, torch.Tensor) and loss.numel() == 1
+
+    @override
+    def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:
+        """The whole weights of a model; every process has to ask for them.
+
+        Args:
+            model: a model, wrapped or not.
+            unwrap: whether names are those of the model itself.
+        """
+        state = super().get_state_dict(model, unwrap)
+        if not state or self.distributed_type not in SHARDED:
+            return state
+        return tied_again(state, self.unwrap_model(model))
 
     @override
     def unwrap_model(

@@ -13,12 +13,19 @@ from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Fate, count
 from compat.arguments.machine import Here, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
+from compat.arguments.sharding import READ, sharding_problems
 from compat.errors import ArgumentError
 from compat.translate.launched import AsLaunched, as_launched
 from compat.translate.launched import problems as launched_problems
 from compat.translate.plan import LightningPlan, Setting, plain, scalar
 from compat.translate.rules import RULES, Kind, Rule
-from compat.translate.strategy import CLASSES, fsdp_settings, strategy_name, strategy_options
+from compat.translate.strategy import (
+    CLASSES,
+    deepspeed_settings,
+    fsdp_settings,
+    strategy_name,
+    strategy_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,10 +94,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
         raise ArgumentError(msg)
     flags = getattr(args, "lightning", None) or {}
     processes = _processes(flags, facts)
-    asked = flags.get("strategy")
     name = strategy_name(args, processes, facts.device_type, is_spread=_is_spread(model))
-    if asked not in (None, "auto"):
-        name = asked if isinstance(asked, str) else type(asked).__name__
     if name == "ddp" and processes == 1:
         # There is nobody to share with.
         name = "single_device"
@@ -102,6 +106,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
             *_machine(name, flags, facts),
             *_fields(args, facts, name),
             *(_with_origin(setting, args) for setting in fsdp_settings(args, name)),
+            *deepspeed_settings(args),
             *_other_names(args),
             *_lightning(flags),
         ),
@@ -188,6 +193,8 @@ def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -
     note = rule.note
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
+    if rule.field == "fsdp_config" and value and not args.fsdp:
+        note = "no effect without `fsdp`"
     if rule.field == "fp16" and value and facts.device_type == "cpu":
         note = "HF computes in fp32 on a CPU; `bf16` has an effect there"
     return Setting(
@@ -323,10 +330,23 @@ _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {
 """HF argument → the value of the Lightning flag that its rule names."""
 
 
+def _sharding_problems(args: AsLaunched, facts: Facts) -> Iterator[str]:
+    values = {name: getattr(args, name, None) for name in READ}
+    if args.has_heard("deepspeed") and not isinstance(args.deepspeed, str):
+        # What the launcher itself says of DeepSpeed is held against the arguments by its own names.
+        values["deepspeed"] = {"zero_optimization": args.deepspeed["zero_optimization"]}
+    if args.has_heard("deepspeed") and args.fsdp:
+        values["fsdp"] = None
+    processes = _processes(getattr(args, "lightning", None) or {}, facts)
+    is_known = facts.here is not None or processes > 1
+    yield from sharding_problems(values, processes if is_known else None)
+
+
 _CHECKS: tuple[Callable[[AsLaunched, Facts], Iterator[str]], ...] = (
     lambda args, facts: machine_problems(args, facts.device_type, facts.here),
     lambda args, facts: one_process_problems(args, facts.here),
     lambda args, facts: launched_problems(args, facts.launched),
+    _sharding_problems,
 )
 """Every check of the arguments against the machine, the processes and the launcher; `compat.arguments.checks`
 has those of arguments alone."""

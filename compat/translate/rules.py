@@ -305,7 +305,7 @@ RULES: dict[str, Rule] = {
             Kind.STRATEGY,
             "FSDP",
             {
-                "fsdp": "version 2 on ModelParallelStrategy, version 1 on FSDPStrategy",
+                "fsdp": "version 2 on ModelParallelStrategy, version 1 on FSDPStrategy, torch_xla's on XLAStrategy",
                 "fsdp_config": "entry by entry",
                 "fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap": "old name of an entry of `fsdp_config`",
             },

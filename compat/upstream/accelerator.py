@@ -63,7 +63,7 @@ ACCELERATOR: dict[str, str] = {
     # What is prepared, and taken out again.
     "clear": AS_IT_IS,
     "free_memory": AS_IT_IS,
-    "get_state_dict": AS_IT_IS,
+    "get_state_dict": "what was put together from shards is tied as the model is, and saved once",
     "prepare": "dataloaders are sharded by accelerate, models wrapped by Lightning's strategy",
     "prepare_data_loader": AS_IT_IS,
     "prepare_model": "wrapped by Lightning's strategy, and computing in half precision in its forward alone",

@@ -112,6 +112,9 @@ def embeddings_with_the_rest(plugin: FullyShardedDataParallelPlugin, model: nn.M
     names = ("get_input_embeddings", "get_output_embeddings")
     ends = {id(end): end for name in names if hasattr(model, name) and (end := getattr(model, name)())}
     wrapped = set(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
+    if tied := _tied_to_the_rest(model, wrapped):
+        wrapped -= tied
+        plugin.transformer_cls_names_to_wrap = sorted(wrapped)
     holders = (module for module in model.modules() if type(module).__name__ in wrapped)
     if not _are_shared(model, set(ends)) and not any(
         id(part) in ends for holder in holders for part in holder.modules()
@@ -129,11 +132,30 @@ def embeddings_with_the_rest(plugin: FullyShardedDataParallelPlugin, model: nn.M
 
 def _are_shared(model: nn.Module, ends: set[int]) -> bool:
     """Whether modules beside the first and the last embeddings share a parameter."""
+    return any(len(modules) > 1 and not modules <= ends for modules in _owners(model).values())
+
+
+def _tied_to_the_rest(model: nn.Module, wrapped: set[str]) -> set[str]:
+    """Those of some classes whose modules hold a parameter that others hold too, as BERT's embeddings do.
+
+    Sharded with the rest, they share it with them in one group.
+    """
+    owners = _owners(model)
+    return {
+        type(holder).__name__
+        for holder in model.modules()
+        if type(holder).__name__ in wrapped
+        and any(not owners[id(p)] <= set(map(id, holder.modules())) for p in holder.parameters())
+    }
+
+
+def _owners(model: nn.Module) -> dict[int, set[int]]:
+    """Identity of a parameter → those of the modules that it is an attribute of."""
     owners: dict[int, set[int]] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(id(module))
-    return any(len(modules) > 1 and not modules <= ends for modules in owners.values())
+    return owners
 
 
 def _nothing() -> None:
@@ -156,6 +178,24 @@ def full_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
         state: name → tensor, or a process's part of one.
     """
     return {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in state.items()}
+
+
+def tied_again(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A state dict in which what the model ties is one tensor, and is saved once.
+
+    Args:
+        state: name → tensor; put together from parts, each name has one of its own.
+        model: the model that it is of.
+    """
+    tied = dict(state)
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        # As state dicts name what is computed again.
+        plain = name.replace("_checkpoint_wrapped_module.", "")
+        kept = first.setdefault(id(parameter), plain)
+        if {kept, plain} <= tied.keys():
+            tied[plain] = tied[kept]
+    return tied
 
 
 def lay_mesh(state: AcceleratorState, config: ParallelismConfig) -> None:

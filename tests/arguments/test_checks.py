@@ -54,7 +54,17 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"fp16_backend": "apex"}, ["`fp16_backend='apex'`", "Remove the argument"]),
     (
         {"fsdp": "full_shard", "deepspeed": "ds.json"},
-        ["`fsdp='full_shard'`", "`deepspeed='ds.json'`", "Give one"],
+        ["`fsdp='full_shard'`", "`deepspeed='ds.json'`", "Give one", "no such file"],
+    ),
+    ({"fsdp": "hybrid_shard"}, ["`fsdp='hybrid_shard'`", "version 1 of FSDP needs a GPU", "'full_shard'"]),
+    ({"fsdp": "offload"}, ["`fsdp='offload'`", "Give 'full_shard offload'"]),
+    (
+        {
+            "fsdp": "full_shard shard_grad_op",
+            "save_only_model": True,
+            "fsdp_config": {"version": 2, "xlaa": 1},
+        },
+        ["full_shard and shard_grad_op exclude each other", "'xlaa': 1", "Did you mean `xla`?"],
     ),
     ({"eval_strategy": "steps", "eval_steps": 1.5}, ["`eval_steps=1.5`", "Give 2"]),
     ({"logging_steps": 2.5}, ["`logging_steps=2.5`", "Give 2"]),

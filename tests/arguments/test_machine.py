@@ -73,7 +73,11 @@ def test_what_a_machine_lacks(options: dict[str, Any], texts: list[str]) -> None
 
 
 def test_another_machine_is_not_this_one() -> None:
-    options = {"deepspeed": "zero.json", "ddp_backend": "nccl", "lightning": {"devices": 64}}
+    options = {
+        "deepspeed": {"bf16": {"enabled": "auto"}},
+        "ddp_backend": "nccl",
+        "lightning": {"devices": 64},
+    }
     assert found(None, **options) == ""
     made = compat.plan({"output_dir": "out", **options}, accelerator="cuda")
     assert (made.strategy, made.flags["devices"]) == ("deepspeed", 64)
@@ -91,6 +95,23 @@ def test_all_is_told_at_once_before_anything_is_started(tmp_path: Path) -> None:
     told = str(caught.value)
     for text in ("`ddp_backend='nccl'`", "`lightning={'accelerator': 'cuda'}`", "`learning_rate=-1`"):
         assert text in told
+
+
+@pytest.mark.parametrize(
+    ("device_type", "options", "texts"),
+    [
+        ("cpu", {"fsdp": ["no_shard"]}, ["`fsdp=['no_shard']`", "needs a GPU", "'shard_grad_op'"]),
+        ("mps", {"fsdp": True, "fsdp_config": {"fsdp_version": "1"}}, ["`fsdp=True`", "needs a GPU"]),
+        ("cpu", {"fsdp": "full_shard"}, []),
+        ("cuda", {"fsdp": "hybrid_shard"}, []),
+        ("tpu", {"fsdp": True}, ["does not run on 'tpu'", "fsdp_config={'xla': True}"]),
+        ("xla", {"fsdp": True, "fsdp_config": {"xla": "true"}}, []),
+    ],
+)
+def test_what_devices_cannot_shard(device_type: str, options: dict[str, Any], texts: list[str]) -> None:
+    told = found(None, device_type, **options)
+    assert [text for text in texts if text not in told] == []
+    assert bool(told) == bool(texts)
 
 
 @pytest.mark.parametrize(

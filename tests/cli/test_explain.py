@@ -96,7 +96,11 @@ def values(plan: dict[str, Any]) -> dict[str, Any]:
         (["--use_cpu"], "use_cpu", ("true", "Trainer(accelerator='cpu')")),
         (["--lightning.profiler", "simple"], "lightning.profiler", ("simple", "Trainer(profiler='simple')")),
         (["--fsdp", "full_shard", "--devices", "8", "--accelerator", "cuda"], "fsdp", ("full_shard",)),
-        (["--fsdp", "full_shard", "--fsdp_config", '{"version": 1}'], "fsdp_config.version", ("1",)),
+        (
+            ["--accelerator", "cuda", "--fsdp", "full_shard", "--fsdp_config", '{"version": 1}'],
+            "fsdp_config.version",
+            ("1",),
+        ),
     ],
 )
 def test_flags(
@@ -143,7 +147,10 @@ def test_all_shows_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["--fp16", "--accelerator", "cuda"], "precision 16-mixed"),
         (["--fp16", "--accelerator", "cpu"], "precision 32-true"),
-        (["--deepspeed", "zero.json", "--accelerator", "cuda", "--devices", "2"], "strategy deepspeed"),
+        (
+            ["--deepspeed", '{"zero_optimization": {"stage": 2}}', "--accelerator", "cuda", "--devices", "2"],
+            "strategy deepspeed",
+        ),
     ],
 )
 def test_other_machines(capsys: pytest.CaptureFixture[str], words: list[str], headline: str) -> None:

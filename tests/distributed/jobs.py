@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from filelock import FileLock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import pytest
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 200
@@ -68,6 +71,26 @@ def run(
             child.kill()
         out, err = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of jobs that all workers of pytest's share: the first that asks for it runs them.
+
+    Args:
+        factory: the session's.
+        name: of the folder.
+        make: what runs the jobs, given the folder.
+    """
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            done.touch()
+    return folder
 
 
 def finished(done: subprocess.CompletedProcess[str]) -> None:

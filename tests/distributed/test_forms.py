@@ -17,8 +17,11 @@ FORMS = (1, 2, 4)
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("forms")
-    jobs.finished(jobs.run([sys.executable, "-W", "ignore", SCRIPT, str(folder)]))
+    folder = jobs.once(
+        tmp_path_factory,
+        "forms",
+        lambda folder: jobs.finished(jobs.run([sys.executable, "-W", "ignore", SCRIPT, str(folder)])),
+    )
     return {
         processes: [
             json.loads((folder / f"{processes}-{rank}.json").read_text()) for rank in range(processes)

@@ -35,9 +35,13 @@ def found(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("theirs")
-    jobs.finished(jobs.run(jobs.torchrun(*job(folder))))
-    return found(folder)
+    return found(
+        jobs.once(
+            tmp_path_factory,
+            "launched",
+            lambda folder: jobs.finished(jobs.run(jobs.torchrun(*job(folder)))),
+        )
+    )
 
 
 WAYS = {

@@ -70,12 +70,14 @@ RANKS = (0, 1)
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = [name for name in SETUPS if not BY_NAME[name].why_not()]
-    folders = {}
-    for library in ("transformers", "compat"):
-        folder = folders[library] = tmp_path_factory.mktemp(library)
-        more = (*FOR_EVER, SLOW.name) if library == "compat" else ()
-        jobs.finished(jobs.run(jobs.torchrun(WORKER, library, str(folder), *names, *more)))
-    return folders
+
+    def make(folder: Path) -> None:
+        for library in ("transformers", "compat"):
+            more = (*FOR_EVER, SLOW.name) if library == "compat" else ()
+            jobs.finished(jobs.run(jobs.torchrun(WORKER, library, str(folder / library), *names, *more)))
+
+    folder = jobs.once(tmp_path_factory, "parity", make)
+    return {library: folder / library for library in ("transformers", "compat")}
 
 
 def read(folder: Path, name: str, rank: int) -> dict[str, Any]:

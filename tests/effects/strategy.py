@@ -63,6 +63,16 @@ def refused(bench: Bench) -> str | None:
     return None
 
 
+def meshed(bench: Bench) -> str | None:
+    """What accelerate knows of the mesh of the job, or what the refusal of one begins with."""
+    try:
+        trainer = bench.trained()
+    except ArgumentError as error:
+        return str(error).split(":", maxsplit=1)[0]
+    config = trainer.accelerator.state.parallelism_config
+    return None if config is None else f"{trainer.plan.strategy} of {config.total_size}"
+
+
 def told_to_fsdp(option: str, variable: str) -> Any:
     """An option of the sharding that is asked for: a plugin's argument, or a variable for accelerate."""
 
@@ -133,7 +143,22 @@ STRATEGY = (
     Effect("local_rank", 0, record, same),
     Effect("fsdp", "full_shard", refused, is_refused("fsdp")),
     Effect("deepspeed", {"zero_optimization": {"stage": 2}}, refused, is_refused("deepspeed")),
-    Effect("parallelism_config", accelerate.ParallelismConfig(), refused, is_refused("parallelism_config")),
+    # One process is a mesh of its own; tests/distributed has meshes of several.
+    Effect("parallelism_config", accelerate.ParallelismConfig(), meshed, (None, "single_device of 1")),
+    Effect(
+        "parallelism_config",
+        accelerate.ParallelismConfig(tp_size=2),
+        meshed,
+        is_refused("parallelism_config`"),
+        note="of more processes than there are",
+    ),
+    Effect(
+        "parallelism_config",
+        accelerate.ParallelismConfig(cp_size=2),
+        meshed,
+        is_refused("parallelism_config` with cp_size=2"),
+        note="context parallel",
+    ),
     Effect(
         "fsdp_config",
         BY_SIZE,

@@ -61,13 +61,13 @@ MESH = {
 }
 
 
-def job(**variables: str) -> Facts:
+def job(device_type: str = "cpu", **variables: str) -> Facts:
     """A job of two processes that `accelerate launch` has started with these variables."""
-    return Facts(devices=2, world_size=2, launched=variables)
+    return Facts(device_type=device_type, devices=2, world_size=2, launched=variables)
 
 
-def made(folder: Path, variables: dict[str, str], **options: Any) -> LightningPlan:
-    return plan(arguments(folder, **options), job(**variables))
+def made(folder: Path, variables: dict[str, str], kind: str = "cpu", **options: Any) -> LightningPlan:
+    return plan(arguments(folder, **options), job(kind, **variables))
 
 
 def notes(found: LightningPlan) -> dict[str, str]:
@@ -98,12 +98,15 @@ def test_fsdp_that_was_launched(tmp_path: Path) -> None:
 
 
 def test_version_1_where_the_launcher_names_none(tmp_path: Path) -> None:
-    found = made(tmp_path, {name: value for name, value in FSDP.items() if name != "FSDP_VERSION"})
+    first = {name: value for name, value in FSDP.items() if name != "FSDP_VERSION"}
+    with pytest.raises(ArgumentError, match="version 1 of FSDP needs a GPU"):
+        made(tmp_path, first)
+    found = made(tmp_path, first, "cuda")
     assert found.strategy == "fsdp"
     assert found.strategy_options["reshard_after_forward"] == "shard_grad_op"
     assert found.strategy_options["backward_prefetch"] == "BACKWARD_PRE"
     assert "means 1" in notes(found)["fsdp_config.version"]
-    numbered = made(tmp_path, {"ACCELERATE_USE_FSDP": "1", "FSDP_SHARDING_STRATEGY": "4"})
+    numbered = made(tmp_path, {"ACCELERATE_USE_FSDP": "1", "FSDP_SHARDING_STRATEGY": "4"}, "cuda")
     assert numbered.strategy_options["reshard_after_forward"] == "hybrid_shard"
 
 
@@ -194,8 +197,16 @@ def test_deepspeed_that_was_launched(tmp_path: Path) -> None:
 
 
 def test_a_file_of_deepspeeds(tmp_path: Path) -> None:
-    variables = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "zero.json"}
-    assert made(tmp_path, variables).strategy_options == {"config": "zero.json"}
+    file = tmp_path / "zero.json"
+    variables = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+    with pytest.raises(ArgumentError, match="no such file"):
+        made(tmp_path, variables)
+    file.write_text('{"gradient_accumulation_steps": 3, "zero_optimization": {"stage": 1}}')
+    found = made(tmp_path, variables, gradient_accumulation_steps=3)
+    assert found.strategy_options == {"config": str(file)}
+    assert {s.field: s.value for s in found.settings}["deepspeed.zero_optimization.stage"] == 1
+    with pytest.raises(ArgumentError, match="`deepspeed`'s gradient_accumulation_steps=3"):
+        made(tmp_path, variables)
     with pytest.raises(ArgumentError, match="`mixed_precision, zero_stage`: in accelerate's configuration"):
         made(tmp_path, {**variables, "ACCELERATE_CONFIG_DS_FIELDS": "zero_stage,mixed_precision,zero3_init"})
 
@@ -283,7 +294,29 @@ def test_a_cpu_that_was_launched(tmp_path: Path) -> None:
             {},
             ["Give `gradient_accumulation_steps=4`", "Give `max_grad_norm=0.5`", "Give `bf16=True`"],
         ),
-        (DEEPSPEED, {"fsdp": "full_shard"}, ["both shard the model"]),
+        (DEEPSPEED, {"fsdp": "full_shard"}, ["both shard the model", "ACCUMULATION_STEPS=4", "CLIPPING=0.5"]),
+        (
+            {
+                **DEEPSPEED,
+                "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+                "ACCELERATE_GRADIENT_CLIPPING": "1.0",
+            },
+            {"auto_find_batch_size": True, "save_only_model": True},
+            ["`auto_find_batch_size=True` with DeepSpeed's ZeRO-3"],
+        ),
+        (
+            {**MESH, "PARALLELISM_CONFIG_CP_SIZE": "2", "PARALLELISM_CONFIG_SP_SIZE": "4"},
+            {},
+            ["`parallelism_config` with cp_size=2: context parallel", "sp_size=4: sequence parallel"],
+        ),
+        (
+            FSDP,
+            {"save_only_model": True, "activation_checkpointing": True},
+            [
+                "checkpointing=True` and `fsdp_config={'activation",
+                "{'state_dict_type': 'SHARDED_STATE_DICT'}",
+            ],
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -291,4 +324,6 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ArgumentError) as caught:
         made(tmp_path, variables, **options)
+    told = str(caught.value).splitlines()
     assert [text for text in texts if text not in str(caught.value)] == []
+    assert len(told) == len(texts)

@@ -60,11 +60,24 @@ def test_the_flags_are_those_of_the_live_trainer(tmp_path: Path) -> None:
 def test_conflicts_are_reported_together_before_anything_is_built(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     args.deepspeed, args.fsdp = "zero.json", "full_shard"
+    args.save_only_model = args.load_best_model_at_end = True
     with pytest.raises(ArgumentError) as caught:
-        check_supported(plan(args, Facts(world_size=2)))
-    text = str(caught.value)
-    assert "`deepspeed='zero.json'`" in text
-    assert "`fsdp='full_shard'`" in text
+        plan(args, Facts(world_size=2))
+    both, file, best = str(caught.value).splitlines()
+    assert both.startswith("`fsdp='full_shard'` and `deepspeed='zero.json'`: both shard the model")
+    assert file.startswith("`deepspeed='zero.json'`: no such file")
+    assert best.startswith("`save_only_model=True` and `load_best_model_at_end=True` with `fsdp`")
+
+
+def test_a_plan_that_cannot_be_built_is_refused() -> None:
+    for options, text in (
+        ({}, "`use_cpu=False`: devices of kind 'tpu' take strategy 'xla'"),
+        ({"fsdp": True, "fsdp_config": {"xla": True}}, "`fsdp=True`: this strategy is not supported yet"),
+    ):
+        made = compat.plan({"output_dir": "out", **options}, accelerator="tpu", devices=8)
+        with pytest.raises(ArgumentError) as caught:
+            check_supported(made)
+        assert str(caught.value).startswith(text)
 
 
 def test_summary_names_what_was_changed_and_nothing_else(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from compat.arguments.sharding import SIZES
 from compat.translate.launched.deepspeed import deepspeed_problems, hear_deepspeed
 from compat.translate.launched.fsdp import hear_fsdp
 from compat.translate.launched.heard import (
@@ -118,10 +119,6 @@ def _compilation(args: Any, variables: Mapping[str, str], defaults: Mapping[str,
 
 def _compiles(args: Any) -> bool:
     return bool(args.torch_compile or args.torch_compile_backend or args.torch_compile_mode)
-
-
-SIZES = ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")
-"""Sizes of the mesh of a `ParallelismConfig`."""
 
 
 def _parallelism(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:

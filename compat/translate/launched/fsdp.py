@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compat.arguments.fsdp import NEWEST_FSDP
 from compat.translate.launched.heard import USE_FSDP, Heard, is_true, named
-from compat.translate.strategy import NEWEST_FSDP, fsdp_config
+from compat.translate.strategy import fsdp_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -1,0 +1,83 @@
+"""ZeRO on two processes: HF's Trainer and ours to the bit, and the same models whole in each process.
+
+DeepSpeed is no part of the environments that the other tests run in: `make test-deepspeed` runs these.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.distributed.compare import (
+    assert_saved_is_live,
+    assert_trains_alike,
+    read,
+    run,
+    saved_names,
+    weights,
+)
+from tests.distributed.sharded import EVALUATED_FIRST, SETUPS, ZERO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed; `make test-deepspeed` has it"
+    ),
+]
+
+WHOLE = ("gpt2", "gpt2-accumulating")
+LIKE_WHOLE = [name for name in (*ZERO, *EVALUATED_FIRST) if SETUPS[name].like]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ours")
+    run("compat", folder, [*WHOLE, *ZERO, *EVALUATED_FIRST], DS_ACCELERATOR="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("theirs")
+    run("transformers", folder, [*ZERO], DS_ACCELERATOR="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_equal(runs: Path, theirs: Path, name: str) -> None:
+    for rank in (0, 1):
+        assert read(runs, name, rank) == read(theirs, name, rank)
+    ours, expected = weights(runs, name), weights(theirs, name)
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[key], expected[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", LIKE_WHOLE)
+def test_trains_as_whole(runs: Path, name: str) -> None:
+    assert_trains_alike(runs, name, SETUPS[name].like)
+
+
+@pytest.mark.parametrize("name", [*ZERO, *EVALUATED_FIRST])
+def test_the_third_stage_spreads_parameters(runs: Path, name: str) -> None:
+    found = [read(runs, name, rank) for rank in (0, 1)]
+    assert {entry["kind"] for entry in found} == {"DEEPSPEED"}
+    held = sum(entry["held"] for entry in found) / read(runs, "gpt2")["held"]
+    assert held == (1 if name.startswith("zero-3") else 2)
+
+
+@pytest.mark.parametrize("name", [*ZERO, *EVALUATED_FIRST])
+def test_what_is_saved_is_what_was_trained(runs: Path, name: str) -> None:
+    assert_saved_is_live(runs, name)
+    assert saved_names(runs, name) == saved_names(runs, "gpt2")
+
+
+def test_its_own_schedule_is_followed(runs: Path) -> None:
+    rates = read(runs, "zero-2-of-its-own")["rates"]
+    assert rates != read(runs, "gpt2")["rates"]
+    assert max(rates) == pytest.approx(1e-2)
+    assert rates[-1] < rates[-2] < rates[-3]
