@@ -152,6 +152,7 @@ PRIVATE = (
         "lightning.pytorch.strategies.ddp:DDPStrategy#_ddp_kwargs", _PL, "set to the options that HF has"
     ),
     Private("accelerate:Accelerator#_models", _AC, "filled by the accelerator face"),
+    Private("accelerate:Accelerator._prepare_fsdp2", _AC, "overridden: shards what accelerate cannot"),
     Private("accelerate:Accelerator#_optimizers", _AC, "filled by the accelerator face"),
     Private("accelerate:Accelerator#_schedulers", _AC, "filled by the accelerator face"),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),

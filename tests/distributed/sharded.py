@@ -222,9 +222,16 @@ EVALUATED_FIRST: Mapping[str, Setup] = MappingProxyType(
     }
 )
 """HF's Trainer fails at these."""
+ZERO_BY_THREE: Mapping[str, Setup] = MappingProxyType(
+    {
+        f"zero-{stage}-by-three": Setup(zero(stage), like="gpt2", resume=f"zero-{stage}/checkpoint-{SAVED}")
+        for stage in (2, 3)
+    }
+)
+"""DeepSpeed refuses these where nothing puts the parts of a checkpoint together."""
 
 SETUPS: Mapping[str, Setup] = MappingProxyType(
-    {**WHOLE, **FULLY_SHARDED, **BY_THREE, **TENSORS, **ZERO, **EVALUATED_FIRST}
+    {**WHOLE, **FULLY_SHARDED, **BY_THREE, **TENSORS, **ZERO, **EVALUATED_FIRST, **ZERO_BY_THREE}
 )
 
 

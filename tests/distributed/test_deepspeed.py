@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from compat.upstream.features import HAS_TRAINING_SEAMS
 from tests.distributed.compare import (
     assert_saved_is_live,
     assert_trains_alike,
@@ -19,16 +20,14 @@ from tests.distributed.compare import (
     saved_names,
     weights,
 )
-from tests.distributed.sharded import EVALUATED_FIRST, SETUPS, ZERO
+from tests.distributed.sharded import EVALUATED_FIRST, SETUPS, ZERO, ZERO_BY_THREE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed; `make test-deepspeed` has it"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed; `make test-deepspeed` has it"
+)
 
 WHOLE = ("gpt2", "gpt2-accumulating")
 LIKE_WHOLE = [name for name in (*ZERO, *EVALUATED_FIRST) if SETUPS[name].like]
@@ -81,3 +80,12 @@ def test_its_own_schedule_is_followed(runs: Path) -> None:
     assert rates != read(runs, "gpt2")["rates"]
     assert max(rates) == pytest.approx(1e-2)
     assert rates[-1] < rates[-2] < rates[-3]
+
+
+@pytest.mark.skipif(not HAS_TRAINING_SEAMS, reason="put together by the same parts of DeepSpeed")
+def test_resumed_by_more_processes(runs: Path) -> None:
+    run("compat", runs, [*ZERO_BY_THREE], processes=3, DS_ACCELERATOR="cpu")
+    for name in ZERO_BY_THREE:
+        assert_trains_alike(runs, name, SETUPS[name].like)
+        assert len([read(runs, name, rank) for rank in range(3)]) == 3
+        assert (runs / SETUPS[name].resume / "latest_universal").is_file()
