@@ -10,6 +10,9 @@ OLDEST := .venv-4.53
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := -m pytest -n 2
 
+# How processes start and end, and what steps cost, is tried with the newest transformers alone.
+TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks $(addprefix distributed/test_,deaths.py forms.py launch.py))
+
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.
 TRIAL := build/trial
@@ -18,7 +21,8 @@ TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
 	assert compat.__file__.startswith(sys.prefix), compat.__file__; print(compat.__file__, Trainer)'
 
 # DeepSpeed is tried where it is installed, in environments that borrow the rest likewise. It runs on a CPU.
-WITH_DEEPSPEED := $(addsuffix -deepspeed,$(NEWEST) $(OLDEST))
+LEGS := $(NEWEST)
+WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,9 +40,9 @@ test-newest: $(NEWEST)/ready ## Run all tests with the newest transformers
 	$(TEST_ENV) $(NEWEST)/bin/python $(PYTEST) $(ARGS)
 
 test-oldest: $(OLDEST)/ready ## Run all tests with the oldest transformers (4.53)
-	$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(ARGS)
+	$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(TRIED_ONCE) $(ARGS)
 
-test-deepspeed: $(addsuffix /ready,$(WITH_DEEPSPEED)) ## Run the tests that need DeepSpeed, with both
+test-deepspeed: $(addsuffix /ready,$(WITH_DEEPSPEED)) ## Run the tests that need DeepSpeed; LEGS=.venv-4.53 with the oldest transformers
 	for environment in $(WITH_DEEPSPEED); do \
 		DS_ACCELERATOR=cpu $$environment/bin/python -c 'import deepspeed' && \
 		$(TEST_ENV) $$environment/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS) || exit 1; \
@@ -72,7 +76,7 @@ wheel: $(NEWEST)/ready ## Build the wheel and try it outside the checkout
 	cd / && $(CURDIR)/$(TRIAL)/bin/compat --help
 
 clean: ## Remove environments, caches, builds and runs
-	rm -rf $(NEWEST) $(OLDEST) $(WITH_DEEPSPEED) build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv* build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made again from nothing when what it is made from changes: what is left of an

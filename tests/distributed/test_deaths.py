@@ -16,15 +16,10 @@ import psutil
 import pytest
 
 from compat.checkpoint.whole import last_whole
-from compat.upstream.features import HAS_TRAINING_SEAMS
 from tests.distributed import jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-pytestmark = pytest.mark.skipif(
-    not HAS_TRAINING_SEAMS, reason="how processes end does not depend on transformers; its newest is tried"
-)
 
 SCRIPTS = Path(__file__).with_name("scripts")
 PYTHON = (sys.executable, "-W", "ignore")

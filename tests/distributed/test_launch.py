@@ -45,7 +45,6 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 WAYS = {
-    "torchrun": lambda words: (jobs.torchrun(*words), {"LIBRARY": "compat"}),
     "torchrun -m compat run": lambda words: (
         jobs.torchrun("-m", "compat", "run", "--quiet", *words),
         {},
