@@ -26,10 +26,12 @@ WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-newest test-oldest test-deepspeed lint format types docs bench wheel clean
+.PHONY: help environments train test test-newest test-oldest test-deepspeed lint format types docs bench wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+environments: $(NEWEST)/ready $(OLDEST)/ready ## Make the environments; -j2 makes both at once
 
 train: $(NEWEST)/ready ## Train examples/digits.py on Lightning; ARGS="--num_train_epochs 5" passes arguments on
 	$(NEWEST)/bin/compat run examples/digits.py $(ARGS)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.distributed import jobs
@@ -167,25 +165,6 @@ def test_sharding_that_accelerate_launch_asks_for(tmp_path: Path, theirs: list[d
     assert [entry["is_sharded"] for entry in (*ours, *theirs)] == [True, True, False, False]
     for name in ("losses", "weights", "predictions"):
         assert [entry[name] for entry in ours] == [entry[name] for entry in theirs]
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:  # it has ended, or is another user's
-        return []
-
-
-def test_a_rank_that_fails_ends_the_job(tmp_path: Path) -> None:
-    command, variables = WAYS["compat run --devices"](job(tmp_path))
-    start = time.monotonic()
-    done = jobs.run(command, FAILS="1", seconds=90, **variables)
-    assert done.returncode != 0
-    assert time.monotonic() - start < 90
-    assert "this rank was told to fail" in done.stderr
-    assert "local rank 1 has ended with status 1" in done.stderr
-    left = [process.pid for process in psutil.process_iter() if str(tmp_path) in words_of(process)]
-    assert left == []
 
 
 def test_a_precision_that_accelerate_launch_asks_for(tmp_path: Path) -> None:
