@@ -155,7 +155,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             model = model.to(self.device)
         set_autocast(model, self.device.type, self._autocast_precision(), **self._autocast_options())
         if not evaluation_mode:
-            model = self._wrap(model) if self._lightning is not None else self._wrap_alone(model)
+            model = self._wrap(model)
         plugin = self.state.dynamo_plugin
         if plugin.backend != DynamoBackend.NO:
             compile_model: Any = compile_regions if plugin.use_regional_compilation else torch.compile
@@ -163,28 +163,24 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return model
 
     def _wrap(self, model: nn.Module) -> nn.Module:
-        """Have Lightning's strategy wrap a model, with the options that HF has set for the wrapper."""
-        strategy: Any = self._lightning and self._lightning.strategy
+        """Wrap a model, by Lightning's strategy where there is one, with the options that HF has set."""
         handler = self.ddp_handler
-        wrapped: nn.Module = strategy.wrap(model, **({} if handler is None else handler.to_kwargs()))
+        options = {} if handler is None else handler.to_kwargs()
+        strategy: Any = self._lightning and self._lightning.strategy
+        wrap = self._wrap_alone if strategy is None else strategy.wrap
+        wrapped: nn.Module = wrap(model, **options)
         if handler is not None and wrapped is not model:
             handler.register_comm_hook(wrapped)
         return wrapped
 
-    def _wrap_alone(self, model: nn.Module) -> nn.Module:
+    def _wrap_alone(self, model: nn.Module, **options: Any) -> nn.Module:
         """Wrap a model that is trained in a loop of its owner's, where Lightning runs nothing."""
         trains = any(parameter.requires_grad for parameter in model.parameters())
         is_apart = self.distributed_type in SHARDED or self.torch_device_mesh is not None
         if self.num_processes == 1 or is_apart or not trains:
             return model
         devices = None if self.device.type == "cpu" else [self.device]
-        handler = self.ddp_handler
-        wrapped = DistributedDataParallel(
-            model, device_ids=devices, **({} if handler is None else handler.to_kwargs())
-        )
-        if handler is not None:
-            handler.register_comm_hook(wrapped)
-        return wrapped
+        return DistributedDataParallel(model, device_ids=devices, **options)
 
     @override
     def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:

@@ -145,10 +145,11 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         """Have a checkpoint of DeepSpeed's loaded by more or fewer processes than have written it."""
         if checkpoint is None or not self.is_deepspeed_enabled:
             return
-        if processes_of(checkpoint) in (None, self.args.world_size):
+        writers = processes_of(checkpoint)
+        if writers in (None, self.args.world_size):
             return
         logger.warning(
-            f"`resume_from_checkpoint={str(checkpoint)!r}`: written by {processes_of(checkpoint)} processes "
+            f"`resume_from_checkpoint={str(checkpoint)!r}`: written by {writers} processes "
             f"and resumed by {self.args.world_size}; putting its parts together."
         )
         if self.is_world_process_zero():

@@ -45,6 +45,9 @@ DEFAULTS = {
 }
 """What transformers 5 fills in, under both releases."""
 
+EMBEDDINGS = ("get_input_embeddings", "get_output_embeddings")
+"""Methods by which transformers' models name their first and last embeddings."""
+
 
 def fsdp2_plugin(config: Mapping[str, Any]) -> FullyShardedDataParallelPlugin:
     """Accelerate's plugin for version 2.
@@ -83,8 +86,7 @@ def wrap_by_class(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> N
     """
     if plugin.auto_wrap_policy is not size_based_auto_wrap_policy:
         return
-    getters = (getattr(model, f"get_{side}_embeddings", None) for side in ("input", "output"))
-    embeddings = {id(get()) for get in getters if get is not None}
+    embeddings = _embeddings(model)
     plugin.transformer_cls_names_to_wrap = sorted(
         {
             type(module).__name__
@@ -109,38 +111,36 @@ def embeddings_with_the_rest(plugin: FullyShardedDataParallelPlugin, model: nn.M
         plugin: of version 2.
         model: the model that is sharded in the block.
     """
-    names = ("get_input_embeddings", "get_output_embeddings")
-    ends = {id(end): end for name in names if hasattr(model, name) and (end := getattr(model, name)())}
+    ends, owners = _embeddings(model), _owners(model)
     wrapped = set(plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ())
-    if tied := _tied_to_the_rest(model, wrapped):
+    if tied := _tied_to_the_rest(model, wrapped, owners):
         wrapped -= tied
         plugin.transformer_cls_names_to_wrap = sorted(wrapped)
     holders = (module for module in model.modules() if type(module).__name__ in wrapped)
-    if not _are_shared(model, set(ends)) and not any(
-        id(part) in ends for holder in holders for part in holder.modules()
-    ):
+    are_shared = any(len(modules) > 1 and not modules <= ends for modules in owners.values())
+    if not are_shared and not any(id(part) in ends for holder in holders for part in holder.modules()):
         yield
         return
-    for name in names:
+    for name in EMBEDDINGS:
         setattr(model, name, _nothing)
     try:
         yield
     finally:
-        for name in names:
+        for name in EMBEDDINGS:
             delattr(model, name)
 
 
-def _are_shared(model: nn.Module, ends: set[int]) -> bool:
-    """Whether modules beside the first and the last embeddings share a parameter."""
-    return any(len(modules) > 1 and not modules <= ends for modules in _owners(model).values())
+def _embeddings(model: nn.Module) -> set[int]:
+    """Identities of a model's first and last embeddings, where it names them."""
+    getters = (getattr(model, name, None) for name in EMBEDDINGS)
+    return {id(end) for get in getters if get is not None and (end := get()) is not None}
 
 
-def _tied_to_the_rest(model: nn.Module, wrapped: set[str]) -> set[str]:
+def _tied_to_the_rest(model: nn.Module, wrapped: set[str], owners: Mapping[int, set[int]]) -> set[str]:
     """Those of some classes whose modules hold a parameter that others hold too, as BERT's embeddings do.
 
     Sharded with the rest, they share it with them in one group.
     """
-    owners = _owners(model)
     return {
         type(holder).__name__
         for holder in model.modules()
