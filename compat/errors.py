@@ -14,6 +14,13 @@ class ArgumentError(CompatError, ValueError):
     """
 
 
+class CheckpointError(CompatError, OSError):
+    """A checkpoint cannot be written, read or trusted.
+
+    The message names the file, the reason and the way out; an `OSError`, as a full disk raises by itself.
+    """
+
+
 class UpstreamError(CompatError, RuntimeError):
     """A release of transformers, accelerate or lightning no longer has a name that `compat` relies on."""
 
