@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from compat.install import install, installed, uninstall
     from compat.planning import plan
     from compat.trainer import Seq2SeqTrainer, Trainer
+    from compat.trainer.module import HFModule
     from compat.upstream.notebook import notebook_launcher
 
 __version__ = "0.1.0"
 
 _OURS = {
+    "HFModule": "compat.trainer.module",
     "HfArgumentParser": "compat.arguments.parser",
     "Seq2SeqTrainer": "compat.trainer",
     "Seq2SeqTrainingArguments": "compat.arguments",
@@ -56,6 +58,7 @@ _TRANSFORMERS = (
 )
 
 __all__ = [  # noqa: PLE0604 (every entry is a string)
+    "HFModule",
     "HfArgumentParser",
     "Seq2SeqTrainer",
     "Seq2SeqTrainingArguments",

@@ -51,13 +51,21 @@ def arguments(folder: Any, **options: Any) -> compat.TrainingArguments:
     return compat.TrainingArguments(**{**defaults, **options})
 
 
+PARTS = (
+    "model",
+    "callbacks",
+    "compute_metrics",
+    "data_collator",
+    "eval_dataset",
+    "optimizers",
+    "train_dataset",
+)
+"""What a trainer is given beside its arguments."""
+
+
 def trainer(folder: Any, kind: type[compat.Trainer] | None = None, **options: Any) -> compat.Trainer:
     torch.manual_seed(0)
-    parts = {
-        name: options.pop(name)
-        for name in ("model", "callbacks", "compute_metrics", "eval_dataset", "train_dataset")
-        if name in options
-    }
+    parts = {name: options.pop(name) for name in PARTS if name in options}
     parts = {"model": Regression(), "train_dataset": rows(), "eval_dataset": rows(5), **parts}
     return (kind or compat.Trainer)(args=arguments(folder, **options), **parts)
 

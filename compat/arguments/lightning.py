@@ -18,11 +18,12 @@ class Fate(Enum):
     PASSED = "passed to Lightning's Trainer"
     SAID = "said by an HF argument"
     REFUSED = "refused"
+    OURS = "an option of ours"
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag of `lightning.pytorch.Trainer`.
+    """One flag of `lightning.pytorch.Trainer`, or one of ours.
 
     Attributes:
         name: the flag.
@@ -65,7 +66,22 @@ FLAGS: dict[str, Flag] = {
         *_passed(
             "fast_dev_run", "that many update steps and evaluation batches; nothing is saved or reported"
         ),
-        *_passed("max_time", "training stops at the next update step, and saves where it saves at all"),
+        *_passed("max_time", "training stops while there is time to save, where it saves at all"),
+        Flag(
+            "preemption",
+            Fate.OURS,
+            note="True: SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and end; False leaves signals alone",
+        ),
+        Flag(
+            "replay_data",
+            Fate.OURS,
+            note="a resumed epoch draws again what lies behind, for datasets that are random within workers",
+        ),
+        Flag(
+            "save_async",
+            Fate.OURS,
+            note="training goes on while a checkpoint is written; an error there is raised at the next step",
+        ),
         Flag("max_epochs", Fate.SAID, "num_train_epochs"),
         Flag("max_steps", Fate.SAID, "max_steps", "update steps"),
         Flag("accumulate_grad_batches", Fate.SAID, "gradient_accumulation_steps"),
@@ -130,7 +146,7 @@ FLAGS: dict[str, Flag] = {
         ),
     )
 }
-"""Every flag of Lightning's Trainer."""
+"""Every flag of Lightning's Trainer, and what we have beside them."""
 
 PRECISIONS: dict[str, dict[str, bool]] = {
     "bf16-mixed": {"bf16": True, "fp16": False},

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import timedelta
-from typing import Any
-
-from transformers import TrainerCallback
+from typing import TYPE_CHECKING
 
 from compat.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 UNITS = ("days", "hours", "minutes", "seconds")
 
 
-class StopAfter(TrainerCallback):  # type: ignore[misc]
-    """Stops a run when its time is up, and has it saved where it saves at all.
+class TimeLimit:
+    """Tells when a run must stop to be saved before its time is up.
+
+    Whether the next update step still fits is judged by the longest ones seen: update step, evaluation and
+    save. Of what has not been seen yet nothing is known.
 
     Args:
         limit: a `timedelta`, its arguments by name, or text of the form "DD:HH:MM:SS", as Lightning's
@@ -26,17 +31,45 @@ class StopAfter(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, limit: timedelta | dict[str, float] | str) -> None:
         self._seconds = as_timedelta(limit).total_seconds()
-        self._start = 0.0
+        self._longest = {"step": 0.0, "evaluation": 0.0, "save": 0.0}
+        self._until = self._step_began = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self._start = time.monotonic()
+    def begin(self, start: float) -> None:
+        """Start the clock, and the first update step.
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the clock."""
-        if time.monotonic() - self._start >= self._seconds:
-            control.should_training_stop = True
-            control.should_save = control.should_save or args.save_strategy != "no"
+        Args:
+            start: when the run has begun, by the clock of `time.monotonic`.
+        """
+        self._until = start + self._seconds
+        self._step_began = time.monotonic()
+
+    @contextlib.contextmanager
+    def timing(self, what: str) -> Iterator[None]:
+        """Measure an "evaluation" or a "save", which then counts as none of the update step's time."""
+        began, step_began = time.monotonic(), self._step_began
+        try:
+            yield
+        finally:
+            took = time.monotonic() - began
+            self._longest[what] = max(self._longest[what], took)
+            self._step_began = step_began + took
+
+    def end_step(self) -> None:
+        """An update step has ended, and the next one begins."""
+        now = time.monotonic()
+        self._longest["step"] = max(self._longest["step"], now - self._step_began)
+        self._step_began = now
+
+    def is_up(self, steps: int = 1, *, evaluates: bool = False) -> bool:
+        """Whether so many more update steps, and a save after them, may not fit.
+
+        Args:
+            steps: how many.
+            evaluates: whether there is an evaluation before the save.
+        """
+        takes = steps * self._longest["step"] + self._longest["save"]
+        takes += self._longest["evaluation"] if evaluates else 0.0
+        return time.monotonic() + takes >= self._until
 
 
 def as_timedelta(limit: timedelta | dict[str, float] | str) -> timedelta:

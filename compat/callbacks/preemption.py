@@ -1,41 +1,83 @@
-"""Saving a run that is told to end."""
+"""A run that ends ahead of its time: told so by a signal, or because its time is up."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
-from transformers import TrainerCallback
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from compat.upstream.agreement import Alone
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+"""What announces the end of a process: every scheduler's way, SLURM's warning, and Ctrl-C."""
+
+TIME = 0
+"""The reason of a run whose time is up."""
 
 
-class SaveOnSigterm(TrainerCallback):  # type: ignore[misc]
-    """Saves and stops at the end of the update step in which SIGTERM arrives.
+class Ending:
+    """Why and after which update step a run stops, for all of its processes alike.
 
-    Does what `enable_jit_checkpoint` asks for where the installed transformers has no code for it. The
-    handler holds while a training runs in the main thread, the only one that may set it.
+    Args:
+        agreement: of the processes.
+        reason: tells what this process has heard: a signal's number, `TIME`, or None.
+
+    Attributes:
+        cause: what has ended the run: a signal's number, `TIME`, or None for its own end.
+        is_agreed: whether all processes have stopped for it after the same update step.
+        is_early: whether the run would have gone on.
+        is_requeued: whether its job has been given back to the queue.
+        saved: the update step of the last checkpoint.
+        checkpoint: the last checkpoint.
     """
 
-    def __init__(self) -> None:
-        self._is_told = False
-        self._handler: Any = None
+    def __init__(self, agreement: Alone, reason: Callable[[], int | None]) -> None:
+        self._agreement = agreement
+        self._reason = reason
+        self.cause: int | None = None
+        self.is_agreed = self.is_early = self.is_requeued = False
+        self.saved: int | None = None
+        self.checkpoint: str | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Listen."""
-        self._is_told = False
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGTERM, self._hear)
+    @property
+    def ahead(self) -> int:
+        """Update steps that are made after a process has found a reason to stop."""
+        return self._agreement.ahead
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Have the run saved and stopped, if it was told to end."""
-        if self._is_told:
-            control.should_save = control.should_training_stop = True
+    def is_due(self, step: int) -> bool:
+        """Whether the run stops now; asked by all processes at the end of each update step.
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give the handler back."""
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
-            self._handler = None
+        Args:
+            step: the update steps made.
+        """
+        reason = self._reason()
+        if reason is not None:
+            self._agreement.propose(step + self.ahead, reason)
+        stop = self._agreement.look()
+        if stop is None or step < stop.step:
+            return False
+        self.cause, self.is_agreed = stop.reason, True
+        return True
 
-    def _hear(self, signum: int, frame: Any) -> None:
-        self._is_told = True
+    def conclude(self) -> None:
+        """At the run's end: a signal that came too late to stop training has told the process to end, too."""
+        if self.cause is None:
+            stop = self._agreement.look()
+            self.cause = self._reason() or (stop.reason if stop is not None else None) or None
+
+
+def leave(number: int) -> NoReturn:
+    """End the process as a scheduler expects it of one that was told to.
+
+    Args:
+        number: the signal's.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, so that a script can say what follows.
+        SystemExit: another signal, with the status by which shells and schedulers know it.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

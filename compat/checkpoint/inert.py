@@ -7,9 +7,12 @@ import zipfile
 from enum import Enum
 from typing import IO, Any
 
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from compat.errors import CompatError
+
+GETATTR = ("builtins.getattr", "__builtin__.getattr")
+TYPE = ("builtins.type", "__builtin__.type")
 
 
 class Inert:
@@ -27,13 +30,21 @@ class Inert:
         """Take whatever the pickle passes."""
         instance = super().__new__(cls)
         instance.args, instance.state = args, {}
+        cls.record(args)
         return instance
+
+    @classmethod
+    def record(cls, args: tuple[Any, ...]) -> None:
+        """Told of each call."""
 
     args: tuple[Any, ...]
     state: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+    def __call__(self, *args: Any, **_: Any) -> None:
+        """Nothing, as what `type(None)` gives: it stands in the place of a token."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -57,11 +68,38 @@ class Inert:
         return plain(self.args[0]) if len(self.args) == 1 else [plain(arg) for arg in self.args]
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return type(name, (Inert,), {"named": f"{module}.{name}", "__module__": __name__})
+class InertUnpickler(pickle.Unpickler):
+    """Loads a pickle with a stand-in for every class and function that it names.
 
+    Args:
+        file: the pickle.
+        named: takes the name of each, and whether the pickle calls it.
+    """
+
+    def __init__(self, file: IO[bytes], named: dict[str, bool] | None = None) -> None:
+        super().__init__(file)
+        self._named = {} if named is None else named
+
+    @override
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in, whatever is asked for."""
+        named = f"{module}.{name}"
+        if named not in (*GETATTR, *TYPE):
+            self._named.setdefault(named, False)
+
+        def record(args: tuple[Any, ...]) -> None:
+            if named in TYPE and args == (None,):
+                # The class of None, which has no name of its own.
+                return
+            # An enum may be written as an attribute of its class.
+            is_member = named in GETATTR and isinstance(args[0], type) and issubclass(args[0], Inert)
+            self._named[args[0].named if is_member else named] = True
+
+        return type(name, (Inert,), {"named": named, "__module__": __name__, "record": staticmethod(record)})
+
+    @override
     def persistent_load(self, pid: Any) -> Any:
+        """Nothing: tensors stay where they are."""
         return None
 
 
@@ -99,7 +137,7 @@ def read_arguments(path: str) -> dict[str, Any]:
 
 
 def _attributes(file: IO[bytes]) -> dict[str, Any]:
-    loaded = _Unpickler(file).load()
+    loaded = InertUnpickler(file).load()
     # Weights, too, are objects of some class, and would pass for arguments that all have their defaults.
     if (
         not isinstance(loaded, Inert)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_map
+from transformers.utils import logging
 from typing_extensions import override
 
 from compat.checkpoint.layout import LAYOUT
+from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Mapping
     from pathlib import Path
+
+
+logger = logging.get_logger("transformers.trainer")
 
 
 class HFCheckpointIO(TorchCheckpointIO):
@@ -47,7 +58,8 @@ class HFCheckpointIO(TorchCheckpointIO):
                 # text.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
-                    torch.save(checkpoint[part.key], os.path.join(path, part.file))
+                    save_plain(checkpoint[part.key], os.path.join(path, part.file))
+                _warn_of_unloadable(os.path.join(path, part.file), part.key)
 
     @override
     def load_checkpoint(
@@ -74,9 +86,53 @@ class HFCheckpointIO(TorchCheckpointIO):
             for name in (part.file, *part.older):
                 file = os.path.join(path, name)
                 if os.path.isfile(file):
-                    parts[part.key] = torch.load(file, map_location=map_location, weights_only=True)
+                    parts[part.key] = load_plain(file, map_location)
                     break
         return parts
+
+
+def numpys_older_names() -> contextlib.AbstractContextManager[None]:
+    """Lets torch load arrays that numpy 1 has written, for which it names them otherwise than numpy 2."""
+    reconstruct: Any = np.empty(0).__reduce__()[0]
+    names: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(names)
+    return allowed
+
+
+def save_plain(state: Any, file: str) -> None:
+    """Write a state, its numpy numbers as python's: torch reads those without being told to trust them."""
+    torch.save(tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state), file)
+
+
+def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
+    """Read a state without running anything that the file names.
+
+    Raises:
+        CheckpointError: the file cannot be read, or names a class that torch does not know to be harmless.
+    """
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        msg = (
+            f"`{file}`: not loaded ({type(error).__name__}: {reason}). It is damaged, or names classes that "
+            "could run code. Resume from another checkpoint; `resume_from_checkpoint=True` finds the newest "
+            "that is whole."
+        )
+        raise CheckpointError(msg) from error
+
+
+def _warn_of_unloadable(file: str, key: str) -> None:
+    """Say at the save, and not at the resume, what cannot be loaded again."""
+    try:
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
+        logger.warning(
+            f"`{file}`: the state of the {key} holds {found[1] if found else 'a class'}, which is not loaded "
+            "again, since a pickle of classes could run code. No run will resume from this checkpoint. Have "
+            "`state_dict()` return tensors, numbers, strings, lists and dicts, or set `save_only_model=True`."
+        )
 
 
 def _is_folder(path: str | Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,67 @@ LAYOUT = (
 )
 """The parts that belong to the engine. Weights, random states, `trainer_state.json` and
 `training_args.bin` belong to the model and to HF's own code, which writes them beside these."""
+
+STATE = "trainer_state.json"
+"""The state of the run; what HF writes last."""
+
+INCOMPLETE = "checkpoint-is-incomplete.txt"
+"""What HF's `enable_jit_checkpoint` leaves in a checkpoint while it writes it."""
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    # Adapters with a name lie in a folder of that name.
+    "*/adapter_model.safetensors",
+    "*/adapter_model.bin",
+    "pytorch_model_fsdp.bin",
+    "pytorch_model_fsdp_*/.metadata",
+    "global_step*/*.pt",
+)
+"""Where the weights of a checkpoint lie, one way or another."""
+
+PICKLES = (
+    "optimizer.pt",
+    "optimizer.bin",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "data_state*.pth",
+    "training_args.bin",
+    "pytorch_model*.bin",
+    "adapter_model.bin",
+    "*/adapter_model.bin",
+    "global_step*/*.pt",
+    "*/.metadata",
+)
+"""Files that are pickles, in a zip archive of torch's but for the last."""
+
+_OTHER = (
+    "model-*.safetensors",
+    "pytorch_model-*.bin",
+    "pytorch_model_fsdp_*/*",
+    "optimizer_*/*",
+    "zero_to_fp32.py",
+    "latest*",
+    STATE,
+    INCOMPLETE,
+)
+
+OURS = ("compat_manifest.json", "data_state*.pth")
+"""What a checkpoint of ours has beside HF's files."""
+
+TRAINERS = (*WEIGHTS, *PICKLES, *_OTHER)
+"""Every file that a Trainer itself puts into a checkpoint, models and processing classes aside."""
+
+
+def is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a file, named by its path within a checkpoint, is one of `patterns`; `*` stays in a folder."""
+    parts = name.split("/")
+    return any(
+        len(parts) == len(pieces) and all(map(fnmatchcase, parts, pieces))
+        for pieces in (pattern.split("/") for pattern in patterns)
+    )

@@ -1,66 +1,92 @@
-"""Which checkpoints were written to their end."""
+"""Which checkpoint a run resumes from."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compat.checkpoint.verify import problems
 from compat.errors import ArgumentError
 
-STATE = "trainer_state.json"
-"""What HF writes last into a checkpoint."""
+AUTO = "auto"
+"""The value of `resume_from_checkpoint` that resumes where there is something to resume from."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def is_whole(checkpoint: str | Path) -> bool:
-    """Whether a `checkpoint-N` folder was written to its end."""
-    try:
-        json.loads(Path(checkpoint, STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+@dataclass
+class Choice:
+    """What `resume_from_checkpoint` comes to.
 
-
-def begin(checkpoint: str | Path) -> None:
-    """Mark a checkpoint that is about to be written, maybe over an older one, as not whole."""
-    Path(checkpoint, STATE).unlink(missing_ok=True)
-
-
-def last_whole(folder: str | Path) -> str | None:
-    """The last checkpoint in `folder` that was written to its end.
-
-    Mirrors `transformers.trainer_utils.get_last_checkpoint`, which takes the last one as it is.
+    Attributes:
+        checkpoint: what HF is to be given.
+        passed_over: checkpoint → its problems, for those that are newer and broken.
     """
+
+    checkpoint: Any
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """A sentence for each checkpoint that was passed over."""
+        then = (
+            f"resuming from `{self.checkpoint}`" if isinstance(self.checkpoint, str) else "there is no other"
+        )
+        return [
+            f"`{path}` is passed over, {then}: {'; '.join(wrong)}."
+            for path, wrong in self.passed_over.items()
+        ]
+
+
+def numbered(folder: str | Path) -> list[str]:
+    """The checkpoints of a folder, the newest update step first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = sorted((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), reverse=True)
     paths = (os.path.join(folder, f"checkpoint-{step}") for step in steps)
-    return next((path for path in paths if is_whole(path)), None)
+    return [path for path in paths if os.path.isdir(path)]
 
 
-def resolve_checkpoint(asked: Any, folder: str | Path) -> Any:
+def last_whole(folder: str | Path, *, needs_weights: bool = True) -> str | None:
+    """The newest checkpoint in `folder` that is whole.
+
+    Mirrors `transformers.trainer_utils.get_last_checkpoint`, which takes the last one as it is.
+    """
+    found: str | None = choose(AUTO, folder, needs_weights=needs_weights).checkpoint
+    return found
+
+
+def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Choice:
     """The checkpoint that a run resumes from.
 
     Args:
         asked: `resume_from_checkpoint` as given.
-        folder: where True looks for one.
+        folder: where True and "auto" look for one.
+        needs_weights: whether the weights must lie where HF's own Trainer has them.
 
     Returns:
-        The last whole one for True; all else, and True where there is none, as it is: HF has words for it.
+        The newest whole one for True and "auto". Where there is none, None for "auto", and True as it is: HF
+        has words for it. All else as it is.
 
     Raises:
-        ArgumentError: the checkpoint that was given is not whole.
+        ArgumentError: the checkpoint that was given is broken.
     """
-    if asked is True:
-        return last_whole(folder) or asked
-    if isinstance(asked, (str, Path)) and os.path.isdir(asked) and not is_whole(asked):
-        msg = (
-            f"`resume_from_checkpoint={str(asked)!r}`: `{STATE}` is missing or cut short, which is what HF "
-            "writes last: the checkpoint was not written to its end. Give an earlier one, or True for the "
-            "last whole one."
-        )
-        raise ArgumentError(msg)
-    return asked
+    if asked is True or asked == AUTO:
+        choice = Choice(None if asked == AUTO else asked)
+        for path in numbered(folder):
+            if not (wrong := problems(path, needs_weights=needs_weights)):
+                choice.checkpoint = path
+                break
+            choice.passed_over[path] = wrong
+        return choice
+    if isinstance(asked, (str, Path)) and os.path.isdir(asked):
+        if wrong := problems(asked, needs_weights=needs_weights):
+            msg = (
+                f"`resume_from_checkpoint={str(asked)!r}`: the checkpoint is broken, or was changed since it "
+                f"was written: {'; '.join(wrong)}. Give an earlier one, or True for the newest whole one. "
+                "Where the change was meant, delete `compat_manifest.json` from the folder."
+            )
+            raise ArgumentError(msg)
+        return Choice(str(asked))
+    return Choice(asked)

@@ -6,12 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from compat.cli import explain, run
+from compat.cli import convert, explain, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run, explain)
+COMMANDS = (run, explain, convert)
 """Each module adds one command: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 

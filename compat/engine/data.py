@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from transformers import trainer as hf_trainer
 from transformers.trainer_utils import has_length
 
+from compat.engine.resumption import Resumed
 from compat.engine.session import MicroBatch
 from compat.errors import ArgumentError
 
@@ -43,80 +42,39 @@ class WindowLoader:
         """Fetch lazily: no sample and no random number is drawn before the first batch is asked for."""
         session = self._session
         hf, schedule = session.hf, session.schedule
+        if session.nothing_left:
+            return
         size = hf.args.gradient_accumulation_steps
-        loader, step = self._epoch_loader()
-        counted_from = 0 if hf.counts_skipped_batches else step
+        resumed = Resumed(session) if session.resumes_epoch and session.steps_trained else None
+        loader = session.dataloader if resumed is None else resumed.loader
+        step = 0 if resumed is None else session.steps_trained
+        counted_from = 0 if session.counts_skipped else step
         if not hf.seeds_epoch_before_callbacks:
             hf._seed_epoch(loader, session.epoch)
-        restores_rng = step > 0
-        iterator = iter(loader)
+        batches = session.begin_epoch(loader, None if resumed is None else resumed.order)
+        if resumed is not None:
+            resumed.begin(batches)
         for window in range(step // size, schedule.num_update_steps_per_epoch):
             is_last = window == schedule.num_update_steps_per_epoch - 1
             count = (schedule.steps_in_epoch % size or size) if is_last else size
-            batches, num_items = hf.get_batch_samples(iterator, count, hf.args.device)
-            hf.current_gradient_accumulation_steps = len(batches)
-            if restores_rng and (batches or hf.counts_skipped_batches):
-                # Skipping batches has drawn random numbers; those of the checkpoint hold from here on.
-                hf._load_rng_state(session.resume_from_checkpoint)
-                restores_rng = False
-            for index, inputs in enumerate(batches):
+            batches.expect(count)
+            fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
+            hf.current_gradient_accumulation_steps = len(fetched)
+            if resumed is not None and (fetched or session.counts_skipped):
+                resumed.after_first_window()
+                resumed = None
+            for index, inputs in enumerate(fetched):
                 yield MicroBatch(
                     inputs=inputs,
                     num_items=num_items,
                     step=step,
                     opens=step % size == 0,
-                    closes=index == len(batches) - 1,
+                    closes=index == len(fetched) - 1,
                     # A window cut short by data that ran out is carried over, unless the epoch was to end
                     # here.
                     syncs=(step + 1) % size == 0 or step + 1 - counted_from == schedule.steps_in_epoch,
                 )
                 step += 1
-
-    def _epoch_loader(self) -> tuple[Any, int]:
-        """The loader of this epoch, less what a resumed run has already seen, and its first micro-step."""
-        session = self._session
-        if not session.resumes_epoch or session.steps_trained == 0:
-            return session.dataloader, 0
-        loader, seen = session.dataloader, session.steps_trained
-        if isinstance(loader, LimitedLoader):
-            return loader.less(seen), seen
-        return hf_trainer.skip_first_batches(loader, seen), seen
-
-
-class LimitedLoader:
-    """The first batches of a dataloader, in every epoch.
-
-    Args:
-        dataloader: HF's loader; all but its batches and their number is taken from it.
-        limit: a number of batches, or a fraction of them where it is a float.
-    """
-
-    def __init__(self, dataloader: Any, limit: float) -> None:
-        self._dataloader = dataloader
-        self._limit = limit if isinstance(limit, int) else int(limit * len(dataloader))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dataloader, name)
-
-    def __len__(self) -> int:
-        return min(self._limit, len(self._dataloader)) if has_length(self._dataloader) else self._limit
-
-    def __iter__(self) -> Iterator[Any]:
-        loader = self._dataloader
-        yield from itertools.islice(loader, self._limit)
-        # A loader of accelerate's that is not taken to its end goes on counting as the one in use.
-        state = getattr(loader, "gradient_state", None)
-        if state is not None and any(loader is used for used in state.dataloader_references):
-            loader.end()
-
-    def less(self, count: int) -> LimitedLoader:
-        """This loader without its first batches, for a run that goes on."""
-        return LimitedLoader(hf_trainer.skip_first_batches(self._dataloader, count), self._limit - count)
-
-
-def limited(dataloader: Any, limit: float | None) -> Any:
-    """A dataloader with at most `limit` batches; as it is where that is None."""
-    return dataloader if limit is None else LimitedLoader(dataloader, limit)
 
 
 def require_equal_lengths(dataloader: Any, accelerator: Any) -> None:

@@ -16,7 +16,8 @@ from transformers.trainer_utils import (
     has_length,
 )
 
-from compat.engine.data import EvaluationLoader, LimitedLoader
+from compat.engine.data import EvaluationLoader
+from compat.engine.limits import LimitedLoader
 from compat.engine.loops import EvaluationLoop, PredictionLoop
 from compat.engine.signals import propagating
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES

@@ -82,9 +82,9 @@ class TrainerModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Have HF build optimizer and scheduler, and load their states when resuming."""
         run = self.run
-        run.begin(
-            run.hf._set_up_training(run.schedule, run.dataloader, run.resume_from_checkpoint, run.trial)
-        )
+        hf, checkpoint = run.hf, run.resume_from_checkpoint
+        prepared = hf._set_up_training(run.schedule, run.dataloader, checkpoint, run.trial)
+        run.begin(prepared, hf._load_position(checkpoint, run))
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
         optimizer, scheduler = run.hf.optimizer, run.hf.lr_scheduler
         is_known = isinstance(
@@ -118,14 +118,16 @@ class TrainerModule(pl.LightningModule):
         run = self.run
         hf = run.hf
         run.epoch = self.trainer.current_epoch
-        run.seen_batch = hf.counts_skipped_batches and run.resumes_epoch and run.steps_trained > 0
+        run.behind = run.steps_trained if run.resumes_epoch else 0
+        run.seen_batch = run.counts_skipped and run.behind > 0
+        run.epoch_is_over = False
         if hf.begins_epochs_afresh:
             run.grad_norm = run.learning_rate = None
         hf._forget_past()
         if hf.seeds_epoch_before_callbacks:
             hf._seed_epoch(run.dataloader, run.epoch)
         run.fire("on_epoch_begin")
-        if run.resumes_epoch and run.steps_trained == 0:
+        if run.resumes_epoch and (run.steps_trained == 0 or run.nothing_left):
             hf._load_rng_state(run.resume_from_checkpoint)
 
     @override
@@ -213,9 +215,11 @@ class TrainerModule(pl.LightningModule):
             hf.lr_scheduler.step()
         run.model.zero_grad()  # type: ignore[union-attr]
         hf.state.global_step += 1
-        hf.state.epoch = run.epoch + (batch.step + 1) / run.schedule.steps_in_epoch
+        run.behind = batch.step + 1
+        hf.state.epoch = run.epoch + run.behind / run.schedule.steps_in_epoch
         run.fire("on_step_end")
         self._log_save_evaluate(run)
+        hf._check_writing()
 
     def _log_save_evaluate(self, run: Session) -> None:
         run.hf._maybe_log_save_evaluate(
@@ -235,12 +239,23 @@ class TrainerModule(pl.LightningModule):
         if not run.seen_batch:
             run.hf._warn_of_empty_epoch(run)
         run.fire("on_epoch_end")
+        run.epoch_is_over = True
         self._log_save_evaluate(run)
 
     @override
     def on_train_end(self) -> None:
         run = self.run
+        run.hf._finish_writing()
         run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put what HF's checkpoint holds beside weights and optimizer into a Lightning checkpoint.
+
+        Args:
+            checkpoint: gets `hf_files`: path → its content, a tensor of bytes.
+        """
+        checkpoint["hf_files"] = self.hf._files_of_run()
 
     # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each
     # step.

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from compat.engine.position import Batches, Position, draws, draws_here, is_stateful, looks_ahead, redraw
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from compat.engine.position import Draws
     from compat.upstream.schedule import Schedule
     from compat.upstream.trainer import Prepared
 
@@ -45,12 +48,18 @@ class Session:
         resume_from_checkpoint: the checkpoint the run goes on from.
         trial: the trial of a hyperparameter search.
         ignore_keys: output keys to leave out when evaluating during training.
+        replays_data: whether a resumed epoch draws the batches again that lie behind it.
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
         is_observed: whether a Lightning callback, logger or profiler listens to the run.
         needs_closures: whether a micro-step in the middle of a window runs in Lightning's closure, too.
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
+        position: where the run that is resumed stood in its data; None where its checkpoint does not tell.
+        batches: the batches of the current epoch.
+        order: random states when the order of the current epoch was drawn.
+        behind: micro-steps of the current epoch that belong to update steps made.
+        epoch_is_over: whether the end of the current epoch has come.
         model: the model as it is called in a training step, wrapped where it is wrapped.
         epoch: index of the current epoch.
         micro: the micro-batch in progress.
@@ -69,10 +78,16 @@ class Session:
     trial: Any
     ignore_keys: list[str] | None
     defers_backward: bool
+    replays_data: bool = False
     is_observed: bool = True
     needs_closures: bool = True
     epochs_trained: int = 0
     steps_trained: int = 0
+    position: Position | None = None
+    batches: Batches | None = None
+    order: Draws | None = None
+    behind: int = 0
+    epoch_is_over: bool = False
     model: nn.Module | None = None
     epoch: int = 0
     micro: MicroBatch | None = None
@@ -89,15 +104,68 @@ class Session:
         """Whether the current epoch is the one that the run goes on from."""
         return self.resume_from_checkpoint is not None and self.epoch == self.epochs_trained
 
-    def begin(self, prepared: Prepared) -> None:
-        """Take over what HF has prepared."""
+    @property
+    def counts_skipped(self) -> bool:
+        """Whether batches that a resumed run skips count as seen; under transformers 4 HF forgets them."""
+        return self.position is not None or bool(self.hf.counts_skipped_batches)
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether all that the current epoch still lacks is its end."""
+        return self.resumes_epoch and 0 < self.schedule.steps_in_epoch <= self.steps_trained
+
+    def begin(self, prepared: Prepared, position: Position | None) -> None:
+        """Take over what HF has prepared, and where the run stands in its data.
+
+        HF works that out of the number of update steps, which misses data that has begun anew early, and
+        leaves out the end of an epoch that a checkpoint was written just ahead of.
+        """
         self.model, self.dataloader = prepared.model, prepared.dataloader
         self.epochs_trained, self.steps_trained = prepared.epochs_trained, prepared.steps_trained
-        self.epoch = prepared.epochs_trained
+        if position is not None:
+            self.position = position
+            self.epochs_trained = position.epoch + position.is_over
+            self.steps_trained = 0 if position.is_over else position.batches
+        self.epoch = self.epochs_trained
+
+    def begin_epoch(self, loader: Any, order: Draws | None) -> Batches:
+        """Begin to draw the batches of an epoch.
+
+        Args:
+            loader: what yields them.
+            order: random states in which a resumed epoch's order was drawn.
+        """
+        if order is not None:
+            redraw(order)
+        self.order = draws()
+        self.batches = Batches(iter(loader), notes=looks_ahead(loader) and draws_here(loader))
+        return self.batches
+
+    def where(self) -> Position:
+        """Where the run stands in its data."""
+        loader = self.dataloader
+        return Position(
+            epoch=self.epoch,
+            batches=self.behind,
+            is_over=self.epoch_is_over,
+            depends_on=self.depends_on(),
+            order=self.order,
+            ahead=None if self.batches is None else self.batches.ahead,
+            loader=loader.state_dict() if is_stateful(loader) else None,
+        )
+
+    def depends_on(self) -> dict[str, int]:
+        """What the count of batches within an epoch depends on."""
+        return {
+            "steps_in_epoch": self.schedule.steps_in_epoch,
+            "total_train_batch_size": self.schedule.total_train_batch_size,
+            "gradient_accumulation_steps": self.hf.args.gradient_accumulation_steps,
+            "world_size": self.hf.args.world_size,
+        }
 
     def end(self) -> None:
         """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
-        self.hf = self.dataloader = self.model = self.micro = self.pending_loss = None
+        self.hf = self.dataloader = self.model = self.micro = self.pending_loss = self.batches = None
 
     def fire(self, event: str) -> None:
         """Call an event of HF's callbacks, and keep the control that they answer with."""

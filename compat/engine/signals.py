@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from typing_extensions import override
 
+from compat.upstream.jit_checkpoint import manager_behind
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+"""The handlers of a process that nobody has given one."""
 
 
 class SignalConnector(_SignalConnector):
@@ -18,7 +26,125 @@ class SignalConnector(_SignalConnector):
 
     @override
     def register_signal_handlers(self) -> None:
-        """Nothing: under HF a signal does what the script has it do."""
+        """Nothing: what a signal does is the script's affair, and a `Listener`'s."""
+
+
+class Listener:
+    """Hears the signals that announce the end of a process, of which the process would otherwise die.
+
+    A second one of a kind does what it would have done without us.
+
+    Attributes:
+        heard: the first signal that has arrived.
+        taken: the handlers that were there, by number; empty while nothing is listened to. One that is no
+            default is a script's own, and is left alone.
+    """
+
+    def __init__(self) -> None:
+        self.heard: signal.Signals | None = None
+        self.taken: dict[int, Any] = {}
+        self._pid = 0
+        self._announce: Callable[[signal.Signals], str] | None = None
+
+    def listen(
+        self,
+        numbers: Iterable[int],
+        *,
+        whatever: Iterable[int] = (),
+        announce: Callable[[signal.Signals], str] | None = None,
+    ) -> None:
+        """Take the handlers, where there are none but python's; only the main thread may.
+
+        Args:
+            numbers: the signals.
+            whatever: those that are taken whoever handles them.
+            announce: says what a signal leads to; it is written to stderr at once.
+        """
+        self.heard = None
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._pid, self._announce = os.getpid(), announce
+        whatever = set(whatever)
+        for number in dict.fromkeys((*numbers, *whatever)):
+            handler = signal.getsignal(number)
+            manager = manager_behind(handler)
+            if manager is None and not is_default(number) and number not in whatever:
+                continue
+            self.taken[number] = signal.signal(number, self._hear)
+            if manager is not None and manager.is_checkpoint_requested:
+                # It came before training began.
+                manager.is_checkpoint_requested = False
+                self._hear(number, None)
+
+    def give_back(self) -> None:
+        """Put the handlers back, but for those that somebody has replaced meanwhile."""
+        for number, handler in self.taken.items():
+            if signal.getsignal(number) == self._hear:
+                signal.signal(number, handler)
+        self.taken.clear()
+        self._announce = None
+
+    def _hear(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._pid:
+            # A process that was forked off; the one that listens decides.
+            return
+        handler = self.taken[number]
+        manager = manager_behind(handler)
+        signal.signal(number, handler if manager is None else manager._original_sigterm_handler)
+        if self.heard is not None:
+            return
+        self.heard = signal.Signals(number)
+        if self._announce is not None and (sentence := self._announce(self.heard)):
+            # Past python's buffers, in which the signal may have come upon this very thread.
+            with contextlib.suppress(OSError):
+                os.write(2, f"compat: {sentence}\n".encode())
+
+
+class Survivor:
+    """Has the worker of a dataloader outlive the first signal that tells its process to end.
+
+    torchrun, SLURM and a terminal signal all processes of a group, and a run that has lost its workers could
+    not finish its update step.
+
+    Args:
+        initialize: what else begins a worker.
+        taken: the signals that the process listens to at that time.
+    """
+
+    def __init__(self, initialize: Callable[[int], None] | None, taken: dict[int, Any]) -> None:
+        self.initialize = initialize
+        self.taken: Iterable[int] = taken
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"initialize": self.initialize, "taken": tuple(self.taken)}
+
+    def __call__(self, worker: int) -> None:
+        """Begin a worker."""
+        if self.initialize is not None:
+            self.initialize(worker)
+        for number in self.taken:
+            signal.signal(number, _pass_over_once)
+
+
+def _pass_over_once(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def is_default(number: int) -> bool:
+    """Whether nobody handles a signal, neither in Python nor below it."""
+    handler = signal.getsignal(number)
+    if handler is signal.SIG_DFL:
+        return not _is_caught_below(number)
+    return handler in DEFAULTS
+
+
+def _is_caught_below(number: int) -> bool:
+    """Whether code in C handles a signal, as `faulthandler.register` has it; told on Linux alone."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        caught = next(line for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 @contextlib.contextmanager

@@ -1,76 +1,109 @@
-"""Checkpoints: HF's policy and layout; the engine's parts go through Lightning's CheckpointIO."""
+"""Reading checkpoints: which one a run resumes from, and what it takes from there."""
 
 from __future__ import annotations
 
+import copy
 import os
-from typing import Any
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from compat.checkpoint import whole
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
-from compat.trainer.evaluation import EvaluationMixin
-from compat.upstream.features import BEST_IS_WAITED_FOR
-from compat.upstream.sharding import full_state_dict
+from compat.checkpoint.io import load_plain, numpys_older_names
+from compat.checkpoint.partial import sweep
+from compat.checkpoint.verify import problems
+from compat.checkpoint.whole import AUTO, choose
+from compat.engine.position import Position
+from compat.errors import CheckpointError, CompatError
+from compat.trainer.saving import SavingMixin
+
+if TYPE_CHECKING:
+    from compat.engine.session import Session
+
+UNPACKED = "_unpacked-"
+"""Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
+
+logger = logging.get_logger("transformers.trainer")
 
 
-class CheckpointingMixin(EvaluationMixin):
-    """When to save, what to keep and where is inherited; these are the leaves that touch the engine."""
+class CheckpointingMixin(SavingMixin):
+    """What is loaded is verified first."""
 
-    @property
-    def _is_sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+    _restores_callbacks = False
+    _loads_from: str | None = None
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = self._get_output_dir(trial=trial)
+    # Which checkpoint a run resumes from.
+
+    def _choose_checkpoint(self, asked: Any) -> Any:
+        """What `resume_from_checkpoint` comes to, for all processes alike; left-overs are swept before."""
+        self._restores_callbacks = asked == AUTO
+        if self.args.world_size == 1:
+            return self._choose_alone(asked)
+        outcome: list[Any] = [None, None]
+        if self.is_world_process_zero():
+            try:
+                outcome[0] = self._choose_alone(asked)
+            except CompatError as error:
+                outcome[1] = error
+        torch.distributed.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def _choose_alone(self, asked: Any) -> Any:
+        folder = self.args.output_dir
+        if isinstance(asked, (str, Path)) and os.path.isfile(asked):
+            return self._unpacked(asked)
+        for sentence in sweep(folder) if self.args.should_save else ():
+            logger.warning(sentence)
+        is_own = type(self)._load_from_checkpoint is not CheckpointingMixin._load_from_checkpoint
+        choice = choose(asked, folder, needs_weights=not is_own)
+        for sentence in choice.notes():
+            logger.warning(sentence)
+        return choice.checkpoint
+
+    def _unpacked(self, file: str | Path) -> str:
+        """A checkpoint of Lightning's as a folder of HF's; `train` removes it at its end."""
+        folder = tempfile.mkdtemp(prefix=UNPACKED, dir=self.args.output_dir)
+        checkpoint = os.path.join(folder, "checkpoint")
+        try:
+            convert(file, checkpoint, to="hf")
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        return checkpoint
+
+    def _remove_unpacked(self) -> None:
         if self.args.should_save:
-            whole.begin(os.path.join(folder, f"checkpoint-{self.state.global_step}"))
-        super()._save_checkpoint(model, trial)
-        if (
-            not BEST_IS_WAITED_FOR
-            and self.state.best_global_step
-            and self.args.save_strategy in ("steps", "epoch")
-        ):
-            self.accelerator.wait_for_everyone()
-            best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
-            if os.path.exists(best):
-                self.state.best_model_checkpoint = best
+            for folder in Path(self.args.output_dir).glob(f"{UNPACKED}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, its configuration and its processing class for `from_pretrained`.
+    # Loading.
 
-        Mirrors `transformers.Trainer.save_model`, which writes nothing at all where FSDP keeps its
-        checkpoints in shards.
+    def _load_position(self, checkpoint: str | None, session: Session) -> Position | None:
+        """Where the run that is resumed stood in its data, where this run can go on from there."""
+        file = os.path.join(checkpoint or "", self._position_file)
+        if checkpoint is None or self.args.ignore_data_skip or not os.path.isfile(file):
+            return None
+        position = Position.of(load_plain(file))
+        return position if position.depends_on == session.depends_on() else None
 
-        Args:
-            output_dir: where; `args.output_dir` if None.
-        """
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        keeps_shards = plugin is not None and "SHARDED" in str(plugin.state_dict_type)
-        if keeps_shards and not _internal_call:
-            weights = self.accelerator.get_state_dict(self.model)
-        elif self.is_tp_enabled and not getattr(self, "is_distributed_loading_by_transformers", False):
-            # transformers 4 puts tensors together in the first process alone, which waits for the others.
-            weights = full_state_dict(self.model.state_dict())
-        else:
-            super().save_model(output_dir, _internal_call)
-            return
-        self._save(output_dir or self.args.output_dir, state_dict=weights)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._is_sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
-
-    def _save_scaler(self, output_dir: str) -> None:
-        if self.accelerator.scaler is not None:
-            self._save_parts({"scaler": self.accelerator.scaler}, output_dir)
-
-    def _save_parts(self, parts: dict[str, Any], output_dir: str) -> None:
-        if self.args.should_save:
-            states = {name: part.state_dict() for name, part in parts.items()}
-            self.lightning.strategy.checkpoint_io.save_checkpoint(states, output_dir)
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if wrong := problems(best, needs_weights=False) if os.path.isdir(best) else []:
+            msg = (
+                f"`load_best_model_at_end=True`: the best checkpoint is broken: {best}: {'; '.join(wrong)}. "
+                "The model is as the last step left it; load an earlier checkpoint by hand."
+            )
+            raise CheckpointError(msg)
+        self._loads_from = best
+        super()._load_best_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both states where both are there; a checkpoint saved with `save_only_model` has neither."""
@@ -88,9 +121,38 @@ class CheckpointingMixin(EvaluationMixin):
             self.optimizer.load_state_dict(parts["optimizer"])
             self.lr_scheduler.load_state_dict(parts["lr_scheduler"])
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with numpys_older_names():
+            super()._load_rng_state(checkpoint)
+
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.accelerator.scaler is None:
             return
         parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
         if "scaler" in parts:
             self.accelerator.scaler.load_state_dict(parts["scaler"])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._loads_from = resume_from_checkpoint
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Translate weights that `save_pretrained` has written under older names; HF does not."""
+        model = self.model
+        is_renamed = load_result.missing_keys and load_result.unexpected_keys
+        if is_renamed and self._loads_from is not None and isinstance(model, PreTrainedModel):
+            current = type(model).from_pretrained(self._loads_from, config=copy.deepcopy(model.config))
+            load_result = model.load_state_dict(current.state_dict(), strict=False)
+        super()._issue_warnings_after_load(load_result)
+
+    def _load_callback_state(self) -> None:
+        """Restore callbacks where the arguments ask for it, and with "auto" in any case."""
+        if not self._restores_callbacks:
+            super()._load_callback_state()
+            return
+        asked = self.args.restore_callback_states_from_checkpoint
+        self.args.restore_callback_states_from_checkpoint = True
+        try:
+            super()._load_callback_state()
+        finally:
+            self.args.restore_callback_states_from_checkpoint = asked

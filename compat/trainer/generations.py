@@ -158,14 +158,6 @@ class LackedMethods:
         )
         return checkpoints
 
-    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        trainer_utils.rotate_checkpoints(
-            output_dir=output_dir or self.args.output_dir,
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=use_mtime,
-        )
-
 
 class GenerationsMixin(HubMixin):
     """What the installed release has, with the parameters that other releases give it."""

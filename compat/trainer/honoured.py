@@ -11,10 +11,8 @@ from transformers.integrations.integration_utils import rewrite_logs
 from transformers.trainer_utils import has_length
 
 from compat.arguments.training import fit_to_save
-from compat.callbacks.limits import StopAfter
-from compat.callbacks.preemption import SaveOnSigterm
 from compat.checkpoint.pickled import as_pickles, without_shared_memory
-from compat.trainer.checkpointing import CheckpointingMixin
+from compat.trainer.preemption import PreemptionMixin
 from compat.upstream.environment import overlaid
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-class HonouringMixin(CheckpointingMixin):
+class HonouringMixin(PreemptionMixin):
     """HF's methods, doing also what arguments of other generations and Lightning's flags ask for."""
 
     _past_index: int
@@ -43,10 +41,6 @@ class HonouringMixin(CheckpointingMixin):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, TensorBoardCallback):
                     callback.logging_dir = folder
-        if self._lacked("enable_jit_checkpoint"):
-            self.add_callback(SaveOnSigterm())
-        if (limit := self._lightning_flags.get("max_time")) is not None:
-            self.add_callback(StopAfter(limit))
 
     def _lacked(self, name: str) -> Any:
         """The value of an argument that was given, and that the installed release lacks; None otherwise."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning
@@ -12,13 +14,14 @@ from transformers.utils import logging
 from compat.arguments.lightning import limit
 from compat.checkpoint import HFCheckpointIO
 from compat.checkpoint.deepspeed import make_universal, processes_of
-from compat.checkpoint.whole import resolve_checkpoint
+from compat.checkpoint.whole import AUTO
 from compat.engine.build import attach_session, build_trainer
-from compat.engine.data import WindowLoader, limited, require_equal_lengths
+from compat.engine.data import WindowLoader, require_equal_lengths
+from compat.engine.limits import limited
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
-from compat.errors import CompatError
+from compat.errors import CheckpointError, CompatError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.older import take_older_name
 from compat.upstream.environment import Facts
@@ -44,6 +47,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
 
     _lightning: pl.Trainer | None
     _lightning_module: TrainerModule | None
+    _train_began: float
 
     @property
     def lightning(self) -> pl.Trainer:
@@ -71,8 +75,10 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         Mirrors `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a `checkpoint-N` folder, or True for the last one in `args.output_dir`
-                that was written to its end.
+            resume_from_checkpoint: a `checkpoint-N` folder, or a file of `trainer.lightning.save_checkpoint`;
+                True for the newest folder in `args.output_dir` that is whole; "auto" for the
+                same, and a fresh start where there is none. "auto" in the arguments holds where nothing is
+                said here.
             trial: the trial of a hyperparameter search.
             ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
             kwargs: `model_path`, the name that `resume_from_checkpoint` had.
@@ -82,13 +88,16 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             flos).
 
         Raises:
-            ArgumentError: the checkpoint was not written to its end.
+            ArgumentError: the checkpoint is broken: the file, and what is wrong with it.
         """
+        self._train_began = time.monotonic()
         kwargs["resume_from_checkpoint"] = resume_from_checkpoint
         take_older_name(kwargs, "model_path", "resume_from_checkpoint", f"{type(self).__name__}.train")
-        kwargs["resume_from_checkpoint"] = resolve_checkpoint(
-            kwargs["resume_from_checkpoint"], self.args.output_dir
-        )
+        self._require_place_to_save()
+        asked = kwargs["resume_from_checkpoint"]
+        if asked is None and self.args.resume_from_checkpoint == AUTO:
+            asked = AUTO
+        kwargs["resume_from_checkpoint"] = self._choose_checkpoint(asked)
         try:
             output: TrainOutput = super().train(
                 trial=trial,
@@ -98,10 +107,15 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         except BaseException:
             self._leave_training()
             raise
+        finally:
+            self._remove_unpacked()
         return output
 
     def _leave_training(self) -> None:
         """Put back what `train` switches on, where it did not come to its own end."""
+        with contextlib.suppress(CheckpointError):
+            # Another error ended the run, and is the one to be seen.
+            self._finish_writing()
         self.is_in_train = False
         handle = getattr(self, "neftune_hook_handle", None)
         if self.neftune_noise_alpha is not None and handle is not None:
@@ -137,6 +151,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
             resume_from_checkpoint=resume_from_checkpoint,
             trial=trial,
             ignore_keys=ignore_keys_for_eval,
+            replays_data=bool(self._lightning_flags.get("replay_data")),
             defers_backward=self._leaves_backward_to_lightning(),
         )
         return self._run_session(session)

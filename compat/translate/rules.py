@@ -265,7 +265,7 @@ RULES: dict[str, Rule] = {
                 "restore_callback_states_from_checkpoint": "HF's own code",
                 "resume_from_checkpoint": "read by scripts, which pass it to `train`",
                 "load_best_model_at_end metric_for_best_model greater_is_better": "HF's own code",
-                "enable_jit_checkpoint": "SIGTERM saves and stops",
+                "enable_jit_checkpoint": "signals save and stop also with `save_strategy='no'`",
             },
         ),
         *_rules(
@@ -273,7 +273,7 @@ RULES: dict[str, Rule] = {
             "HF's Hub code",
             {
                 "push_to_hub hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision": (
-                    "HF's own code pushes"
+                    "HF's own code pushes; a push that fails is said, and stops nothing"
                 ),
                 "hub_token": "never shown, never saved",
                 "push_to_hub_model_id push_to_hub_organization": "old names of `hub_model_id`",

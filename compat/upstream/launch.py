@@ -23,10 +23,13 @@ SECONDS_TO_END, SECONDS_TO_FAIL = 1800, 5
 would wait for it in a collective (`ddp_timeout`), and hardly."""
 
 SECONDS_TO_SAVE = 60
-"""How long this process may go on when Ctrl-C has ended the others."""
+"""How long this process may go on when a signal has ended the others."""
 
-INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
-"""Statuses of a process that Ctrl-C has ended."""
+TOLD_TO_END = (
+    -signal.SIGINT,
+    *(128 + getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)),
+)
+"""Statuses of a process that has ended as it was told to: by Ctrl-C, or by itself upon a signal."""
 
 STARTED_BY = "COMPAT_STARTED_BY"
 """The variable that tells a process started here the first one, without which it must not go on."""
@@ -98,8 +101,8 @@ class _Observer(_ChildProcessObserver):
     """Ends the job when one of its processes fails, and says which."""
 
     def _terminate_all(self) -> None:
-        if all(process.poll() in (None, 0, *INTERRUPTED) for process in self._child_processes):
-            # Ctrl-C reaches all: this process may have something to save before it ends by itself.
+        if all(process.poll() in (None, 0, *TOLD_TO_END) for process in self._child_processes):
+            # All have heard of it: this process may have something to save before it ends by itself.
             time.sleep(SECONDS_TO_SAVE)
         _report(self._child_processes)
         super()._terminate_all()

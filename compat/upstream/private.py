@@ -34,6 +34,7 @@ _HF5 = ("transformers 5.23.0",)
 _HF4 = ("transformers 4.53.1",)
 _PL = ("lightning 2.6.6",)
 _AC = ("accelerate 1.15.0",)
+_TORCH = ("torch 2.13.0",)
 
 _TRAINER = "transformers.trainer:Trainer."
 _EPOCH = "lightning.pytorch.loops.training_epoch_loop:_TrainingEpochLoop."
@@ -108,7 +109,9 @@ PRIVATE = (
         "put back after an evaluation in the middle of fit",
     ),
     Private(
-        "lightning.pytorch.trainer.trainer:Trainer#_signal_connector", _PL, "replaced: signals are left alone"
+        "lightning.pytorch.trainer.trainer:Trainer#_signal_connector",
+        _PL,
+        "replaced: signals are a listener's or the script's",
     ),
     Private("lightning.pytorch.plugins.precision:Precision._after_closure", _PL, "called before the step"),
     Private("lightning.pytorch.core.module:LightningModule._on_before_batch_transfer", _PL, "overridden"),
@@ -127,6 +130,21 @@ PRIVATE = (
         "lightning.fabric.strategies.launchers.subprocess_script:_ChildProcessObserver._terminate_all",
         _PL,
         "overridden: says which process has ended the job",
+    ),
+    Private(
+        "transformers.trainer_jit_checkpoint:CheckpointManager._sigterm_handler",
+        _HF5,
+        "replaced while a run listens itself",
+    ),
+    Private(
+        "transformers.trainer_jit_checkpoint:CheckpointManager#_original_sigterm_handler",
+        _HF5,
+        "put in place for a second SIGTERM",
+    ),
+    Private(
+        "torch.distributed.distributed_c10d:_get_default_store",
+        _TORCH,
+        "called: by it processes agree on when to stop",
     ),
     Private(
         "lightning.fabric.plugins.environments.slurm:SLURMEnvironment._validate_srun_variables",
@@ -155,6 +173,12 @@ PRIVATE = (
     Private("accelerate:Accelerator._prepare_fsdp2", _AC, "overridden: shards what accelerate cannot"),
     Private("accelerate:Accelerator#_optimizers", _AC, "filled by the accelerator face"),
     Private("accelerate:Accelerator#_schedulers", _AC, "filled by the accelerator face"),
+    Private("torch.serialization:_save", _TORCH, "called with an archive that fills in data late"),
+    Private("torch.distributed.checkpoint.filesystem:_StorageInfo", _TORCH, "made for each tensor written"),
+    Private("torch._C:PyTorchFileWriter", _TORCH, "called to write that archive"),
+    Private(
+        "torch._subclasses.fake_tensor:FakeTensorMode", _TORCH, "on while a file is read without its data"
+    ),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
 )
 

@@ -1,12 +1,21 @@
-"""Taking a process's rank from SLURM, where `srun` has started the job."""
+"""What SLURM says and takes: a process's rank, where `srun` has started the job, and a job to queue again."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import warnings
+from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SECONDS_TO_REQUEUE = 60
+"""How long `scontrol` may take; a controller under load answers late."""
 
 RANKS_OF_SRUN = {"PMI_RANK": "SLURM_PROCID", "PMI_SIZE": "SLURM_NTASKS"}
 """What `srun --mpi=pmi2` tells under MPI's names, too."""
@@ -69,3 +78,46 @@ def join() -> None:
         MASTER_ADDR=job.main_address,
         MASTER_PORT=str(job.main_port),
     )
+
+
+def requeue_signal(plugins: Iterable[Any] = ()) -> int | None:
+    """The signal upon which this job goes back into the queue; None where it does not.
+
+    Args:
+        plugins: those of Lightning's; a `SLURMEnvironment` among them says whether and when.
+    """
+    if SLURMEnvironment.job_id() is None:
+        # Nobody queues for an interactive job again.
+        return None
+    for plugin in plugins:
+        if isinstance(plugin, SLURMEnvironment):
+            return plugin.requeue_signal if plugin.auto_requeue else None
+    return signal.SIGUSR1
+
+
+def job_name() -> str:
+    """The name of this job for `scontrol`, which has a form of its own for a part of an array."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def requeue() -> str:
+    """Put this job back into the queue.
+
+    Mirrors Lightning's `_SignalConnector`, which does so before it is known that there is a checkpoint.
+
+    Returns:
+        Why it could not be done; empty where it was.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["scontrol", "requeue", job_name()],  # noqa: S607 (where it lies is the cluster's affair)
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_TO_REQUEUE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"status {done.returncode}"

@@ -61,7 +61,8 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
     Attributes:
         seeds_epoch_before_callbacks: whether samplers learn of an epoch before its callbacks do.
         counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts
-            from the first batch it fetches, so that a last window cut short is not stepped there.
+            from the first batch it fetches, so that a last window cut short is not stepped there. It is so
+            with checkpoints of HF's own alone.
         adds_losses_in_place: whether losses add up in the type and shape of the sum; otherwise the sum takes
             those of the losses.
         begins_epochs_afresh: whether an epoch that makes no step logs neither the gradient norm nor the

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from compat.checkpoint.convert import convert
 from compat.upstream.features import HAS_TRAINING_SEAMS
 from tests.distributed.compare import (
     assert_saved_is_live,
@@ -80,6 +82,22 @@ def test_its_own_schedule_is_followed(runs: Path) -> None:
     assert rates != read(runs, "gpt2")["rates"]
     assert max(rates) == pytest.approx(1e-2)
     assert rates[-1] < rates[-2] < rates[-3]
+
+
+@pytest.mark.parametrize("name", ["zero-2", "zero-3"])
+@pytest.mark.parametrize("form", ["pretrained", "hf", "lightning"])
+def test_converted_weights_are_deepspeeds_own(runs: Path, tmp_path: Path, name: str, form: str) -> None:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    source = runs / name / "checkpoint-10"
+    convert(source, tmp_path / form, form)
+    convert(tmp_path / form, tmp_path / "final", "pretrained")
+    found, expected = (
+        load_file(tmp_path / "final" / "model.safetensors"),
+        get_fp32_state_dict_from_zero_checkpoint(source),
+    )
+    assert set(expected) - set(found) == {"lm_head.weight"}
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
 
 
 @pytest.mark.skipif(not HAS_TRAINING_SEAMS, reason="put together by the same parts of DeepSpeed")

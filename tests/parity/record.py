@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers.utils import logging
 
+from compat.checkpoint.layout import OURS, is_one_of
 from tests.parity.bench import Api, Bench, Setup
 from tests.parity.plain import differences, plain
 
@@ -117,12 +118,12 @@ def record_trainer(trainer: Any, events: list[dict[str, Any]], home: Path) -> Re
 
 
 def record_files(home: Path) -> Record:
-    """Record every file below a folder: the content of those that hold numbers, the names of all.
+    """Record every file of HF's below a folder: the content of those that hold numbers, the names of all.
 
     Args:
         home: the folder of the run.
     """
-    files = sorted(path for path in home.rglob("*") if path.is_file())
+    files = sorted(path for path in home.rglob("*") if path.is_file() and not is_one_of(path.name, OURS))
     return {str(path.relative_to(home)): plain(_content(path), home) for path in files}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import transformers.trainer
-from huggingface_hub import CommitInfo, RepoUrl
+from huggingface_hub import CommitInfo, HfApi, RepoUrl
 from huggingface_hub.utils import filter_repo_objects
 
 ADDRESS = "https://huggingface.co"
@@ -89,6 +90,46 @@ class Hub:
         return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@dataclass
+class SlowHub(Hub):
+    """Uploads in the thread of the Hub's own client, and each upload waits until it is let through.
+
+    Attributes:
+        gate: lets uploads through while it is set.
+        error: what they fail with, if they fail.
+        fails_at_once: whether they fail in the call, and not in their thread.
+        begun: the message of each upload, when it began.
+        at_once: the largest number of uploads at a time.
+    """
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+    fails_at_once: bool = False
+    begun: list[str] = field(default_factory=list)
+    at_once: int = 0
+    client: HfApi = field(default_factory=HfApi)
+    _active: int = 0
+
+    def upload_folder(self, *, run_as_future: bool = False, **options: Any) -> Any:
+        if not run_as_future:
+            return super().upload_folder(**options)
+        if self.error is not None and self.fails_at_once:
+            raise self.error
+        return self.client.run_as_future(self._upload, options)
+
+    def _upload(self, options: dict[str, Any]) -> Any:
+        self._active += 1
+        self.begun.append(options["commit_message"])
+        self.at_once = max(self.at_once, self._active)
+        try:
+            assert self.gate.wait(30)
+            if self.error is not None:
+                raise self.error
+            return super().upload_folder(**options)
+        finally:
+            self._active -= 1
+
+
 def done(value: CommitInfo) -> Future[CommitInfo]:
     """A future that is over: which pushes HF leaves out as too many must not depend on the machine."""
     future: Future[CommitInfo] = Future()
@@ -96,9 +137,9 @@ def done(value: CommitInfo) -> Future[CommitInfo]:
     return future
 
 
-def connect(monkeypatch: Any, root: Path) -> Hub:
+def connect(monkeypatch: Any, root: Path, kind: type[Hub] = Hub) -> Any:
     """Have transformers push to a new Hub under `root`."""
-    hub = Hub(root)
+    hub = kind(root)
     if hasattr(transformers.trainer, "hf_api"):
         monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
     else:

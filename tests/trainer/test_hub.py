@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +15,17 @@ import compat
 from compat.arguments.training import Secret
 from tests.parity.parts.models import VOCABULARY, gpt2
 from tests.small import arguments
-from tests.trainer.hub import Hub, connect
+from tests.trainer.hub import Hub, SlowHub, connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TOKEN = "hf_hush"  # noqa: S105
 REPO = "someone/pupil"
+OURS = ("compat_manifest.json", "data_state.pth")
+"""What our checkpoints have beside HF's files."""
+
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 KINDS = pytest.mark.parametrize("kind", [compat.Trainer, transformers.Trainer], ids=["ours", "theirs"])
 
@@ -57,7 +63,8 @@ def test_the_same_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, str
         run.push_to_hub(language="en", tags="small", dataset="numbers")
         card = (hub.folder(REPO) / "README.md").read_text()
         weights = (hub.folder(REPO) / "model.safetensors").read_bytes()
-        found.append((hub.files(REPO), hub.repos, card, weights, len(hub.tokens), set(hub.tokens)))
+        files = {name for name in hub.files(REPO) if name.split("/")[-1] not in OURS}
+        found.append((files, hub.repos, card, weights, len(hub.tokens), set(hub.tokens)))
     assert found[0] == found[1]
 
 
@@ -205,3 +212,183 @@ def test_the_model_card(tmp_path: Path) -> None:
     evaluated = [entry for entry in run.state.log_history if "eval_loss" in entry]
     assert f"Loss: {evaluated[-1]['eval_loss']:.4f}" in card.text
     assert "learning_rate: 5e-05" in card.text
+
+
+# While training goes on.
+
+EACH_STEP = {"save_steps": 1, "hub_strategy": "every_save"}
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHub]:
+    hub = connect(monkeypatch, tmp_path / "hub", SlowHub)
+    yield hub
+    hub.gate.set()
+    if hub.client._thread_pool is not None:
+        hub.client._thread_pool.shutdown()
+
+
+class Watch(compat.TrainerCallback):
+    """Calls a function at an event, with the trainer's state."""
+
+    def __init__(self, event: str, act: Callable[[Any], None]) -> None:
+        self.act = act
+        setattr(self, event, self._fire)
+
+    def _fire(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.act(state)
+
+
+def test_training_goes_on_during_a_push_and_saves_push_nothing_then(tmp_path: Path, slow: SlowHub) -> None:
+    run = writer(tmp_path / "out", **EACH_STEP)
+
+    def look(state: Any) -> None:
+        if state.global_step == 3:
+            assert slow.repos[REPO].commits == []
+            slow.gate.set()
+            run.push_in_progress.wait_until_done()
+
+    run.add_callback(Watch("on_step_begin", look))
+    run.train()
+    messages = [f"Training in progress, step {step}" for step in (1, 4)]
+    assert slow.repos[REPO].commits == [("main", message) for message in messages]
+    assert [entry["step"] for entry in run.state.log_history if "loss" in entry] == [1, 2, 3, 4]
+    assert slow.at_once == 1
+
+
+def test_pushes_queue_up_where_each_save_is_to_push(tmp_path: Path, slow: SlowHub) -> None:
+    run = writer(tmp_path / "out", hub_always_push=True, **EACH_STEP)
+
+    def look(state: Any) -> None:
+        assert slow.begun == ["Training in progress, step 1"]
+        # The last push is waited for after this event.
+        threading.Timer(0.2, slow.gate.set).start()
+
+    run.add_callback(Watch("on_train_end", look))
+    run.train()
+    assert slow.begun == [f"Training in progress, step {step}" for step in (1, 2, 3, 4)]
+    assert len(slow.repos[REPO].commits) == 4
+    assert slow.at_once == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_push_that_fails_stops_nothing_and_is_said_once(
+    tmp_path: Path, slow: SlowHub, caplog: pytest.LogCaptureFixture, at_once: bool
+) -> None:
+    slow.error, slow.fails_at_once = OSError("no route to the Hub"), at_once
+    slow.gate.set()
+    run = writer(tmp_path / "out", **{**EACH_STEP, "hub_strategy": "checkpoint"})
+    waits = Watch(
+        "on_step_begin", lambda state: run.push_in_progress and run.push_in_progress.wait_until_done()
+    )
+    run.add_callback(waits)
+    run.train()
+    assert run.state.global_step == 4
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {
+        f"checkpoint-{step}" for step in (1, 2, 3, 4)
+    }
+    said = [message for message in caplog.messages if "push" in message]
+    assert len(said) == 2
+    assert said[0].startswith(
+        f"A push to `{REPO}` has failed: OSError: no route to the Hub. Training goes on"
+    )
+    assert said[1].startswith(f"The last push to `{REPO}` has failed: OSError: no route to the Hub.")
+    assert "`trainer.push_to_hub()`" in said[1]
+
+
+def test_a_push_that_works_again_ends_well(
+    tmp_path: Path, slow: SlowHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow.error = OSError("no route to the Hub")
+    slow.gate.set()
+    run = writer(tmp_path / "out", **EACH_STEP)
+
+    def look(state: Any) -> None:
+        if run.push_in_progress is not None:
+            run.push_in_progress.wait_until_done()
+        if state.global_step == 2:
+            slow.error = None
+
+    run.add_callback(Watch("on_step_begin", look))
+    run.train()
+    messages = [f"Training in progress, step {step}" for step in (3, 4)]
+    assert slow.repos[REPO].commits == [("main", message) for message in messages]
+    assert len([message for message in caplog.messages if "push" in message]) == 1
+
+
+def test_a_callback_that_fails_at_a_push_ends_the_run(tmp_path: Path, hub: Hub) -> None:
+    def fail(state: Any) -> None:
+        msg = "broken"
+        raise RuntimeError(msg)
+
+    run = writer(tmp_path / "out", **EACH_STEP)
+    run.add_callback(Watch("on_push_begin", fail))
+    with pytest.raises(RuntimeError, match="broken"):
+        run.train()
+
+
+def test_a_checkpoint_that_is_uploaded_stays_until_then(tmp_path: Path, slow: SlowHub) -> None:
+    run = writer(tmp_path / "out", **{**EACH_STEP, "hub_strategy": "all_checkpoints"}, save_total_limit=1)
+    first = str(tmp_path / "out" / "checkpoint-1")
+    under_way: list[set[str]] = []
+
+    def look(state: Any) -> None:
+        if state.global_step in {1, 3}:
+            under_way.append(run._uploading())
+        if state.global_step == 3:
+            assert os.path.isdir(first)
+            slow.gate.set()
+            run.push_in_progress.wait_until_done()
+            under_way.append(run._uploading())
+
+    run.add_callback(Watch("on_step_begin", look))
+    run.train()
+    assert under_way == [{str(tmp_path / "out"), first}, {str(tmp_path / "out"), first}, set()]
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-4"}
+    assert {name.split("/")[0] for name in slow.files(REPO) if "/" in name} == {
+        "checkpoint-1",
+        "checkpoint-4",
+    }
+    assert slow.files(REPO) >= {f"checkpoint-1/{name}" for name in ("model.safetensors", "optimizer.pt")}
+
+
+def test_the_end_waits_for_a_push_before_it_removes_what_is_pushed(tmp_path: Path, slow: SlowHub) -> None:
+    run = writer(
+        tmp_path / "out",
+        **{**EACH_STEP, "hub_strategy": "all_checkpoints", "save_steps": 2, "eval_steps": 2},
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,
+    )
+    run.add_callback(
+        Watch(
+            "on_step_end",
+            lambda state: state.global_step == 4 and threading.Timer(0.5, slow.gate.set).start(),
+        )
+    )
+    run.train()
+    assert run.state.best_model_checkpoint == str(tmp_path / "out" / "checkpoint-2")
+    assert slow.files(REPO) >= {f"checkpoint-2/{name}" for name in ("model.safetensors", "optimizer.pt")}
+
+
+def test_a_push_by_hand_waits_for_the_one_under_way_before_it_writes(tmp_path: Path, slow: SlowHub) -> None:
+    run = writer(tmp_path / "out", push_to_hub=True, **{**EACH_STEP, "max_steps": 1})
+    written: list[bool] = []
+
+    class Writing(type(run)):
+        def save_model(self, *args: Any, **kwargs: Any) -> None:
+            written.append(self.push_in_progress is None or self.push_in_progress.is_done())
+            super().save_model(*args, **kwargs)
+
+        def _finish_current_push(self) -> None:
+            slow.gate.set()
+            super()._finish_current_push()
+
+    slow.gate.set()
+    run.train()
+    slow.gate.clear()
+    run.__class__ = Writing
+    run._push_from_checkpoint(str(tmp_path / "out" / "checkpoint-1"))
+    run.push_to_hub()
+    assert written == [True]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compat.checkpoint.layout import OURS, is_one_of
 from tests.parity.parts import callbacks, data
 
 if TYPE_CHECKING:
@@ -180,15 +181,20 @@ def failing(bench: Bench) -> Any:
         return type(error).__name__, str(error)
 
 
-def resumed(checkpoint: int | bool = True, **changes: Any) -> Script:
+def resumed(checkpoint: int | bool = True, *, as_of_hf: bool = False, **changes: Any) -> Script:
     """Train on from a checkpoint with a new trainer.
 
     Args:
         checkpoint: the step of the checkpoint; True takes the last one.
+        as_of_hf: whether the checkpoint loses beforehand what only ours have, with which a run goes on as
+            if it had not been interrupted, and so otherwise than under HF.
         **changes: fields of the training arguments of this run alone.
     """
 
     def script(bench: Bench) -> Any:
+        for file in bench.out_dir.glob("checkpoint-*/*") if as_of_hf else ():
+            if is_one_of(file.name, OURS):
+                file.unlink()
         path = checkpoint if checkpoint is True else str(bench.out_dir / f"checkpoint-{checkpoint}")
         return bench.trainer(**changes).train(resume_from_checkpoint=path)
 

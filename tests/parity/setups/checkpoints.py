@@ -82,7 +82,7 @@ RESUME = tuple(
         ),
         (
             "mid-epoch-with-accumulation",
-            (scripts.interrupted(3), scripts.resumed(2)),
+            (scripts.interrupted(3), scripts.resumed(2, as_of_hf=True)),
             {"args": {**SAVES, "save_steps": 2, "gradient_accumulation_steps": 2}},
         ),
         (
@@ -102,7 +102,7 @@ RESUME = tuple(
         ),
         (
             "stream-that-ran-out",
-            (scripts.interrupted(7), scripts.resumed()),
+            (scripts.interrupted(7), scripts.resumed(as_of_hf=True)),
             {"train": partial(data.stream, 18), "args": {**SAVES, "max_steps": 9}},
         ),
         (
@@ -110,7 +110,11 @@ RESUME = tuple(
             (scripts.interrupted(5), scripts.resumed()),
             {"train": data.shuffled_stream, "args": {**SAVES, "max_steps": 9}},
         ),
-        ("augmented-data", (scripts.interrupted(5), scripts.resumed()), {"train": data.noisy}),
+        (
+            "augmented-data",
+            (scripts.interrupted(5), scripts.resumed(as_of_hf=True)),
+            {"train": data.noisy},
+        ),
         (
             "workers",
             (scripts.interrupted(5), scripts.resumed()),
@@ -123,7 +127,7 @@ RESUME = tuple(
         ),
         (
             "tokens-with-accumulation",
-            (scripts.interrupted(2), scripts.resumed()),
+            (scripts.interrupted(2), scripts.resumed(as_of_hf=True)),
             {
                 **TEXT,
                 "extras": padded,
@@ -142,7 +146,7 @@ RESUME = tuple(
         ("in-bf16", (scripts.interrupted(4), scripts.resumed()), {"args": {**SAVES, "bf16": True}}),
         (
             "for-more-epochs",
-            (scripts.train, scripts.resumed(num_train_epochs=3)),
+            (scripts.train, scripts.resumed(as_of_hf=True, num_train_epochs=3)),
             {},
         ),
         (

@@ -1,0 +1,165 @@
+"""Turning one form of a checkpoint into another, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from compat.checkpoint.convert import lazy
+from compat.checkpoint.convert.common import Options
+from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
+from compat.checkpoint.manifest import flush
+from compat.errors import CheckpointError
+
+PARTIAL, REPLACED = "_partial-", "_replaced-"
+"""What stands before the name of what is being written, and of what it takes the place of."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion has done.
+
+    Attributes:
+        path: what was written.
+        source: the form that was read.
+        form: the form that was written.
+        tensors: number of weights.
+        size: bytes on the disk.
+        notes: what else should be known.
+    """
+
+    path: Path
+    source: str
+    form: str
+    tensors: int
+    size: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line."""
+        notes = f" ({'; '.join(self.notes)})" if self.notes else ""
+        size = f"{self.tensors} tensors, {self.size:,} bytes"
+        return f"{self.path}: {self.form}, {size}, from {self.source}{notes}"
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    to: str | None = None,
+    max_shard_size: str | int = "5GB",
+    *,
+    dtype: str | torch.dtype | None = None,
+    config: str | Path | None = None,
+    prefix: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Converted:
+    """Turn a checkpoint into another form, with at most about two of its tensors in memory.
+
+    Args:
+        src: a checkpoint of any form; which one, is found out.
+        dst: what to write. It appears whole or not at all.
+        to: `hf`, `lightning`, `sharded` or `pretrained`; told by the name of `dst` if None.
+        max_shard_size: of a file of weights.
+        dtype: what floating-point weights become, with `to="pretrained"`; what they are if None.
+        config: a config.json, or a folder that has one, for a checkpoint that has none.
+        prefix: what stands before the model's names in a Lightning checkpoint, if it cannot be found out.
+        overwrite: whether `dst` may exist, and is then replaced.
+        quiet: whether no progress is shown.
+
+    Raises:
+        CheckpointError: it cannot be read or written; the path, why, and what to do.
+    """
+    source, target = Path(os.path.abspath(src)), Path(os.path.abspath(dst))
+    read, write = _form_to_read(source), _form_to_write(target, to)
+    options = Options(max_shard_size, _dtype(dtype, write), None if config is None else Path(config), prefix)
+    if write.write is None:
+        msg = f"`{dst}`: the form `{write.name}` is read and never written: {write.way_out}."
+        raise CheckpointError(msg)
+    if os.path.lexists(target) and not overwrite:
+        msg = f"`{dst}`: it is there already. Give another name, or `--overwrite`."
+        raise CheckpointError(msg)
+    if target in source.parents:
+        msg = f"`{dst}`: `{src}` lies in it, and would be gone. Give another name."
+        raise CheckpointError(msg)
+    checkpoint = read.read(source, options)
+    partial = target.with_name(PARTIAL + target.name)
+    _remove(partial)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _shown(checkpoint.size(), quiet=quiet) as bar, lazy.telling(bar.update):
+            write.write(checkpoint, partial, options)
+            bar.update(bar.total - bar.n)
+        for path in (*partial.rglob("*"), partial):
+            flush(path)
+        size = sum(path.stat().st_size for path in (partial, *partial.rglob("*")) if path.is_file())
+        _put(partial, target)
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        msg = f"`{dst}`: not written ({error}). See to the space and the permissions of its folder."
+        raise CheckpointError(msg) from error
+    finally:
+        _remove(partial)
+    notes = tuple(checkpoint.notes)
+    return Converted(target, read.name, write.name, len(checkpoint.weights), size, notes)
+
+
+def _form_to_read(source: Path) -> Form:
+    form = form_of(source)
+    if form is None:
+        what = "none of the forms that are known" if source.exists() else "no such file or folder"
+        known = "; ".join(f"{form.name}: {form.what}" for form in FORMS)
+        msg = f"`{source}`: {what}. Give one of these ({known})."
+        raise CheckpointError(msg)
+    return form
+
+
+def _form_to_write(target: Path, to: str | None) -> Form:
+    form = called(target) if to is None else named(to)
+    if form is None:
+        writable = ", ".join(dict.fromkeys(form.name for form in FORMS if form.write))
+        msg = f"`--to {to}`: no such form. Give one of {writable}."
+        raise CheckpointError(msg)
+    return form
+
+
+def _dtype(asked: str | torch.dtype | None, form: Form) -> torch.dtype | None:
+    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if asked is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        msg = f"`--dtype {asked}`: no floating-point type of torch's. Give float32, bfloat16 or float16."
+        raise CheckpointError(msg)
+    if form.name != "pretrained":
+        msg = f"`--dtype {asked}`: the form `{form.name}` is for resuming, and keeps its types. Leave it out."
+        raise CheckpointError(msg)
+    return found
+
+
+def _shown(total: int, *, quiet: bool) -> Any:
+    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet, desc="converting")
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Have what was written appear in its place."""
+    older = target.with_name(REPLACED + target.name)
+    if os.path.lexists(target):
+        _remove(older)
+        target.rename(older)
+    partial.rename(target)
+    flush(target.parent)
+    _remove(older)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""Tensors that are known by shape and type, and read from their file when they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from compat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_MODE = FakeTensorMode()
+
+_LISTENER: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
+
+
+class Source(Protocol):
+    """Where the bytes of one storage come from."""
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        """`count` bytes from the byte `start` on, as uint8 in memory of their own."""
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """A source: bytes of a file.
+
+    Attributes:
+        path: the file.
+        offset: where they begin in it, in bytes.
+    """
+
+    path: str
+    offset: int
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        """See `Source`."""
+        data = memory(count)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset + start)
+            view = buffer(data)
+            while view:
+                if not (got := file.readinto(view)):
+                    msg = f"`{self.path}`: it ends in the middle of a tensor. Copy it again, whole."
+                    raise CheckpointError(msg)
+                view = view[got:]
+        return data
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A source: a tensor that is put together from parts.
+
+    Attributes:
+        make: gives the whole of it, contiguous.
+    """
+
+    make: Callable[[], torch.Tensor]
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        """See `Source`."""
+        return self.make().reshape(-1).view(torch.uint8)[start : start + count]
+
+
+def memory(count: int) -> torch.Tensor:
+    """`count` bytes that go back to the system at once, where an allocator would keep pieces of them."""
+    return (
+        torch.frombuffer(mmap.mmap(-1, count), dtype=torch.uint8)
+        if count
+        else torch.empty(0, dtype=torch.uint8)
+    )
+
+
+def storage(nbytes: int, source: Source) -> Any:
+    """A storage that has no memory.
+
+    Args:
+        nbytes: its size in bytes.
+        source: what `real` reads.
+    """
+    with _MODE:
+        made: Any = torch.empty(nbytes, dtype=torch.uint8).untyped_storage()
+    made.source = source
+    return made
+
+
+def view(
+    of: Any, dtype: torch.dtype, offset: int, shape: Sequence[int], stride: Sequence[int]
+) -> torch.Tensor:
+    """A tensor in a storage of `storage`.
+
+    Args:
+        of: the storage.
+        dtype: of the tensor.
+        offset: where it begins, in elements.
+        shape: its sizes.
+        stride: its strides, in elements.
+    """
+    with _MODE:
+        return torch.empty(0, dtype=dtype).set_(of, offset, tuple(shape), tuple(stride))
+
+
+def declared(shape: Sequence[int], dtype: torch.dtype, source: Source) -> torch.Tensor:
+    """A contiguous tensor in a storage of its own that `real` reads from `source`."""
+    strides: list[int] = []
+    count = 1
+    for size in reversed(shape):
+        strides.insert(0, count)
+        count *= max(size, 1)
+    numel = count if all(shape) else 0
+    return view(storage(numel * dtype.itemsize, source), dtype, 0, shape, strides)
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether a value is a tensor without memory."""
+    return isinstance(value, FakeTensor)
+
+
+def real(tensor: torch.Tensor) -> torch.Tensor:
+    """What a tensor stands for, read from its file; one that has memory, as it is."""
+    data = filled(tensor)
+    _tell(nbytes(data))
+    return data
+
+
+def filled(tensor: torch.Tensor) -> torch.Tensor:
+    """As `real`, for a part of what is read: tells no listener."""
+    if not is_lazy(tensor):
+        return tensor
+    if tensor.numel() == 0:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    first, item = int(tensor.storage_offset()), tensor.dtype.itemsize
+    source: Source = tensor.untyped_storage().source  # type: ignore[attr-defined]
+    read = source.read(first * item, (last + 1) * item)
+    return read.view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
+
+
+def read_storage(of: Any) -> torch.Tensor:
+    """All of a storage, as uint8; tells the listener."""
+    count = of.nbytes()
+    data: torch.Tensor = of.source.read(0, count)
+    _tell(count)
+    return data
+
+
+def buffer(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    data: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(data)
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """Size of a tensor's elements, in bytes."""
+    return tensor.numel() * tensor.dtype.itemsize
+
+
+def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for two tensors that are the same one under two names."""
+    place = tensor.untyped_storage()._cdata
+    return place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def loading() -> contextlib.AbstractContextManager[Any]:
+    """While it lasts, `torch.load` reads no data."""
+    return _MODE
+
+
+@contextlib.contextmanager
+def telling(listener: Callable[[int], None]) -> Iterator[None]:
+    """Call `listener` with the number of bytes whenever some are read."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def _tell(count: int) -> None:
+    if listener := _LISTENER.get():
+        listener(count)

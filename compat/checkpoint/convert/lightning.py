@@ -1,0 +1,114 @@
+"""Checkpoints of Lightning's: one file, or a folder of shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compat.checkpoint.convert import dcp, torchfile
+from compat.checkpoint.convert.common import Checkpoint
+from compat.checkpoint.convert.config import add_config
+from compat.checkpoint.convert.names import live, prefix_of, saved
+from compat.checkpoint.convert.optimizer import numbered
+from compat.checkpoint.convert.progress import progress
+from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
+from compat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from compat.checkpoint.convert.common import Options
+
+PREFIX = "model."
+"""What stands before the names of a model that a LightningModule holds as `self.model`."""
+
+FILES = "hf_files"
+"""The key of what a `checkpoint-N` folder has beside weights and states: path → bytes as uint8."""
+
+META = "meta.pt"
+"""The file in which Lightning keeps all but weights and optimizers of a sharded checkpoint."""
+
+SCALER = "MixedPrecision"
+"""The key under which Lightning keeps the scaler: the name of its plugin."""
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file, and may be a checkpoint."""
+    return path.is_file()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder of shards, as `ModelParallelStrategy` writes one."""
+    return (path / META).is_file() and (path / dcp.METADATA).is_file()
+
+
+def read_file(path: Path, options: Options) -> Checkpoint:
+    """Read a `.ckpt` file."""
+    tree = torchfile.read(path)
+    if not isinstance(tree, dict) or "state_dict" not in tree:
+        msg = f"`{path}`: not a checkpoint of Lightning's (it has no `state_dict`). Give one, or a folder."
+        raise CheckpointError(msg)
+    return _read(path, tree, tree.get("optimizer_states") or [], options)
+
+
+def read_folder(path: Path, options: Options) -> Checkpoint:
+    """Read a folder of shards, put together."""
+    shards = dcp.read(path)
+    tree = {**torchfile.read(path / META), "state_dict": shards["state_dict"]}
+    states = [state for key, state in sorted(shards.items()) if key.startswith("optimizer_")]
+    return _read(path, tree, states, options)
+
+
+def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: Options) -> Checkpoint:
+    checkpoint = Checkpoint(path, {}, scaler=tree.get(SCALER), files=dict(tree.get(FILES, {})))
+    add_config(checkpoint, options, path.parent, names=tree["state_dict"])
+    skeleton = None if checkpoint.has_adapters else skeleton_of(checkpoint)
+    names = {name: name.replace("_orig_mod.", "") for name in tree["state_dict"]}
+    prefix = prefix_of(path, list(names.values()), skeleton, PREFIX if FILES in tree else options.prefix)
+    of_model = {
+        names[key].removeprefix(prefix): tensor
+        for key, tensor in tree["state_dict"].items()
+        if names[key].startswith(prefix) and isinstance(tensor, torch.Tensor)
+    }
+    if len(of_model) < len(names):
+        checkpoint.notes.append(f"{len(names) - len(of_model)} tensors outside of `{prefix}` left out")
+    checkpoint.weights = saved(of_model) if checkpoint.has_adapters else saved_once(of_model, skeleton)
+    schedules = tree.get("lr_schedulers") or []
+    if len(optimizers) > 1 or len(schedules) > 1:
+        checkpoint.notes.append("the states of several optimizers left out")
+    elif optimizers:
+        checkpoint.optimizer, named = numbered(optimizers[0])
+        checkpoint.parameters = named and [
+            name.replace("_orig_mod.", "").removeprefix(prefix) for name in named
+        ]
+        checkpoint.scheduler = schedules[0] if schedules else None
+    return checkpoint
+
+
+def write(checkpoint: Checkpoint, path: Path, options: Options) -> None:
+    """Write a `.ckpt` file that Lightning loads weights-only."""
+    import importlib.metadata
+
+    weights = (
+        live(checkpoint.weights)
+        if checkpoint.has_adapters
+        else as_in_memory(checkpoint, skeleton_of(checkpoint), "lightning")
+    )
+    told = progress(checkpoint)
+    tree: dict[str, Any] = {
+        "epoch": told.epoch,
+        "global_step": told.steps,
+        "pytorch-lightning_version": importlib.metadata.version("lightning"),
+        "state_dict": {f"{PREFIX}{name}": tensor for name, tensor in weights.items()},
+        "loops": told.loops(),
+        "callbacks": {},
+        "optimizer_states": [] if checkpoint.optimizer is None else [checkpoint.optimizer],
+        "lr_schedulers": [] if checkpoint.scheduler is None else [checkpoint.scheduler],
+    }
+    if checkpoint.scaler is not None:
+        tree[SCALER] = checkpoint.scaler
+    if checkpoint.files:
+        tree[FILES] = checkpoint.files
+    torchfile.write(tree, path)

@@ -1,0 +1,53 @@
+"""A `checkpoint-N` folder whose weights and optimizer accelerate has saved in shards, under FSDP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compat.checkpoint.convert import dcp, folders
+from compat.checkpoint.convert.common import Checkpoint
+from compat.checkpoint.convert.optimizer import named, numbered
+from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compat.checkpoint.convert.common import Options
+
+MODEL, OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
+"""Folders in which accelerate keeps them, and the keys under which it does."""
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a folder is such a checkpoint, or the weights in one."""
+    return (_root(path) / MODEL / dcp.METADATA).is_file()
+
+
+def read(folder: Path, options: Options) -> Checkpoint:
+    """Read it, put together."""
+    root = _root(folder)
+    checkpoint = Checkpoint(root, dcp.read(root / MODEL)["model"])
+    folders.read_beside(checkpoint, root, options, root.parent)
+    if (root / OPTIMIZER / dcp.METADATA).is_file():
+        state = dcp.read(root / OPTIMIZER)["optimizer"]
+        checkpoint.optimizer, checkpoint.parameters = numbered(state)
+    if not checkpoint.has_adapters:
+        checkpoint.weights = saved_once(checkpoint.weights, skeleton_of(checkpoint))
+    return checkpoint
+
+
+def write(checkpoint: Checkpoint, folder: Path, options: Options) -> None:
+    """Write it as a single process would."""
+    folders.require_state(checkpoint)
+    skeleton = skeleton_of(checkpoint)
+    weights = as_in_memory(checkpoint, skeleton, "sharded")
+    optimizer = None if checkpoint.optimizer is None else named(checkpoint, skeleton)
+    folder.mkdir()
+    dcp.write({"model": weights}, folder / MODEL)
+    if optimizer is not None:
+        dcp.write({"optimizer": optimizer}, folder / OPTIMIZER)
+    folders.write_beside(checkpoint, folder)
+
+
+def _root(path: Path) -> Path:
+    return path.parent if path.name == MODEL else path

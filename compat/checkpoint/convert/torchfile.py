@@ -1,0 +1,164 @@
+"""Files of `torch.save`: their structure is read without their data, and written one storage at a time."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.serialization import skip_data
+from typing_extensions import override
+
+from compat.checkpoint.convert import lazy
+from compat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_PROTOCOL = 2
+"""`torch.save`'s."""
+
+
+class Slice(io.RawIOBase):
+    """A part of a file, as a file.
+
+    Args:
+        path: the file.
+        offset: where the part begins, in bytes.
+        length: its size in bytes.
+    """
+
+    def __init__(self, path: str | Path, offset: int, length: int) -> None:
+        self._file, self._offset, self._length = open(path, "rb", buffering=0), offset, length  # noqa: SIM115
+        self.seek(0)
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._length}[whence]
+        return self._file.seek(self._offset + base + offset) - self._offset
+
+    @override
+    def tell(self) -> int:
+        return self._file.tell() - self._offset
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        left = max(0, self._length - self.tell())
+        return self._file.readinto(memoryview(buffer)[:left]) or 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: Any = None) -> Any:
+    """What `torch.save` has written, with tensors that `lazy.real` reads.
+
+    Tensors that were in one storage are so again, and all of them are the CPU's. Files of the form before
+    torch 1.6 are read with their data.
+
+    Args:
+        path: the file.
+        part: offset and length in bytes, where it lies inside of another file.
+        pickle_module: what unpickles it, if not torch's reader of plain data.
+
+    Raises:
+        CheckpointError: the file is no such file, or holds more than plain data.
+    """
+    how: dict[str, Any] = (
+        {"weights_only": True}
+        if pickle_module is None
+        else {"weights_only": False, "pickle_module": pickle_module}
+    )
+    offset = part[0] if part else 0
+    try:
+        if part is None and not zipfile.is_zipfile(path):
+            return torch.load(path, map_location="cpu", **how)
+        file: Any = Slice(path, *part) if part else open(path, "rb")  # noqa: SIM115
+        with file:
+            with lazy.loading():
+                tree = torch.load(file, **how)
+            return _placed(tree, str(path), offset, {})
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        first = str(error).strip().partition("\n")[0]
+        msg = (
+            f"`{path}`: torch cannot read it as plain data ({type(error).__name__}: {first}). "
+            "Give a checkpoint that is whole and holds tensors, numbers, texts, lists and dicts only."
+        )
+        raise CheckpointError(msg) from error
+
+
+def _placed(tree: Any, path: str, offset: int, storages: dict[int, Any]) -> Any:
+    """`tree` with tensors that know their place in the file."""
+    if lazy.is_lazy(tree):
+        old = tree.untyped_storage()
+        place = offset + old._checkpoint_offset
+        if place not in storages:
+            storages[place] = lazy.storage(old.nbytes(), lazy.FileRange(path, place))
+        return lazy.view(storages[place], tree.dtype, tree.storage_offset(), tree.shape, tree.stride())
+    if isinstance(tree, dict):
+        for key in tree:
+            tree[key] = _placed(tree[key], path, offset, storages)
+    elif isinstance(tree, list):
+        tree[:] = [_placed(item, path, offset, storages) for item in tree]
+    elif type(tree) is tuple:
+        return tuple(_placed(item, path, offset, storages) for item in tree)
+    return tree
+
+
+class _Pickler(pickle.Pickler):
+    """Keeps the storages that it meets, in the order in which torch numbers them."""
+
+    storages: dict[int, Any]
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor):
+            storage = obj.untyped_storage()
+            self.storages.setdefault(storage._cdata, storage)
+        return NotImplemented
+
+
+class _Archive:
+    """What torch writes into; fills in the data that it skips."""
+
+    def __init__(self, path: str, storages: dict[int, Any]) -> None:
+        self._writer: Any = torch._C.PyTorchFileWriter(path)
+        self._storages = storages
+        self.write_record: Callable[[str, Any, int], None] = self._writer.write_record
+        self.close: Callable[[], None] = self._writer.write_end_of_file
+
+    def write_record_metadata(self, name: str, count: int) -> None:
+        """Where torch would leave a hole, write the storage that belongs there."""
+        storage = list(self._storages.values())[int(name.rpartition("/")[2])]
+        if count and storage.device.type == "meta":
+            storage = lazy.read_storage(storage).untyped_storage()
+        self.write_record(name, storage, count)
+
+
+def write(tree: Any, path: str | Path) -> None:
+    """Write what `torch.save` would write, with one storage at a time in memory.
+
+    Args:
+        tree: what to save; its tensors may be lazy ones.
+        path: the file.
+    """
+    storages: dict[int, Any] = {}
+    kind = type("_Keeping", (_Pickler,), {"storages": storages})
+    module = type("_Module", (), {"Pickler": kind})
+    archive = _Archive(str(path), storages)
+    with skip_data(materialize_fake_tensors=True):
+        save: Any = torch.serialization._save
+        save(tree, archive, module, _PROTOCOL, False)
+    archive.close()

@@ -1,0 +1,148 @@
+"""The manifest of a checkpoint: its files, their sizes and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANIFEST = "compat_manifest.json"
+"""Written last: a folder that has it is whole."""
+
+FORMAT = 1
+_CHUNK = 1 << 20
+_THREADS = 4
+
+
+def seal(folder: str | Path) -> None:
+    """Flush all files of a folder to its disk, and write its manifest.
+
+    Args:
+        folder: a checkpoint to which nothing will be added.
+    """
+    root = Path(folder)
+    (root / MANIFEST).unlink(missing_ok=True)
+    names = list(files_of(root))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        entries = dict(zip(names, pool.map(lambda name: _flushed(root / name), names), strict=True))
+    _write(root, entries)
+    for parent in {root, *((root / name).parent for name in names)}:
+        flush(parent)
+
+
+def reseal(folder: str | Path) -> None:
+    """Bring the manifest of a sealed folder up to date, reading only what has changed since.
+
+    A callback may add to a checkpoint, or take from it, once it is told that it has been saved.
+    """
+    root = Path(folder)
+    sealed = (root / MANIFEST).stat().st_mtime_ns
+    before = read(root)
+    now = list(files_of(root))
+    entries = {
+        name: before[name]
+        if name in before and (root / name).stat().st_mtime_ns <= sealed
+        else _flushed(root / name)
+        for name in now
+    }
+    if entries != before:
+        _write(root, entries)
+        flush(root)
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """The entries of a manifest.
+
+    Returns:
+        Path within the folder, with `/` → size in bytes and sha256.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    written = Path(folder, MANIFEST).read_bytes()
+    found = json.loads(written)
+    if not isinstance(found, dict) or written != _serialised(found.get("files", {})):
+        msg = "it was changed since it was written"
+        raise ValueError(msg)
+    entries: dict[str, Any] = found["files"]
+    return entries
+
+
+def differences(folder: str | Path) -> Iterator[tuple[str, str]]:
+    """What differs from the manifest.
+
+    Yields:
+        The file, and what is wrong with it; `MANIFEST` itself where it is damaged.
+    """
+    root = Path(folder)
+    try:
+        entries = read(root)
+    except (OSError, ValueError) as error:
+        yield MANIFEST, f"damaged ({error})"
+        return
+    for name, entry in entries.items():
+        if wrong := _compared(root, name, entry):
+            yield name, wrong
+
+
+def files_of(root: Path) -> Iterator[str]:
+    """Every file of a folder but the manifest, by its path within it."""
+    for parent, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name).relative_to(root).as_posix()
+            if path != MANIFEST:
+                yield path
+
+
+def flush(path: str | Path) -> None:
+    """Have what was written to a file or folder reach its disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flushed(file: Path) -> dict[str, Any]:
+    flush(file)
+    return {"size": file.stat().st_size, "sha256": _digest(file)}
+
+
+def _compared(root: Path, name: str, entry: dict[str, Any]) -> str:
+    file = root / name
+    if not file.is_file():
+        return "missing"
+    if (size := file.stat().st_size) != entry["size"]:
+        return f"{size} bytes, and {entry['size']} were written"
+    return "" if _digest(file) == entry["sha256"] else "its content was changed since it was written"
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write(root: Path, entries: dict[str, Any]) -> None:
+    # Never half-written in a folder that others may already see.
+    draft = root / f"{MANIFEST}.new"
+    draft.write_bytes(_serialised(entries))
+    flush(draft)
+    draft.replace(root / MANIFEST)
+
+
+def _serialised(entries: dict[str, Any]) -> bytes:
+    """The one form of a manifest, with a digest of its own: a byte that differs shows."""
+    body = json.dumps(entries, indent=1)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"format": {FORMAT}, "sha256": "{digest}", "files": {body}}}\n'.encode()

@@ -1,0 +1,154 @@
+"""A checkpoint appears whole or not at all: it is written beside its place, and then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+
+from compat.checkpoint.layout import TRAINERS, is_one_of
+from compat.checkpoint.manifest import MANIFEST, differences, files_of, flush, read, seal
+from compat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# HF takes what begins with `checkpoint-` for a checkpoint, and uploads nothing that begins with `_`.
+PARTIAL, REPLACED, REMOVED = "_partial-", "_replaced-", "_removed-"
+"""What stands before the name of a checkpoint that is being written, replaced by a new one, or removed."""
+
+_LEFTOVER = re.compile(rf"({PARTIAL}|{REPLACED}|{REMOVED})(checkpoint-\d+)")
+
+_TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|cannot be opened")
+
+
+def partial_of(checkpoint: str | Path) -> Path:
+    """Where a checkpoint is written until it is whole."""
+    return _beside(checkpoint, PARTIAL)
+
+
+def begin(checkpoint: str | Path) -> Path:
+    """Make an empty folder in which a checkpoint can be written.
+
+    Args:
+        checkpoint: where it shall appear.
+
+    Raises:
+        CheckpointError: a file has the name of the checkpoint.
+    """
+    if Path(checkpoint).exists() and not Path(checkpoint).is_dir():
+        msg = f"`{checkpoint}`: a file has the name of a checkpoint to be saved. Move it away."
+        raise CheckpointError(msg)
+    folder = partial_of(checkpoint)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def commit(checkpoint: str | Path) -> None:
+    """Have a checkpoint that is written to its end appear in its place, on the disk and all at once.
+
+    What others have put into an older checkpoint of that name stays; what Trainers have put there goes.
+    """
+    final, folder, older = Path(checkpoint), partial_of(checkpoint), _beside(checkpoint, REPLACED)
+    if final.is_dir():
+        _keep_what_others_wrote(final, folder)
+    seal(folder)
+    if final.is_dir():
+        shutil.rmtree(older, ignore_errors=True)
+        final.rename(older)
+    folder.rename(final)
+    flush(final.parent)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def discard(checkpoint: str | Path) -> None:
+    """Give up a checkpoint that is being written."""
+    shutil.rmtree(partial_of(checkpoint), ignore_errors=True)
+
+
+def remove(checkpoint: str | Path) -> None:
+    """Remove a checkpoint, so that nobody ever sees half of it."""
+    doomed = _beside(checkpoint, REMOVED)
+    shutil.rmtree(doomed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        Path(checkpoint).rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: str | Path) -> list[str]:
+    """Clear away what a run that was killed has left behind, and bring to its end what lacked only its name.
+
+    Args:
+        folder: the one that holds the checkpoints.
+
+    Returns:
+        What was done, a sentence for each left-over.
+    """
+    done = []
+    # A partial one comes first, for it may take the place of a replaced one.
+    for path in sorted(Path(folder).glob("_*-checkpoint-*")) if Path(folder).is_dir() else ():
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or not path.is_dir():
+            continue
+        kind, final = found[1], path.with_name(found[2])
+        if not final.exists() and (kind == REPLACED or (kind == PARTIAL and _is_sealed(path))):
+            path.rename(final)
+            done.append(f"`{path}`: left behind by a run that was killed, and whole; now `{final.name}`.")
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            done.append(f"`{path}`: left behind by a run that was killed; removed.")
+    return done
+
+
+@contextlib.contextmanager
+def writing(checkpoint: str | Path) -> Iterator[None]:
+    """Say clearly what keeps a checkpoint from being written, and leave nothing of it.
+
+    Raises:
+        CheckpointError: the disk, the folder or its permissions are in the way.
+    """
+    try:
+        yield
+    except BaseException as error:
+        discard(checkpoint)
+        if not _is_of_the_disk(error):
+            raise
+        msg = (
+            f"`{checkpoint}`: not saved ({type(error).__name__}: {error}). Nothing of it is kept, earlier "
+            "checkpoints are as they were. See to the space and the permissions of the folder, and resume "
+            "from the last checkpoint."
+        )
+        raise CheckpointError(msg) from error
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    if isinstance(error, CheckpointError):
+        return False
+    by_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error)) is not None
+    return by_torch or isinstance(error, (OSError, SafetensorError, shutil.Error))
+
+
+def _beside(checkpoint: str | Path, prefix: str) -> Path:
+    path = Path(checkpoint)
+    return path.with_name(prefix + path.name)
+
+
+def _is_sealed(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and not any(differences(folder))
+
+
+def _keep_what_others_wrote(older: Path, newer: Path) -> None:
+    try:
+        sealed = read(older)
+    except (OSError, ValueError):
+        sealed = {}
+    for name in files_of(older):
+        is_ours = name in sealed or is_one_of(name, TRAINERS)
+        if not is_ours and not (newer / name).exists():
+            (newer / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(older / name, newer / name)

@@ -1,0 +1,155 @@
+"""Whether a checkpoint is whole, unchanged and safe to load."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from compat.checkpoint.deepspeed import LATEST, UNIVERSAL
+from compat.checkpoint.layout import INCOMPLETE, PICKLES, STATE, WEIGHTS, is_one_of
+from compat.checkpoint.manifest import MANIFEST, differences, files_of, read
+from compat.checkpoint.pickles import refuse_code
+from compat.errors import CheckpointError
+
+Check = Callable[[Path], str]
+
+INDEX = ".index.json"
+
+
+def problems(folder: str | Path, *, needs_weights: bool = True) -> list[str]:
+    """What keeps a checkpoint from being loaded.
+
+    One that `compat` has written is held against its manifest, byte for byte. One of HF's own has none: its
+    files must be there, and be readable as what their names say. No pickle is loaded for that.
+
+    Args:
+        folder: a `checkpoint-N` folder.
+        needs_weights: whether the weights must lie where HF's own Trainer has them.
+
+    Returns:
+        A phrase for each problem, which begins with the file; none where the checkpoint is whole.
+    """
+    return [f"`{name}`: {wrong}" for name, wrong in _problems(Path(folder), needs_weights)]
+
+
+def leaves_folder(name: Any) -> bool:
+    """Whether a path that a file names leads out of the folder of that file."""
+    parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
+    is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)
+    return not isinstance(name, str) or not name or is_absolute or ".." in parts
+
+
+def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
+    names = set(files_of(root))
+    sealed = _sealed(root)
+    if (root / MANIFEST).exists():
+        yield from _changes(root)
+    if STATE not in names:
+        yield STATE, "missing, which is written last: the checkpoint was not written to its end"
+    if INCOMPLETE in names:
+        yield INCOMPLETE, "HF was interrupted while it wrote this checkpoint"
+    if needs_weights and not _has_weights(root):
+        yield WEIGHTS[0], "missing, and no weights of another format are there"
+    for name in sorted(names):
+        for pattern, check, always in CHECKS:
+            if (always or name not in sealed) and is_one_of(name, pattern) and (wrong := check(root / name)):
+                yield name, wrong
+                break
+
+
+def _changes(root: Path) -> Iterator[tuple[str, str]]:
+    has_weights = _has_weights(root)
+    for name, wrong in differences(root):
+        # Weights may have been split, joined or turned into another format since.
+        if not (wrong == "missing" and has_weights and _is_weights(name)):
+            yield name, wrong
+
+
+def _sealed(root: Path) -> Collection[str]:
+    """The files that a manifest vouches for."""
+    try:
+        return read(root).keys()
+    except (OSError, ValueError):
+        return ()
+
+
+def _is_weights(name: str) -> bool:
+    return is_one_of(name, (*WEIGHTS, "model-*.safetensors", "pytorch_model-*.bin"))
+
+
+def _has_weights(root: Path) -> bool:
+    return any(next(root.glob(pattern), None) is not None for pattern in WEIGHTS)
+
+
+def _of_json(file: Path) -> str:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"no JSON, or cut short ({error})"
+    return "" if file.name != STATE or isinstance(found, dict) else "it holds no state of a run"
+
+
+def _of_safetensors(file: Path) -> str:
+    try:
+        with safe_open(file, framework="pt"):
+            return ""
+    except (OSError, SafetensorError) as error:
+        return f"no safetensors, or cut short ({error})"
+
+
+def _of_archive(file: Path) -> str:
+    if not zipfile.is_zipfile(file):
+        # Before 1.6, torch wrote a row of pickles.
+        with open(file, "rb") as stream:
+            return "" if stream.read(1) == b"\x80" else "empty, cut short, or nothing that torch has written"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        return f"cut short or damaged ({error})"
+    return f"damaged at {damaged!r}" if damaged else ""
+
+
+def _of_pickle(file: Path) -> str:
+    try:
+        refuse_code(file)
+    except CheckpointError as error:
+        return str(error).partition(": ")[2]
+    return ""
+
+
+def _of_index(file: Path) -> str:
+    try:
+        shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"no index of weights ({type(error).__name__}: {error})"
+    for shard in sorted(map(str, shards)):
+        if leaves_folder(shard):
+            return f"it names {shard!r}, which is outside of the checkpoint"
+        if not (file.parent / shard).is_file():
+            return f"it names {shard!r}, which is missing"
+    return ""
+
+
+def _of_pointer(file: Path) -> str:
+    name = file.read_text(encoding="utf-8").strip()
+    if leaves_folder(name) or os.sep in name:
+        return f"it names {name!r}, which is outside of the checkpoint"
+    return "" if (file.parent / name).is_dir() else f"it names {name!r}, which is missing"
+
+
+CHECKS: tuple[tuple[tuple[str, ...], Check, bool], ...] = (
+    ((f"*{INDEX}",), _of_index, True),
+    ((LATEST, UNIVERSAL), _of_pointer, True),
+    (("*.json",), _of_json, False),
+    (("*.safetensors", "*/*.safetensors"), _of_safetensors, False),
+    (tuple(pattern for pattern in PICKLES if not pattern.endswith(".metadata")), _of_archive, False),
+    (PICKLES, _of_pickle, True),
+)
+"""Which files → how they are checked, and whether also where the manifest vouches for their bytes."""

@@ -1,0 +1,65 @@
+"""Dataloaders less some of their batches."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from transformers import trainer as hf_trainer
+from transformers.trainer_utils import has_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class LimitedLoader:
+    """The first batches of a dataloader, in every epoch.
+
+    Args:
+        dataloader: HF's loader; all but its batches and their number is taken from it.
+        limit: a number of batches, or a fraction of them where it is a float.
+    """
+
+    def __init__(self, dataloader: Any, limit: float) -> None:
+        self._dataloader = dataloader
+        self._limit = limit if isinstance(limit, int) else int(limit * len(dataloader))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataloader, name)
+
+    def __len__(self) -> int:
+        return min(self._limit, len(self._dataloader)) if has_length(self._dataloader) else self._limit
+
+    def __iter__(self) -> Iterator[Any]:
+        loader = self._dataloader
+        yield from itertools.islice(loader, self._limit)
+        # A loader of accelerate's that is not taken to its end goes on counting as the one in use.
+        state = getattr(loader, "gradient_state", None)
+        if state is not None and any(loader is used for used in state.dataloader_references):
+            loader.end()
+
+    @property
+    def whole(self) -> Any:
+        """The loader that is limited."""
+        return self._dataloader
+
+    def less(self, count: int) -> LimitedLoader:
+        """This loader without its first batches, for a run that goes on."""
+        return LimitedLoader(hf_trainer.skip_first_batches(self._dataloader, count), self._limit - count)
+
+
+def less(loader: Any, count: int) -> Any:
+    """A loader without its first batches."""
+    if isinstance(loader, LimitedLoader):
+        return loader.less(count)
+    return hf_trainer.skip_first_batches(loader, count)
+
+
+def plain(loader: Any) -> Any:
+    """The loader itself, where it is limited."""
+    return loader.whole if isinstance(loader, LimitedLoader) else loader
+
+
+def limited(dataloader: Any, limit: float | None) -> Any:
+    """A dataloader with at most `limit` batches; as it is where that is None."""
+    return dataloader if limit is None else LimitedLoader(dataloader, limit)

@@ -1,0 +1,157 @@
+"""Where a run stands in its data, to the point that it goes on as if it had never stopped.
+
+HF's checkpoint holds how many update steps lie behind it and the random numbers' state at the save. That is
+enough where drawing a batch draws no random number. Where a collator masks tokens, a dataset crops images or
+a sampler shuffles without a generator of its own, three moments count: when the epoch's order was drawn, when
+the batch that the loader already holds ahead was drawn, and the save. And data of unknown length may have
+begun anew, which no number of update steps tells.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard
+
+from compat.engine.limits import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+Draws = dict[str, Any]
+"""States of the random number generators of python, numpy and torch, as data that loads without classes."""
+
+
+@dataclass
+class Position:
+    """What `data_state.pth` holds.
+
+    Attributes:
+        epoch: index of the epoch.
+        batches: micro-batches of it that lie behind.
+        is_over: whether the end of that epoch lies behind, with what its callbacks and HF do there.
+        depends_on: what the count of batches depends on; a run that differs in it counts anew, as HF does.
+        order: random states when the epoch's order was drawn.
+        ahead: random states when the batch was drawn that the loader holds ahead; None where it holds none.
+        loader: state of a loader that can load it; None for others.
+    """
+
+    epoch: int
+    batches: int
+    is_over: bool
+    depends_on: dict[str, int]
+    order: Draws | None = None
+    ahead: Draws | None = None
+    loader: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position as plain data."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Position:
+        """A position from what `state_dict` gave; what a later release has added is left out."""
+        return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})
+
+
+def draws() -> Draws:
+    """The states of the random number generators now."""
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the generator that scripts share)
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": {**numpy["state"], "key": keys}},
+        "torch": torch.random.get_rng_state(),
+    }
+
+
+def redraw(state: Draws) -> None:
+    """Put the random number generators back into a state of theirs."""
+    random.setstate(state["python"])
+    numpy = state["numpy"]
+    keys = numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": keys}})  # noqa: NPY002
+    torch.random.set_rng_state(state["torch"])
+
+
+def looks_ahead(loader: Any) -> bool:
+    """Whether a loader draws a batch ahead of the one it yields: accelerate's does, to see the end."""
+    return isinstance(plain(loader), (DataLoaderShard, DataLoaderDispatcher))
+
+
+def draws_here(loader: Any) -> bool:
+    """Whether batches are made in this process, with its random numbers, rather than by workers."""
+    return not getattr(loader, "num_workers", 0)
+
+
+def is_stateful(loader: Any) -> bool:
+    """Whether a loader can go on from a state of its own; accelerate's have the methods in any case."""
+    has_methods = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+    return has_methods and bool(getattr(loader, "use_stateful_dataloader", True))
+
+
+class Batches:
+    """The batches of an epoch, with a note of the random states that led to them.
+
+    Args:
+        iterator: yields batches.
+        notes: whether the batch ahead is drawn in this process, so that there is something to note.
+
+    Attributes:
+        ahead: random states when the last batch of the window was asked for, which is when the loader draws
+            the one after it.
+    """
+
+    def __init__(self, iterator: Iterator[Any], *, notes: bool) -> None:
+        self._iterator = iterator
+        self._notes = notes
+        self._left = 0
+        self.ahead: Draws | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._left -= 1
+        # Reading the states takes some 40 µs: once for each window.
+        if self._left == 0 and self._notes:
+            self.ahead = draws()
+        return next(self._iterator)
+
+    def expect(self, count: int) -> None:
+        """Be told how many batches the next window takes."""
+        self._left = count
+
+
+class Prompted:
+    """A loader with something done right before certain of its batches are drawn.
+
+    Args:
+        loader: the loader.
+        before: index of a batch → what is done; also for the index after the last one.
+    """
+
+    def __init__(self, loader: Any, before: Mapping[int, Callable[[], None]]) -> None:
+        self._loader = loader
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self._loader)
+        for index in itertools.count():
+            if index in self._before:
+                self._before[index]()
+            try:
+                yield next(batches)
+            except StopIteration:
+                return

@@ -1,0 +1,302 @@
+"""Writing checkpoints: HF's policy and layout; the engine's parts go through Lightning's CheckpointIO."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_map
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+from compat.arguments.training import fit_to_save
+from compat.checkpoint.io import save_plain
+from compat.checkpoint.layout import STATE, WEIGHTS, is_one_of
+from compat.checkpoint.manifest import MANIFEST, files_of, reseal
+from compat.checkpoint.partial import begin, commit, partial_of, writing
+from compat.checkpoint.rotation import rotate
+from compat.checkpoint.writer import Writer
+from compat.errors import CheckpointError
+from compat.trainer.evaluation import EvaluationMixin
+from compat.upstream.features import BEST_STRATEGY_KEEPS_BEST
+from compat.upstream.sharding import full_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from compat.engine.session import Session
+
+logger = logging.get_logger("transformers.trainer")
+
+
+class SavingMixin(EvaluationMixin):
+    """When to save, what to keep and where is HF's; a checkpoint appears whole or not at all.
+
+    Mirrors `transformers.Trainer._save_checkpoint`, which writes into the folder that it is read from.
+    """
+
+    _writer: Writer | None = None
+    _written: str | None = None
+
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    # Saving.
+
+    def _require_place_to_save(self) -> None:
+        """Find out ahead of training that nothing can be saved."""
+        args = self.args
+        if args.save_strategy == "no" or not args.should_save:
+            return
+        try:
+            os.makedirs(args.output_dir, exist_ok=True)
+            with tempfile.TemporaryFile(dir=args.output_dir):
+                pass
+        except OSError as error:
+            msg = (
+                f"`output_dir={str(args.output_dir)!r}`: no checkpoint can be saved there ({error}). Give "
+                "another folder, or `save_strategy='no'`."
+            )
+            raise CheckpointError(msg) from error
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.hp_search_backend is None and trial is None:
+            self.store_flos()
+        self._finish_writing()
+        folder = self._get_output_dir(trial=trial)
+        checkpoint = os.path.join(folder, f"checkpoint-{self.state.global_step}")
+        best = self.state.best_model_checkpoint
+        try:
+            with writing(checkpoint):
+                later = self._write_parts(folder, checkpoint)
+        except BaseException:
+            self.state.best_model_checkpoint = best
+            raise
+        self._written = checkpoint
+        if later:
+            keep = (checkpoint, self.state.best_model_checkpoint, *self._uploading())
+            clear = partial(rotate, folder, self.args.save_total_limit, keep)
+            self._begin_writing(checkpoint, [*later, clear])
+            return
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(checkpoint)
+        if self.args.should_save:
+            self._rotate_checkpoints(use_mtime=True, output_dir=folder)
+
+    def _write_parts(self, folder: str, checkpoint: str) -> list[Callable[[], object]]:
+        """Write all files beside the checkpoint's place, and put them there.
+
+        Returns:
+            With `save_async`, what is yet to do: the writing of what is a copy, and the putting in place.
+        """
+        if self.args.local_process_index == 0:
+            begin(checkpoint)
+        self._meet()
+        output_dir = str(partial_of(checkpoint))
+        self.save_model(output_dir, _internal_call=True)
+        self._note_best(folder, checkpoint)
+        self._later = [] if self._saves_async else None
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(output_dir)
+            self._save_scaler(output_dir)
+            self._save_rng_state(output_dir)
+            self._save_position(output_dir)
+        if self.args.should_save:
+            self._save_state(output_dir)
+        self._meet()
+        later, self._later = self._later, None
+        if later is not None and self.args.should_save:
+            return [*later, partial(commit, checkpoint)]
+        if self.args.should_save:
+            commit(checkpoint)
+        self._meet()
+        # A node with a disk of its own has there what its processes have written.
+        if self.args.local_process_index == 0 and partial_of(checkpoint).is_dir() and later is None:
+            commit(checkpoint)
+        return []
+
+    def _note_best(self, folder: str, checkpoint: str) -> None:
+        strategies = ("steps", "epoch", "best") if BEST_STRATEGY_KEEPS_BEST else ("steps", "epoch")
+        if self.args.save_strategy not in strategies or not self.state.best_global_step:
+            return
+        best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
+        if best == checkpoint or os.path.exists(best):
+            self.state.best_model_checkpoint = best
+
+    def _save_state(self, output_dir: str) -> None:
+        kept = self.state.stateful_callbacks
+        for part in [*self.callback_handler.callbacks, self.control]:
+            if not isinstance(part, ExportableState):
+                continue
+            name = type(part).__name__
+            # A run that goes on from an older release knows of none.
+            if isinstance(kept.get(name), list):
+                kept[name].append(part.state())
+            else:
+                kept[name] = part.state()
+        self.state.save_to_json(os.path.join(output_dir, STATE))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        if self.accelerator.scaler is not None:
+            self._save_parts({"scaler": self.accelerator.scaler}, output_dir)
+
+    def _save_parts(self, parts: dict[str, Any], output_dir: str) -> None:
+        if not self.args.should_save:
+            return
+        states = {name: part.state_dict() for name, part in parts.items()}
+        save = self.lightning.strategy.checkpoint_io.save_checkpoint
+        if self._later is None:
+            save(states, output_dir)
+        else:
+            self._later.append(partial(save, _snapshot(states), output_dir))
+
+    def _save_position(self, output_dir: str) -> None:
+        session = self._session_in_progress
+        if session is not None:
+            save_plain(session.where().state_dict(), os.path.join(output_dir, self._position_file))
+
+    @property
+    def _position_file(self) -> str:
+        args = self.args
+        return "data_state.pth" if args.world_size <= 1 else f"data_state_{args.process_index}.pth"
+
+    @property
+    def _session_in_progress(self) -> Session | None:
+        module = self._lightning_module
+        return None if module is None else module.session
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
+        keep = (self._written, self.state.best_model_checkpoint, *self._uploading())
+        folder = output_dir or self.args.output_dir
+        for checkpoint in rotate(folder, self.args.save_total_limit, keep, by_time=use_mtime):
+            logger.info(f"Deleting older checkpoint [{checkpoint}] due to args.save_total_limit")
+
+    def _uploading(self) -> set[str]:
+        """Checkpoints that are on their way to the Hub."""
+        return set()
+
+    def _meet(self) -> None:
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
+
+    def _files_of_run(self) -> dict[str, torch.Tensor]:
+        """All but weights, optimizer and scheduler of a checkpoint; every process has to ask for it.
+
+        Returns:
+            Path within a `checkpoint-N` folder → its content, (bytes,) of uint8.
+        """
+        if self.hp_search_backend is None:
+            self.store_flos()
+        with tempfile.TemporaryDirectory() as folder:
+            if self.args.should_save:
+                with fit_to_save(self.args):
+                    self._save(folder, state_dict={})
+                self._save_state(folder)
+            self._save_scaler(folder)
+            self._save_rng_state(folder)
+            self._save_position(folder)
+            files = {
+                name: torch.frombuffer(bytearray(Path(folder, name).read_bytes()), dtype=torch.uint8)
+                for name in files_of(Path(folder))
+                if not is_one_of(name, WEIGHTS) and os.path.getsize(os.path.join(folder, name))
+            }
+        if self.args.world_size == 1:
+            return files
+        gathered: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(gathered, files)
+        return {name: content for part in reversed(gathered) for name, content in part.items()}
+
+    # Saving while training goes on.
+
+    _later: list[Callable[[], object]] | None = None
+
+    @property
+    def _saves_async(self) -> bool:
+        return bool(self._lightning_flags.get("save_async"))
+
+    def _begin_writing(self, checkpoint: str, work: list[Callable[[], object]]) -> None:
+        self._writer = self._writer or Writer()
+
+        def write() -> None:
+            with writing(checkpoint):
+                for step in work:
+                    step()
+
+        self._writer.start([write])
+        self._is_unsent = self.args.push_to_hub
+
+    _is_unsent = False
+
+    def _check_writing(self) -> None:
+        """At each update step: raise what the writer has failed with, and push what it has finished."""
+        writer = self._writer
+        if writer is None or writer.is_busy:
+            return
+        self._finish_writing()
+
+    def _finish_writing(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.finish()
+        if self._is_unsent and self._written is not None:
+            self._is_unsent = False
+            self._push_from_checkpoint(self._written)
+
+    # What others do to a checkpoint.
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._written = None
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        written = self._written
+        if written is None or not self.args.should_save or self._saves_async:
+            return
+        # Callbacks have been told of it by now, and may have added to it.
+        if os.path.isfile(os.path.join(written, MANIFEST)):
+            reseal(written)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, its configuration and its processing class for `from_pretrained`.
+
+        Mirrors `transformers.Trainer.save_model`, which writes nothing at all where FSDP keeps its
+        checkpoints in shards.
+
+        Args:
+            output_dir: where; `args.output_dir` if None.
+        """
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        keeps_shards = plugin is not None and "SHARDED" in str(plugin.state_dict_type)
+        if keeps_shards and not _internal_call:
+            weights = self.accelerator.get_state_dict(self.model)
+        elif self.is_tp_enabled and not getattr(self, "is_distributed_loading_by_transformers", False):
+            # transformers 4 puts tensors together in the first process alone, which waits for the others.
+            weights = full_state_dict(self.model.state_dict())
+        else:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir or self.args.output_dir, state_dict=weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+
+def _snapshot(states: dict[str, Any]) -> dict[str, Any]:
+    """States that the next update step does not change."""
+
+    def copied(value: Any) -> Any:
+        return (
+            value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+        )
+
+    snapshot: dict[str, Any] = tree_map(copied, states)
+    return snapshot

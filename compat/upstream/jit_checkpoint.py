@@ -1,0 +1,19 @@
+"""The handler of SIGTERM that transformers 5 sets for `enable_jit_checkpoint`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+try:
+    from transformers.trainer_jit_checkpoint import CheckpointManager
+except ImportError:
+    CheckpointManager = None
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def manager_behind(handler: Callable[..., Any] | int | None) -> Any:
+    """The manager whose handler this is; None where it is another's, or the release has none."""
+    owner = getattr(handler, "__self__", None)
+    return owner if CheckpointManager is not None and isinstance(owner, CheckpointManager) else None

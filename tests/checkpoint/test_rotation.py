@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from compat.checkpoint.rotation import by_age, rotate
+from tests.small import trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def made(folder: Path, *steps: int, apart: float = 0.0) -> None:
+    for age, step in enumerate(steps):
+        path = folder / f"checkpoint-{step}"
+        path.mkdir()
+        os.utime(path, (1e9 + apart * age, 1e9 + apart * age))
+
+
+def left(folder: Path) -> set[int]:
+    return {int(path.name.partition("-")[2]) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "expected"),
+    [
+        (None, None, {5, 10, 15, 20, 25}),
+        (0, None, {5, 10, 15, 20, 25}),
+        (5, None, {5, 10, 15, 20, 25}),
+        (3, None, {15, 20, 25}),
+        (1, None, {25}),
+        (3, 5, {5, 20, 25}),
+        (2, 5, {5, 25}),
+        (1, 25, {25}),
+        (1, 5, {5, 25}),
+    ],
+)
+def test_the_oldest_go(tmp_path: Path, limit: int | None, best: int | None, expected: set[int]) -> None:
+    made(tmp_path, 5, 10, 15, 20, 25)
+    keep = [] if best is None else [tmp_path / f"checkpoint-{best}"]
+    removed = rotate(tmp_path, limit, keep)
+    assert left(tmp_path) == expected
+    assert {path.rpartition("-")[2] for path in removed} == {str(s) for s in {5, 10, 15, 20, 25} - expected}
+
+
+def test_age_is_told_by_the_clock_where_there_is_one(tmp_path: Path) -> None:
+    made(tmp_path, 30, 10, 20, apart=60.0)
+    assert [path.rpartition("-")[2] for path in by_age(tmp_path)] == ["30", "10", "20"]
+    rotate(tmp_path, 1)
+    assert left(tmp_path) == {20}
+
+
+def test_the_one_just_saved_stays_whatever_the_clock_says(tmp_path: Path) -> None:
+    """HF would remove it where an older run has left higher numbers and times can't be told apart."""
+    made(tmp_path, 100, 200)
+    trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=2, save_total_limit=1).train()
+    assert 4 in left(tmp_path)
+    assert 2 not in left(tmp_path)
+
+
+def test_links_to_the_best_are_followed(tmp_path: Path) -> None:
+    made(tmp_path, 1, 2, 3)
+    (tmp_path / "best").symlink_to(tmp_path / "checkpoint-1")
+    rotate(tmp_path, 2, [str(tmp_path / "best")])
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "checkpoint-1", "checkpoint-3"}
+
+
+def test_nothing_goes_before_the_new_one_is_whole(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=2, save_total_limit=1)
+    run._save_rng_state = lambda folder: _fail() if folder.endswith("4") else None
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert left(tmp_path) == {2}
+
+
+def _fail() -> None:
+    raise KeyboardInterrupt
