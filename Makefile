@@ -26,7 +26,7 @@ WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environments train test test-newest test-oldest test-deepspeed lint format types docs bench wheel clean
+.PHONY: help environments train test test-newest test-oldest test-deepspeed lint format types docs bench bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ types: $(NEWEST)/ready ## Check types
 
 docs: $(NEWEST)/ready ## Write docs/arguments.md from the tables that the code reads
 	$(NEWEST)/bin/python docs/arguments.py
+
+bench-saving: $(NEWEST)/ready ## Measure how long a save holds training up and write docs/saving.md
+	$(NEWEST)/bin/python tests/benchmarks/saving.py $(ARGS)
 
 bench: $(NEWEST)/ready ## Measure the cost per step and write docs/benchmarks.md
 	$(NEWEST)/bin/python tests/benchmarks/bench.py $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from transformers import TrainerCallback
 
 from compat.arguments.lightning import FLAGS, Fate
+from compat.checkpoint import partial
 from compat.errors import ArgumentError
 from compat.upstream import launch
 from tests.small import Regression, losses, rows, trainer, weights
@@ -323,6 +325,45 @@ def test_preemption(tmp_path: Path) -> None:
     for flags in ({}, {"preemption": True}, {"preemption": False}):
         run(tmp_path, flags, save_strategy="steps", max_steps=1, callbacks=[Look()])
     assert [handler is signal.SIG_DFL for handler in handlers] == [False, False, True]
+
+
+def test_save_async(tmp_path: Path) -> None:
+    writers: list[str] = []
+    honest = partial.seal
+
+    def seal(folder: Path) -> None:
+        writers.append(threading.current_thread().name)
+        honest(folder)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(partial, "seal", seal)
+        for flags in ({"save_async": True}, {"save_async": False}):
+            run(tmp_path, flags, save_strategy="steps", save_steps=3)
+    assert writers == ["compat-writer", "MainThread"]
+    assert (tmp_path / "checkpoint-3").is_dir()
+
+
+def test_replay_data(tmp_path: Path) -> None:
+    """Whether the first batch is drawn again by a run that goes on from the second."""
+    run(tmp_path, {}, save_strategy="steps", save_steps=1)
+    drawn: list[list[int]] = []
+    data = rows()
+
+    class Watched(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, index: int) -> Any:
+            (tmp_path / f"drawn-{len(drawn)}-{index}").touch()
+            return data[index]
+
+    for flags in ({"replay_data": True}, {}):
+        live = trainer(
+            tmp_path, lightning=flags, train_dataset=Watched(), dataloader_num_workers=1, max_steps=4
+        )
+        live.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        drawn.append([int(path.name.split("-")[2]) for path in tmp_path.glob(f"drawn-{len(drawn)}-*")])
+    assert [len(indices) for indices in drawn] == [12, 8]
 
 
 # Flags that contradict HF's semantics.

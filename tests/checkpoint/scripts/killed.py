@@ -6,6 +6,7 @@ a fork of this process, so that it begins at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -29,15 +30,25 @@ OPTIONS = {
 }
 
 
+EXITED = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
 LIFE = 0.04
 """Seconds that a run may live once it has begun to save, at most: a few steps."""
 
 
-def wait_for_change(folder: Path) -> None:
-    """Wait until a run has begun to write into a folder."""
-    before = set(os.listdir(folder)) if folder.exists() else set()
-    while not folder.exists() or set(os.listdir(folder)) == before:
+def wait_for_change(folder: Path, child: int) -> None:
+    """Wait until a run has begun to write a checkpoint, beyond clearing away what another has left."""
+    before = entries(folder)
+    while entries(folder) <= before and os.waitid(os.P_PID, child, EXITED) is None:
         time.sleep(0.001)
+
+
+def entries(folder: Path) -> set[tuple[int, int]]:
+    found = set()
+    for path in folder.iterdir() if folder.exists() else ():
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.stat().st_ino, path.stat().st_ctime_ns))
+    return found
 
 
 def run(folder: Path, flags: dict[str, object]) -> None:
@@ -71,7 +82,7 @@ def main(folder: Path, kills: int, seed: int, flags: dict[str, object]) -> None:
     while True:
         child = forked(folder / "killed", flags)
         if killed < kills:
-            wait_for_change(folder / "killed")
+            wait_for_change(folder / "killed", child)
             time.sleep(moments.uniform(0.0, LIFE))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -194,7 +194,8 @@ def resumed(checkpoint: int | bool = True, *, as_of_hf: bool = False, **changes:
     def script(bench: Bench) -> Any:
         for file in bench.out_dir.glob("checkpoint-*/*") if as_of_hf else ():
             if is_one_of(file.name, OURS):
-                file.unlink()
+                # Every process of a job runs this.
+                file.unlink(missing_ok=True)
         path = checkpoint if checkpoint is True else str(bench.out_dir / f"checkpoint-{checkpoint}")
         return bench.trainer(**changes).train(resume_from_checkpoint=path)
 
