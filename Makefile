@@ -8,10 +8,12 @@ OLDEST := .venv-4.53
 
 # One thread per test process, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-PYTEST := -m pytest -n 2
+PYTEST := -m pytest -n 3
 
-# How processes start and end, and what steps cost, is tried with the newest transformers alone.
-TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks $(addprefix distributed/test_,deaths.py forms.py launch.py))
+# What does not depend on transformers is tried with the newest one alone: how processes start and end, what
+# steps cost, how checkpoints change their form.
+TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
+	$(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py))
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.

@@ -185,10 +185,10 @@ def finished(folder: Path, setup: dict[str, Any], *kills: int) -> compat.Trainer
     return last
 
 
-# After each step in turn, and with some steps in between.
-@pytest.mark.parametrize("kills", [(1, 2, 3, 4, 5, 6, 7, 8, 9), (2, 5), (4, 8)], ids=["each", "2-5", "4-8"])
 @pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS.keys())
-def test_resumed_is_undisturbed(tmp_path: Path, setup: dict[str, Any], kills: tuple[int, ...]) -> None:
+def test_resumed_is_undisturbed(tmp_path: Path, setup: dict[str, Any]) -> None:
+    # After each step in turn; with some steps in between where each run has processes to start.
+    kills = (1, 5, 8) if "dataloader_num_workers" in setup else (1, 2, 3, 4, 5, 6, 7, 9)
     expected = finished(tmp_path / "whole", setup)
     resumed = finished(tmp_path / "killed", setup, *kills)
     assert resumed.state.global_step == 10

@@ -40,7 +40,8 @@ class Rows(torch.utils.data.Dataset):
         return len(self.x)
 
     def __getitem__(self, index):
-        return {"x": self.x[index], "labels": self.y[index]}
+        # Drawn anew each time, from the generator that dropout draws from.
+        return {"x": self.x[index] + 0.1 * torch.rand(2), "labels": self.y[index]}
 
 
 class Wait(TrainerCallback):
@@ -83,7 +84,8 @@ def main(folder):
         train(folder / "run", None, [Wait(folder)])
         (folder / "went-on").touch()
     else:
-        resumed, undisturbed = train(folder / "run", "auto"), train(folder / "undisturbed", None)
+        resumed = train(folder / "run", "auto", lightning={"save_async": True})
+        undisturbed = train(folder / "undisturbed", None)
         learnt = {
             name: [
                 [p.flatten().tolist() for p in trainer.model.parameters()],
