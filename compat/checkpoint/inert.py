@@ -44,7 +44,14 @@ class Inert:
         pass
 
     def __call__(self, *args: Any, **_: Any) -> None:
-        """Nothing, as what `type(None)` gives: it stands in the place of a token."""
+        """Nothing where it is the class of None, which stands in the place of a token.
+
+        Raises:
+            UnpicklingError: it is something else that a call has given.
+        """
+        if self.named not in TYPE or self.args != (None,):
+            msg = f"it calls what a call of {self.named} gives"
+            raise pickle.UnpicklingError(msg)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -84,6 +91,9 @@ class InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in, whatever is asked for."""
         named = f"{module}.{name}"
+        if "." in name:
+            # An attribute of a class, or of a module that a module has imported.
+            self._named[f"{module}:{name}"] = True
         if named not in (*GETATTR, *TYPE):
             self._named.setdefault(named, False)
 

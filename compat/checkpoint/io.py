@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
+import threading
 import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,7 @@ from compat.checkpoint.layout import LAYOUT
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -54,10 +55,7 @@ class HFCheckpointIO(TorchCheckpointIO):
         os.makedirs(path, exist_ok=True)
         for part in LAYOUT:
             if part.key in checkpoint:
-                # A scheduler's state may hold what torch.save warns about; HF shows that warning once, as
-                # text.
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)
+                with _without_warnings():
                     save_plain(checkpoint[part.key], os.path.join(path, part.file))
                 _warn_of_unloadable(os.path.join(path, part.file), part.key)
 
@@ -91,12 +89,27 @@ class HFCheckpointIO(TorchCheckpointIO):
         return parts
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """A scheduler's state may hold what torch.save warns about; HF shows that warning once, as text."""
+    if threading.current_thread() is not threading.main_thread():
+        # Filters are the process's: another thread must not change them.
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def numpys_older_names() -> contextlib.AbstractContextManager[None]:
     """Lets torch load arrays that numpy 1 has written, for which it names them otherwise than numpy 2."""
-    reconstruct: Any = np.empty(0).__reduce__()[0]
-    names: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-    allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(names)
+    allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(_numpys_names())
     return allowed
+
+
+def _numpys_names() -> list[Any]:
+    reconstruct: Any = np.empty(0).__reduce__()[0]
+    return [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
 
 
 def save_plain(state: Any, file: str) -> None:
@@ -111,7 +124,8 @@ def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
         CheckpointError: the file cannot be read, or names a class that torch does not know to be harmless.
     """
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        with _numpys_arrays():
+            return torch.load(file, map_location=map_location, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         msg = (
@@ -122,14 +136,31 @@ def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
         raise CheckpointError(msg) from error
 
 
-def _warn_of_unloadable(file: str, key: str) -> None:
-    """Say at the save, and not at the resume, what cannot be loaded again."""
+def unloadable(file: str) -> str:
+    """The class that keeps a file from being loaded weights-only; empty where nothing does."""
     try:
-        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with _numpys_arrays():
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
+        return found[1] if found else "a class"
+    return ""
+
+
+def _numpys_arrays() -> contextlib.AbstractContextManager[None]:
+    """Lets torch load arrays of numbers: they build values, and nothing else."""
+    kinds = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDgGSUmM"]
+    allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(
+        [*_numpys_names(), np.ndarray, np.dtype, *kinds]
+    )
+    return allowed
+
+
+def _warn_of_unloadable(file: str, key: str) -> None:
+    """Say at the save, and not at the resume, what cannot be loaded again."""
+    if reason := unloadable(file):
         logger.warning(
-            f"`{file}`: the state of the {key} holds {found[1] if found else 'a class'}, which is not loaded "
+            f"`{file}`: the state of the {key} holds {reason}, which is not loaded "
             "again, since a pickle of classes could run code. No run will resume from this checkpoint. Have "
             "`state_dict()` return tensors, numbers, strings, lists and dicts, or set `save_only_model=True`."
         )

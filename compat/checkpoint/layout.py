@@ -67,6 +67,9 @@ PICKLES = (
 )
 """Files that are pickles, in a zip archive of torch's but for the last."""
 
+LOADED_WHOLE = ("global_step*/*.pt", "*/.metadata")
+"""Those of them that DeepSpeed and torch load as pickles, and not weights-only."""
+
 _OTHER = (
     "model-*.safetensors",
     "pytorch_model-*.bin",

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 MANIFEST = "compat_manifest.json"
 """Written last: a folder that has it is whole."""
+
+MANIFEST_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged one may end with."""
 
 FORMAT = 1
 _CHUNK = 1 << 20
@@ -47,7 +50,7 @@ def reseal(folder: str | Path) -> None:
     now = list(files_of(root))
     entries = {
         name: before[name]
-        if name in before and (root / name).stat().st_mtime_ns <= sealed
+        if name in before and (root / name).stat().st_mtime_ns < sealed
         else _flushed(root / name)
         for name in now
     }
@@ -63,20 +66,22 @@ def read(folder: str | Path) -> dict[str, Any]:
         Path within the folder, with `/` → size in bytes and sha256.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is damaged.
+        MANIFEST_ERRORS: there is none, or it is damaged.
     """
     written = Path(folder, MANIFEST).read_bytes()
-    found = json.loads(written)
-    if not isinstance(found, dict) or written != _serialised(found.get("files", {})):
+    entries: dict[str, Any] = json.loads(written)["files"]
+    if written != _serialised(entries) or not all(map(_is_entry, entries.items())):
         msg = "it was changed since it was written"
         raise ValueError(msg)
-    entries: dict[str, Any] = found["files"]
     return entries
 
 
-def differences(folder: str | Path) -> Iterator[tuple[str, str]]:
+def differences(folder: str | Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
     """What differs from the manifest.
+
+    Args:
+        folder: a sealed one.
+        only: the files to look at; all if None.
 
     Yields:
         The file, and what is wrong with it; `MANIFEST` itself where it is damaged.
@@ -84,12 +89,13 @@ def differences(folder: str | Path) -> Iterator[tuple[str, str]]:
     root = Path(folder)
     try:
         entries = read(root)
-    except (OSError, ValueError) as error:
+    except MANIFEST_ERRORS as error:
         yield MANIFEST, f"damaged ({error})"
         return
-    for name, entry in entries.items():
-        if wrong := _compared(root, name, entry):
-            yield name, wrong
+    names = [name for name in entries if only is None or name in only]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda name: _compared(root, name, entries[name]), names)
+        yield from ((name, wrong) for name, wrong in zip(names, found, strict=True) if wrong)
 
 
 def files_of(root: Path) -> Iterator[str]:
@@ -139,6 +145,12 @@ def _write(root: Path, entries: dict[str, Any]) -> None:
     draft.write_bytes(_serialised(entries))
     flush(draft)
     draft.replace(root / MANIFEST)
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    name, entry = item
+    is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return is_inside and isinstance(entry, dict) and set(entry) == {"size", "sha256"}
 
 
 def _serialised(entries: dict[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from compat.checkpoint.layout import TRAINERS, is_one_of
-from compat.checkpoint.manifest import MANIFEST, differences, files_of, flush, read, seal
+from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, flush, read, seal
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -61,7 +61,12 @@ def commit(checkpoint: str | Path) -> None:
     if final.is_dir():
         shutil.rmtree(older, ignore_errors=True)
         final.rename(older)
-    folder.rename(final)
+    try:
+        folder.rename(final)
+    except OSError:
+        if older.is_dir():
+            older.rename(final)
+        raise
     flush(final.parent)
     shutil.rmtree(older, ignore_errors=True)
 
@@ -75,8 +80,11 @@ def remove(checkpoint: str | Path) -> None:
     """Remove a checkpoint, so that nobody ever sees half of it."""
     doomed = _beside(checkpoint, REMOVED)
     shutil.rmtree(doomed, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         Path(checkpoint).rename(doomed)
+    except OSError:
+        # What cannot be removed must not end a run.
+        doomed = Path(checkpoint)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -145,7 +153,7 @@ def _is_sealed(folder: Path) -> bool:
 def _keep_what_others_wrote(older: Path, newer: Path) -> None:
     try:
         sealed = read(older)
-    except (OSError, ValueError):
+    except MANIFEST_ERRORS:
         sealed = {}
     for name in files_of(older):
         is_ours = name in sealed or is_one_of(name, TRAINERS)

@@ -7,13 +7,12 @@ import pickle
 import re
 import sys
 import zipfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from compat.checkpoint.inert import InertUnpickler
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 HARMLESS = re.compile(
@@ -22,18 +21,37 @@ HARMLESS = re.compile(
     | (builtins|__builtin__)\.(set|frozenset|list|dict|tuple|int|float|complex|bool|str|bytes|bytearray
         |slice|range|object)
     | copyreg\._reconstructor | copy_reg\._reconstructor
-    | datetime\.(timedelta|datetime|date|time|timezone) | pathlib\.\w*Path | uuid\.UUID
+    | datetime\.(timedelta|datetime|date|time|timezone)
+    | pathlib\.\w*Path | uuid\.UUID
     | decimal\.Decimal | fractions\.Fraction | types\.SimpleNamespace
-    | torch\.(Size|device|dtype|Generator) | torch\._utils\._rebuild_\w+ | torch\._tensor\._rebuild_\w+
+    | torch\.(Size|device|dtype|Generator|Tensor|\w*Storage)
+    | torch\._utils\._rebuild_\w+ | torch\._tensor\._rebuild_\w+
     | torch\.serialization\._get_layout
     | torch\.distributed\._tensor\.\w+\.[A-Z]\w* | torch\.distributed\.tensor\.\w+\.[A-Z]\w*
     | (numpy|numpy\._?core\.(multiarray|numeric)|numpy\.random\._pickle)\.
         (_reconstruct|ndarray|dtype|scalar|_frombuffer|__\w+_ctor|__bit_generator_ctor)
-    | numpy\.dtypes\.\w+ | deepspeed\.utils\.tensor_fragment\.fragment_address
+    | numpy\.dtypes\.\w+
     """,
     re.VERBOSE,
 )
 """What a pickle may call beside the classes of libraries: these build values, and do nothing else."""
+
+LOADED_WHOLE = re.compile(
+    r"""
+    torch\.(u?int|b?float|complex|bool|q\w+)\w*
+    | torch\.distributed\.checkpoint\.(metadata|planner|filesystem)\._?[A-Z]\w*
+    | torch\.distributed\.(_shard|_?tensor)(\.\w+)*\._?[A-Z]\w*
+    | deepspeed\.utils\.tensor_fragment\.fragment_address
+    | deepspeed\.runtime\.(fp16\.loss_scaler|zero\.\w+|config|base_optimizer)\.[A-Z]\w*
+    | transformers\.(trainer_utils|training_args)\.[A-Z]\w*
+    """,
+    re.VERBOSE,
+)
+"""What torch's and DeepSpeed's own shards name beside that. Those are loaded as pickles by their libraries,
+so that no other class may stand in them."""
+
+_ARCHIVE = b"PK\x03\x04"
+"""How a zip archive begins. torch decides by it; an archive may also hang at the end of something else."""
 
 _LEGACY_PICKLES = 5
 """torch's form before 1.6 is a row of so many pickles, and raw data after them."""
@@ -53,13 +71,11 @@ def named_in(path: str | Path) -> dict[str, bool]:
     """
     names: dict[str, bool] = {}
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for member in _members(archive):
-                    with archive.open(member) as file:
-                        InertUnpickler(file, names).load()
-        else:
-            with open(path, "rb") as file:
+        with open(path, "rb") as file:
+            if file.read(len(_ARCHIVE)) == _ARCHIVE:
+                _load_archive(file, names)
+            else:
+                file.seek(0)
                 _load_row(file, names)
     except OSError:
         raise
@@ -70,17 +86,21 @@ def named_in(path: str | Path) -> dict[str, bool]:
     return names
 
 
-def refuse_code(path: str | Path) -> None:
+def refuse_code(path: str | Path, *, is_loaded_whole: bool = True) -> None:
     """Refuse a pickle that would run code, without loading it.
 
     Args:
         path: a zip archive with a `data.pkl`, or pickles.
+        is_loaded_whole: whether a library will load it as a pickle, so that it may name what is known and
+            nothing else. Of what is loaded weights-only, or never, libraries' own classes may stand in it.
 
     Raises:
         CheckpointError: the file and what it would call; or the file is no such thing.
     """
     found = named_in(path).items()
-    if harmful := sorted(name for name, is_called in found if not _is_harmless(name, is_called)):
+    if harmful := sorted(
+        name for name, is_called in found if not _is_harmless(name, is_called, is_loaded_whole)
+    ):
         msg = (
             f"`{path}`: a pickle that names {', '.join(harmful)}, and so could run any code. "
             "Don't load it, and ask whoever gave it to you."
@@ -88,28 +108,36 @@ def refuse_code(path: str | Path) -> None:
         raise CheckpointError(msg)
 
 
-def _is_harmless(name: str, is_called: bool) -> bool:
+def _is_harmless(name: str, is_called: bool, is_loaded_whole: bool) -> bool:
     """Whether a pickle may name something: what only builds a value, and, uncalled, what a library has."""
     if HARMLESS.fullmatch(name):
         return True
+    if is_loaded_whole:
+        return LOADED_WHOLE.fullmatch(name) is not None
     module, _, attribute = name.rpartition(".")
-    is_library = module.partition(".")[0] not in (*sys.stdlib_module_names, "__builtin__", "nt")
+    # A name with a dot of its own reaches through one module into another.
+    root = module.partition(".")[0]
+    is_library = ":" not in name and root not in (*sys.stdlib_module_names, "__builtin__", "nt")
     is_class = attribute.lstrip("_")[:1].isupper()
     return is_library and (is_class or not is_called)
 
 
-def _members(archive: zipfile.ZipFile) -> Iterator[str]:
-    names = [name for name in archive.namelist() if os.path.basename(name) == "data.pkl"]
-    if not names:
-        msg = "it holds no data.pkl"
-        raise pickle.UnpicklingError(msg)
-    yield from names
+def _load_archive(file: IO[bytes], names: dict[str, bool]) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = [name for name in archive.namelist() if os.path.basename(name) == "data.pkl"]
+        if not members:
+            msg = "it holds no data.pkl"
+            raise pickle.UnpicklingError(msg)
+        for member in members:
+            with archive.open(member) as content:
+                InertUnpickler(content, names).load()
 
 
-def _load_row(file: IO[bytes], names: dict[str, bool]) -> Any:
-    """Scan one pickle, or the row that torch wrote before it wrote archives."""
-    first = InertUnpickler(file, names).load()
-    if isinstance(first, int):
-        for _ in range(_LEGACY_PICKLES - 1):
-            InertUnpickler(file, names).load()
-    return first
+def _load_row(file: IO[bytes], names: dict[str, bool]) -> None:
+    """Scan a pickle, or the row of them that torch wrote before it wrote archives."""
+    for _ in range(_LEGACY_PICKLES):
+        InertUnpickler(file, names).load()
+        start = file.tell()
+        if not file.read(1):
+            return
+        file.seek(start)

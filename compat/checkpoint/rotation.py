@@ -52,7 +52,7 @@ def by_age(folder: str | Path) -> list[str]:
     times = {path: Path(path).stat().st_mtime for path in steps}
     if not times or max(times.values()) - min(times.values()) < _CLOCK_IS_TRUE:
         return steps
-    return sorted(steps, key=lambda path: (times[path], path))
+    return sorted(steps, key=lambda path: times[path])
 
 
 def _same(path: str | Path) -> str:

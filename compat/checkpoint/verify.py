@@ -12,8 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from compat.checkpoint.deepspeed import LATEST, UNIVERSAL
-from compat.checkpoint.layout import INCOMPLETE, PICKLES, STATE, WEIGHTS, is_one_of
-from compat.checkpoint.manifest import MANIFEST, differences, files_of, read
+from compat.checkpoint.layout import INCOMPLETE, LOADED_WHOLE, PICKLES, STATE, WEIGHTS, is_one_of
+from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, read
 from compat.checkpoint.pickles import refuse_code
 from compat.errors import CheckpointError
 
@@ -22,7 +22,7 @@ Check = Callable[[Path], str]
 INDEX = ".index.json"
 
 
-def problems(folder: str | Path, *, needs_weights: bool = True) -> list[str]:
+def problems(folder: str | Path, *, needs_weights: bool = True, weights_only: bool = False) -> list[str]:
     """What keeps a checkpoint from being loaded.
 
     One that `compat` has written is held against its manifest, byte for byte. One of HF's own has none: its
@@ -31,11 +31,14 @@ def problems(folder: str | Path, *, needs_weights: bool = True) -> list[str]:
     Args:
         folder: a `checkpoint-N` folder.
         needs_weights: whether the weights must lie where HF's own Trainer has them.
+        weights_only: whether nothing else will be loaded.
 
     Returns:
         A phrase for each problem, which begins with the file; none where the checkpoint is whole.
     """
-    return [f"`{name}`: {wrong}" for name, wrong in _problems(Path(folder), needs_weights)]
+    root = Path(folder)
+    found = _of_weights(root) if weights_only else _problems(root, needs_weights)
+    return [f"`{name}`: {wrong}" for name, wrong in found]
 
 
 def leaves_folder(name: Any) -> bool:
@@ -47,7 +50,6 @@ def leaves_folder(name: Any) -> bool:
 
 def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
     names = set(files_of(root))
-    sealed = _sealed(root)
     if (root / MANIFEST).exists():
         yield from _changes(root)
     if STATE not in names:
@@ -56,11 +58,32 @@ def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
         yield INCOMPLETE, "HF was interrupted while it wrote this checkpoint"
     if needs_weights and not _has_weights(root):
         yield WEIGHTS[0], "missing, and no weights of another format are there"
+    yield from _contents(root, names)
+
+
+def _of_weights(root: Path) -> Iterator[tuple[str, str]]:
+    names = {name for name in files_of(root) if _is_weights(name)}
+    if (root / MANIFEST).exists():
+        yield from ((name, wrong) for name, wrong in differences(root, only=names))
+    yield from _contents(root, names)
+
+
+def _contents(root: Path, names: set[str]) -> Iterator[tuple[str, str]]:
+    sealed = _sealed(root)
     for name in sorted(names):
         for pattern, check, always in CHECKS:
-            if (always or name not in sealed) and is_one_of(name, pattern) and (wrong := check(root / name)):
+            if not (always or name not in sealed) or not is_one_of(name, pattern):
+                continue
+            if wrong := _checked(check, root / name):
                 yield name, wrong
                 break
+
+
+def _checked(check: Check, file: Path) -> str:
+    try:
+        return check(file)
+    except Exception as error:  # noqa: BLE001 (whatever a file's content does to its reader speaks against it)
+        return f"not readable ({type(error).__name__}: {error})"
 
 
 def _changes(root: Path) -> Iterator[tuple[str, str]]:
@@ -75,7 +98,7 @@ def _sealed(root: Path) -> Collection[str]:
     """The files that a manifest vouches for."""
     try:
         return read(root).keys()
-    except (OSError, ValueError):
+    except MANIFEST_ERRORS:
         return ()
 
 
@@ -117,8 +140,9 @@ def _of_archive(file: Path) -> str:
 
 
 def _of_pickle(file: Path) -> str:
+    within = f"{file.parent.name}/{file.name}"
     try:
-        refuse_code(file)
+        refuse_code(file, is_loaded_whole=is_one_of(within, LOADED_WHOLE))
     except CheckpointError as error:
         return str(error).partition(": ")[2]
     return ""

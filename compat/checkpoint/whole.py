@@ -66,11 +66,11 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
         needs_weights: whether the weights must lie where HF's own Trainer has them.
 
     Returns:
-        The newest whole one for True and "auto". Where there is none, None for "auto", and True as it is: HF
-        has words for it. All else as it is.
+        The newest whole one for True and "auto". Where there is none at all, None for "auto", and True as it
+        is: HF has words for it. All else as it is.
 
     Raises:
-        ArgumentError: the checkpoint that was given is broken.
+        ArgumentError: the checkpoint that was given is broken, or with True all are.
     """
     if asked is True or asked == AUTO:
         choice = Choice(None if asked == AUTO else asked)
@@ -79,6 +79,12 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
                 choice.checkpoint = path
                 break
             choice.passed_over[path] = wrong
+        if choice.checkpoint is True and choice.passed_over:
+            msg = (
+                f"`resume_from_checkpoint=True`: no checkpoint in {str(folder)!r} is whole: "
+                f"{' '.join(choice.notes())} Give the path of another one, or 'auto' to begin afresh."
+            )
+            raise ArgumentError(msg)
         return choice
     if isinstance(asked, (str, Path)) and os.path.isdir(asked):
         if wrong := problems(asked, needs_weights=needs_weights):

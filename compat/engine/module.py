@@ -245,7 +245,7 @@ class TrainerModule(pl.LightningModule):
     @override
     def on_train_end(self) -> None:
         run = self.run
-        run.hf._finish_writing()
+        run.hf._finish_saving()
         run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
 
     @override

@@ -44,7 +44,7 @@ class Position:
     epoch: int
     batches: int
     is_over: bool
-    depends_on: dict[str, int]
+    depends_on: dict[str, int | None]
     order: Draws | None = None
     ahead: Draws | None = None
     loader: Any = None

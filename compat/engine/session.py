@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from transformers.trainer_utils import has_length
+
 from compat.engine.position import Batches, Position, draws, draws_here, is_stateful, looks_ahead, redraw
 
 if TYPE_CHECKING:
@@ -154,10 +156,11 @@ class Session:
             loader=loader.state_dict() if is_stateful(loader) else None,
         )
 
-    def depends_on(self) -> dict[str, int]:
+    def depends_on(self) -> dict[str, int | None]:
         """What the count of batches within an epoch depends on."""
         return {
-            "steps_in_epoch": self.schedule.steps_in_epoch,
+            # Without a length, HF's count follows that of the run.
+            "steps_in_epoch": self.schedule.steps_in_epoch if has_length(self.dataloader) else None,
             "total_train_batch_size": self.schedule.total_train_batch_size,
             "gradient_accumulation_steps": self.hf.args.gradient_accumulation_steps,
             "world_size": self.hf.args.world_size,

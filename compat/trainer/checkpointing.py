@@ -20,7 +20,7 @@ from compat.checkpoint.partial import sweep
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose
 from compat.engine.position import Position
-from compat.errors import CheckpointError, CompatError
+from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.saving import SavingMixin
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class CheckpointingMixin(SavingMixin):
         if self.is_world_process_zero():
             try:
                 outcome[0] = self._choose_alone(asked)
-            except CompatError as error:
-                outcome[1] = error
+            except Exception as error:  # noqa: BLE001 (raised on all)
+                outcome[1] = error if isinstance(error, CompatError) else CheckpointError(repr(error))
         torch.distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
@@ -58,6 +58,7 @@ class CheckpointingMixin(SavingMixin):
 
     def _choose_alone(self, asked: Any) -> Any:
         folder = self.args.output_dir
+        self._require_place_to_save()
         if isinstance(asked, (str, Path)) and os.path.isfile(asked):
             return self._unpacked(asked)
         for sentence in sweep(folder) if self.args.should_save else ():
@@ -77,6 +78,10 @@ class CheckpointingMixin(SavingMixin):
         except BaseException:
             shutil.rmtree(folder)
             raise
+        if wrong := problems(checkpoint):
+            shutil.rmtree(folder)
+            msg = f"`resume_from_checkpoint={str(file)!r}`: {'; '.join(wrong)}. Give another file."
+            raise ArgumentError(msg)
         return checkpoint
 
     def _remove_unpacked(self) -> None:
@@ -96,7 +101,7 @@ class CheckpointingMixin(SavingMixin):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if wrong := problems(best, needs_weights=False) if os.path.isdir(best) else []:
+        if wrong := problems(best, weights_only=True) if os.path.isdir(best) else []:
             msg = (
                 f"`load_best_model_at_end=True`: the best checkpoint is broken: {best}: {'; '.join(wrong)}. "
                 "The model is as the last step left it; load an earlier checkpoint by hand."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from compat.arguments.training import fit_to_save
-from compat.checkpoint.io import save_plain
+from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.layout import STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import MANIFEST, files_of, reseal
 from compat.checkpoint.partial import begin, commit, partial_of, writing
@@ -74,30 +75,36 @@ class SavingMixin(EvaluationMixin):
         best = self.state.best_model_checkpoint
         try:
             with writing(checkpoint):
-                later = self._write_parts(folder, checkpoint)
+                self._write(folder, checkpoint)
         except BaseException:
             self.state.best_model_checkpoint = best
             raise
+        finally:
+            later, self._later = self._later, None
         self._written = checkpoint
-        if later:
-            keep = (checkpoint, self.state.best_model_checkpoint, *self._uploading())
-            clear = partial(rotate, folder, self.args.save_total_limit, keep)
-            self._begin_writing(checkpoint, [*later, clear])
+        if later is not None:
+            self._unsent = checkpoint if self.args.push_to_hub else None
+            if self.args.should_save:
+                self._write_later(folder, checkpoint, later)
             return
         if self.args.push_to_hub:
             self._push_from_checkpoint(checkpoint)
         if self.args.should_save:
             self._rotate_checkpoints(use_mtime=True, output_dir=folder)
 
-    def _write_parts(self, folder: str, checkpoint: str) -> list[Callable[[], object]]:
-        """Write all files beside the checkpoint's place, and put them there.
+    def _write(self, folder: str, checkpoint: str) -> None:
+        """Write all files beside the checkpoint's place, and put them there; with `save_async`, later."""
+        is_first_of_node = self.args.local_process_index == 0
+        self._together(lambda: begin(checkpoint) if is_first_of_node else None)
+        self._together(lambda: self._write_parts(folder, checkpoint))
+        if self._later is not None:
+            return
+        self._together(lambda: commit(checkpoint) if self.args.should_save else None)
+        # A node with a disk of its own has there what its processes have written.
+        if is_first_of_node and partial_of(checkpoint).is_dir():
+            commit(checkpoint)
 
-        Returns:
-            With `save_async`, what is yet to do: the writing of what is a copy, and the putting in place.
-        """
-        if self.args.local_process_index == 0:
-            begin(checkpoint)
-        self._meet()
+    def _write_parts(self, folder: str, checkpoint: str) -> None:
         output_dir = str(partial_of(checkpoint))
         self.save_model(output_dir, _internal_call=True)
         self._note_best(folder, checkpoint)
@@ -109,17 +116,27 @@ class SavingMixin(EvaluationMixin):
             self._save_position(output_dir)
         if self.args.should_save:
             self._save_state(output_dir)
-        self._meet()
-        later, self._later = self._later, None
-        if later is not None and self.args.should_save:
-            return [*later, partial(commit, checkpoint)]
-        if self.args.should_save:
-            commit(checkpoint)
-        self._meet()
-        # A node with a disk of its own has there what its processes have written.
-        if self.args.local_process_index == 0 and partial_of(checkpoint).is_dir() and later is None:
-            commit(checkpoint)
-        return []
+
+    def _together(self, stage: Callable[[], object]) -> None:
+        """Take a stage of saving on every process, and meet; where one fails, all do."""
+        error = None
+        try:
+            stage()
+        except Exception as caught:
+            # Shards are written by all at once: the others can't be met now.
+            if self.args.world_size == 1 or self._is_sharded:
+                raise
+            error = caught
+        if self.args.world_size == 1:
+            return
+        found: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(found, None if error is None else str(error))
+        if error is not None:
+            raise error
+        for rank, text in enumerate(found):
+            if text is not None:
+                msg = f"process {rank} could not save: {text}"
+                raise CheckpointError(msg)
 
     def _note_best(self, folder: str, checkpoint: str) -> None:
         strategies = ("steps", "epoch", "best") if BEST_STRATEGY_KEEPS_BEST else ("steps", "epoch")
@@ -164,8 +181,17 @@ class SavingMixin(EvaluationMixin):
 
     def _save_position(self, output_dir: str) -> None:
         session = self._session_in_progress
-        if session is not None:
-            save_plain(session.where().state_dict(), os.path.join(output_dir, self._position_file))
+        if session is None:
+            return
+        position, file = session.where(), os.path.join(output_dir, self._position_file)
+        save_plain(position.state_dict(), file)
+        if (reason := unloadable(file)) and position.loader is not None:
+            logger.warning(
+                f"`{type(session.dataloader).__name__}.state_dict()`: it holds {reason}, which is not loaded "
+                "again, since a pickle of classes could run code. A resumed run draws the batches anew that "
+                "lie behind it. Return tensors, arrays, numbers, strings, lists and dicts."
+            )
+            save_plain(replace(position, loader=None).state_dict(), file)
 
     @property
     def _position_file(self) -> str:
@@ -186,10 +212,6 @@ class SavingMixin(EvaluationMixin):
     def _uploading(self) -> set[str]:
         """Checkpoints that are on their way to the Hub."""
         return set()
-
-    def _meet(self) -> None:
-        if self.args.world_size > 1:
-            self.accelerator.wait_for_everyone()
 
     def _files_of_run(self) -> dict[str, torch.Tensor]:
         """All but weights, optimizer and scheduler of a checkpoint; every process has to ask for it.
@@ -226,33 +248,38 @@ class SavingMixin(EvaluationMixin):
     def _saves_async(self) -> bool:
         return bool(self._lightning_flags.get("save_async"))
 
-    def _begin_writing(self, checkpoint: str, work: list[Callable[[], object]]) -> None:
+    def _write_later(self, folder: str, checkpoint: str, work: list[Callable[[], object]]) -> None:
         self._writer = self._writer or Writer()
+        keep = (checkpoint, self.state.best_model_checkpoint, *self._uploading())
 
         def write() -> None:
             with writing(checkpoint):
                 for step in work:
                     step()
+                commit(checkpoint)
 
-        self._writer.start([write])
-        self._is_unsent = self.args.push_to_hub
+        self._writer.start([write, partial(rotate, folder, self.args.save_total_limit, keep)])
 
-    _is_unsent = False
+    _unsent: str | None = None
 
     def _check_writing(self) -> None:
         """At each update step: raise what the writer has failed with, and push what it has finished."""
-        writer = self._writer
-        if writer is None or writer.is_busy:
-            return
-        self._finish_writing()
+        if self._writer is not None and not self._writer.is_busy:
+            self._finish_writing()
 
     def _finish_writing(self) -> None:
         if self._writer is None:
             return
         self._writer.finish()
-        if self._is_unsent and self._written is not None:
-            self._is_unsent = False
-            self._push_from_checkpoint(self._written)
+        if self._unsent is not None:
+            checkpoint, self._unsent = self._unsent, None
+            self._push_from_checkpoint(checkpoint)
+
+    def _finish_saving(self) -> None:
+        """Wait until what is being written lies there for all processes."""
+        self._finish_writing()
+        if self._saves_async and self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
 
     # What others do to a checkpoint.
 

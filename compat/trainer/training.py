@@ -21,7 +21,7 @@ from compat.engine.limits import limited
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
-from compat.errors import CheckpointError, CompatError
+from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.older import take_older_name
 from compat.upstream.environment import Facts
@@ -93,9 +93,8 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         self._train_began = time.monotonic()
         kwargs["resume_from_checkpoint"] = resume_from_checkpoint
         take_older_name(kwargs, "model_path", "resume_from_checkpoint", f"{type(self).__name__}.train")
-        self._require_place_to_save()
         asked = kwargs["resume_from_checkpoint"]
-        if asked is None and self.args.resume_from_checkpoint == AUTO:
+        if asked is None and trial is None and self.args.resume_from_checkpoint == AUTO:
             asked = AUTO
         kwargs["resume_from_checkpoint"] = self._choose_checkpoint(asked)
         try:
@@ -113,7 +112,7 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
 
     def _leave_training(self) -> None:
         """Put back what `train` switches on, where it did not come to its own end."""
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(Exception):
             # Another error ended the run, and is the one to be seen.
             self._finish_writing()
         self.is_in_train = False

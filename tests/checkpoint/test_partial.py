@@ -136,6 +136,25 @@ def test_a_folder_that_is_gone_is_made_again(tmp_path: Path) -> None:
     assert names(tmp_path / "run") == {"checkpoint-4", "checkpoint-6"}
 
 
+def test_the_older_one_comes_back_where_the_new_one_cannot_be_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "checkpoint-1", "old")
+    commit(tmp_path / "checkpoint-1")
+    written(tmp_path / "checkpoint-1")
+    honest = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.startswith("_partial-"):
+            raise OSError(errno.EBUSY, "busy")
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="busy"):
+        commit(tmp_path / "checkpoint-1")
+    assert (tmp_path / "checkpoint-1" / "file.txt").read_text() == "old"
+
+
 @pytest.mark.parametrize(
     ("function", "error"),
     [

@@ -60,6 +60,17 @@ def test_the_one_just_saved_stays_whatever_the_clock_says(tmp_path: Path) -> Non
     assert 2 not in left(tmp_path)
 
 
+def test_what_cannot_be_removed_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, 1, 2)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(type(tmp_path), "rename", refuse)
+    rotate(tmp_path, 1)
+    assert left(tmp_path) == {2}
+
+
 def test_links_to_the_best_are_followed(tmp_path: Path) -> None:
     made(tmp_path, 1, 2, 3)
     (tmp_path / "best").symlink_to(tmp_path / "checkpoint-1")

@@ -238,7 +238,8 @@ def test_a_subclass_may_keep_its_weights_elsewhere(tmp_path: Path) -> None:
     resumed = trainer(tmp_path, Own, **{**SAVING, "max_steps": 5})
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 5
-    assert choose(True, tmp_path, needs_weights=True).checkpoint is True
+    with pytest.raises(ArgumentError, match=r"no checkpoint in .* is whole: .*`model\.safetensors`: missing"):
+        choose(True, tmp_path, needs_weights=True)
 
 
 def test_old_archives_are_read(tmp_path: Path, theirs: Path) -> None:

@@ -80,7 +80,17 @@ def test_one_that_is_broken_is_refused_and_passed_over(
     assert resumed.state.global_step == 6
 
 
-def test_where_none_is_whole_hf_says_so_and_auto_starts_afresh(tmp_path: Path) -> None:
+def test_one_that_was_passed_over_is_not_taken_after_all(tmp_path: Path) -> None:
+    trainer(tmp_path, **{**SAVING, "max_steps": 2}).train()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(ArgumentError, match=r"no checkpoint in .* is whole: .*`optimizer\.pt`: 0 bytes"):
+        trainer(tmp_path, **SAVING).train(resume_from_checkpoint=True)
+    afresh = trainer(tmp_path, **SAVING)
+    afresh.train(resume_from_checkpoint="auto")
+    assert len(losses(afresh)) == 6
+
+
+def test_where_none_is_there_hf_says_so_and_auto_starts_afresh(tmp_path: Path) -> None:
     fresh = trainer(tmp_path, **SAVING)
     fresh.train()
     for folder in tmp_path.glob("checkpoint-*"):

@@ -113,6 +113,44 @@ def test_the_best_is_loaded_once_it_is_written(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_the_best_may_have_lost_what_is_not_loaded(tmp_path: Path) -> None:
+    class Pruning(transformers.TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 4:
+                (tmp_path / "checkpoint-2" / "optimizer.pt").unlink()
+
+    options = {**SAVING, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    run = trainer(
+        tmp_path,
+        callbacks=[Pruning()],
+        metric_for_best_model="score",
+        load_best_model_at_end=True,
+        compute_metrics=lambda _: {"score": -float(run.state.global_step)},
+        **options,
+    )
+    run.train()
+    assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
+
+
+def test_after_a_failed_copy_the_next_save_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path, **ASYNC)
+    monkeypatch.setattr(run, "_save_rng_state", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    monkeypatch.undo()
+    run.train()
+    assert "optimizer.pt" in read(tmp_path / "checkpoint-2")
+
+
+def test_what_is_written_in_the_background_is_pushed(tmp_path: Path) -> None:
+    pushed: list[tuple[str, bool]] = []
+    run = trainer(tmp_path, **ASYNC)
+    run._push_from_checkpoint = lambda folder: pushed.append((folder, os.path.isdir(folder)))
+    run.args.push_to_hub = True
+    run.train()
+    assert pushed == [(str(tmp_path / f"checkpoint-{step}"), True) for step in (2, 4, 6)]
+
+
 def test_the_writer_does_one_thing_at_a_time() -> None:
     log: list[str] = []
 

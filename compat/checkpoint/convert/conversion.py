@@ -153,7 +153,12 @@ def _put(partial: Path, target: Path) -> None:
     if os.path.lexists(target):
         _remove(older)
         target.rename(older)
-    partial.rename(target)
+    try:
+        partial.rename(target)
+    except OSError:
+        if os.path.lexists(older):
+            older.rename(target)
+        raise
     flush(target.parent)
     _remove(older)
 
