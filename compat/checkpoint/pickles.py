@@ -26,7 +26,7 @@ HARMLESS = re.compile(
     | decimal\.Decimal | fractions\.Fraction | types\.SimpleNamespace
     | torch\.(Size|device|dtype|Generator|Tensor|\w*Storage)
     | torch\._utils\._rebuild_\w+ | torch\._tensor\._rebuild_\w+
-    | torch\.serialization\._get_layout
+    | torch\.serialization\._get_layout | deepspeed\.utils\.tensor_fragment\.fragment_address
     | torch\.distributed\._tensor\.\w+\.[A-Z]\w* | torch\.distributed\.tensor\.\w+\.[A-Z]\w*
     | (numpy|numpy\._?core\.(multiarray|numeric)|numpy\.random\._pickle)\.
         (_reconstruct|ndarray|dtype|scalar|_frombuffer|__\w+_ctor|__bit_generator_ctor)
@@ -41,7 +41,6 @@ LOADED_WHOLE = re.compile(
     torch\.(u?int|b?float|complex|bool|q\w+)\w*
     | torch\.distributed\.checkpoint\.(metadata|planner|filesystem)\._?[A-Z]\w*
     | torch\.distributed\.(_shard|_?tensor)(\.\w+)*\._?[A-Z]\w*
-    | deepspeed\.utils\.tensor_fragment\.fragment_address
     | deepspeed\.runtime\.(fp16\.loss_scaler|zero\.\w+|config|base_optimizer)\.[A-Z]\w*
     | transformers\.(trainer_utils|training_args)\.[A-Z]\w*
     """,

@@ -213,6 +213,10 @@ class SavingMixin(EvaluationMixin):
         """Checkpoints that are on their way to the Hub."""
         return set()
 
+    def _meet(self) -> None:
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
+
     def _files_of_run(self) -> dict[str, torch.Tensor]:
         """All but weights, optimizer and scheduler of a checkpoint; every process has to ask for it.
 
@@ -278,8 +282,8 @@ class SavingMixin(EvaluationMixin):
     def _finish_saving(self) -> None:
         """Wait until what is being written lies there for all processes."""
         self._finish_writing()
-        if self._saves_async and self.args.world_size > 1:
-            self.accelerator.wait_for_everyone()
+        if self._saves_async:
+            self._meet()
 
     # What others do to a checkpoint.
 

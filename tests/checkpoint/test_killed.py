@@ -18,7 +18,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_one(
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["killed"] == 4
-    assert found["resumed"] > 1
+    assert found["resumed"] >= 1
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
         whole, killed = (
             (tmp_path / run / "checkpoint-60" / name).read_bytes() for run in ("whole", "killed")

@@ -32,7 +32,7 @@ OPTIONS = {
 
 EXITED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
-LIFE = 0.04
+LIFE = 0.08
 """Seconds that a run may live once it has begun to save, at most: a few steps."""
 
 
