@@ -11,9 +11,10 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_
 PYTEST := -m pytest -n 3
 
 # What does not depend on transformers is tried with the newest one alone: how processes start and end, what
-# steps cost, how checkpoints change their form.
+# steps cost, how checkpoints change their form, how commands print and run, programs made from a plan.
 TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
-	$(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py))
+	cli/test_explain.py cli/test_run.py engine/test_signals.py trainer/test_preemption.py \
+	translate/test_source.py $(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py))
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.

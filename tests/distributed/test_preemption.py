@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 
 from compat.checkpoint.whole import last_whole
 from tests.distributed import jobs
@@ -94,28 +93,18 @@ def test_one_process_is_told_and_the_run_resumes(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "limited").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def to_group(first: int, ranks: list[int]) -> None:
-    os.killpg(first, signal.SIGINT)
-
-
-def to_agent(first: int, ranks: list[int]) -> None:
-    os.kill(first, signal.SIGTERM)
-
-
-WAYS = {
-    "all by Ctrl-C": ([*PYTHON, *COMPAT_RUN, "--devices", "2"], to_group, -signal.SIGINT, "SIGINT"),
-    # torchrun has a status of its own, and tells its processes' children, too.
-    "all by torchrun": (jobs.torchrun(), to_agent, 1, "SIGTERM"),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_all_stop_after_the_same_step(tmp_path: Path, way: str) -> None:
-    command, tell, status, name = WAYS[way]
-    found, error = told(command, tmp_path, tell, LIBRARY="compat", WORKERS="1")
-    assert found == status, error[-3000:]
+def test_torchrun_tells_all_and_their_workers(tmp_path: Path) -> None:
+    found, error = told(
+        jobs.torchrun(),
+        tmp_path,
+        lambda agent, _: os.kill(agent, signal.SIGTERM),
+        LIBRARY="compat",
+        WORKERS="1",
+    )
+    # torchrun has a status of its own.
+    assert found == 1, error[-3000:]
     assert steps_saved(tmp_path) == ["checkpoint-4"], error[-3000:]
     assert last_whole(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-4")
-    assert error.count(f"{name}: training ends after update step 4") == 1
+    assert error.count("SIGTERM: training ends after update step 4") == 1
     assert "DataLoader worker" not in error
     assert not (tmp_path / "went-on").exists()
