@@ -256,6 +256,9 @@ class TrainerModule(pl.LightningModule):
             checkpoint: gets `hf_files`: path → its content, a tensor of bytes.
         """
         checkpoint["hf_files"] = self.hf._files_of_run()
+        if not checkpoint.get("lr_schedulers") and self.hf.lr_scheduler is not None:
+            # Under transformers 4 it belongs to the bare optimizer, and Lightning has not been shown it.
+            checkpoint["lr_schedulers"] = [self.hf.lr_scheduler.state_dict()]
 
     # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each
     # step.

@@ -17,6 +17,7 @@ from compat.checkpoint.manifest import MANIFEST, seal
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import choose
 from compat.errors import ArgumentError
+from tests.parity.record import isolated
 from tests.small import Regression, rows, trainer
 
 if TYPE_CHECKING:
@@ -76,18 +77,19 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("theirs")
-    args = transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=4,
-        save_strategy="steps",
-        save_steps=2,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        per_device_train_batch_size=2,
-    )
-    torch.manual_seed(0)
-    transformers.Trainer(Regression(), args, train_dataset=rows()).train()
+    with isolated():
+        args = transformers.TrainingArguments(
+            output_dir=str(folder),
+            max_steps=4,
+            save_strategy="steps",
+            save_steps=2,
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            per_device_train_batch_size=2,
+        )
+        torch.manual_seed(0)
+        transformers.Trainer(Regression(), args, train_dataset=rows()).train()
     return folder
 
 
