@@ -10,7 +10,8 @@ import pytest
 SCRIPT = Path(__file__).parent / "scripts" / "killed.py"
 
 
-@pytest.mark.parametrize("flags", [{}, {"save_async": True}], ids=["blocking", "async"])
+# With a writer beside, there is more that can be torn.
+@pytest.mark.parametrize("flags", [{"save_async": True}], ids=["async"])
 def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_one(
     tmp_path: Path, flags: dict[str, bool]
 ) -> None:

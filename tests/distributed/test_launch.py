@@ -47,7 +47,6 @@ WAYS = {
         jobs.torchrun("-m", "compat", "run", "--quiet", *words),
         {},
     ),
-    "compat run --devices": lambda words: ([*PYTHON, *COMPAT_RUN, "--devices", "2", *words], {}),
     "python, devices asked for by the arguments": lambda words: (
         [*PYTHON, *words, "--lightning.devices", "2"],
         {"LIBRARY": "compat"},
