@@ -44,7 +44,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 WAYS = {
     "torchrun -m compat run": lambda words: (
-        jobs.torchrun("-m", "compat", "run", "--quiet", *words),
+        jobs.torchrun(*COMPAT_RUN, *words),
         {},
     ),
     "python, devices asked for by the arguments": lambda words: (
