@@ -215,8 +215,10 @@ def test_random_states_are_put_back() -> None:
         values = random.random(), np.random.rand(), np.random.normal()  # noqa: NPY002, S311
         return (*values, float(torch.rand(1)))
 
-    np.random.normal()  # noqa: NPY002
-    state = draws()
-    first = sample()
-    redraw(state)
-    assert sample() == first
+    for spend in (np.random.normal, np.random.normal, np.random.rand, lambda: None):
+        draws()
+        spend()
+        state = draws()
+        first = sample()
+        redraw(state)
+        assert sample() == first
