@@ -35,17 +35,22 @@ STATE = "trainer_state.json"
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 """What HF's `enable_jit_checkpoint` leaves in a checkpoint while it writes it."""
 
-WEIGHTS = (
+PLACES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "adapter_model.safetensors",
     "adapter_model.bin",
+    "pytorch_model_fsdp.bin",
+)
+"""Where whole weights are looked for in a folder; the first that is there holds them."""
+
+WEIGHTS = (
+    *PLACES,
     # Adapters with a name lie in a folder of that name.
     "*/adapter_model.safetensors",
     "*/adapter_model.bin",
-    "pytorch_model_fsdp.bin",
     "pytorch_model_fsdp_*/.metadata",
     "global_step*/*.pt",
 )

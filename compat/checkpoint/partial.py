@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -54,21 +55,40 @@ def commit(checkpoint: str | Path) -> None:
 
     What others have put into an older checkpoint of that name stays; what Trainers have put there goes.
     """
-    final, folder, older = Path(checkpoint), partial_of(checkpoint), _beside(checkpoint, REPLACED)
+    final, folder = Path(checkpoint), partial_of(checkpoint)
     if final.is_dir():
         _keep_what_others_wrote(final, folder)
     seal(folder)
-    if final.is_dir():
-        shutil.rmtree(older, ignore_errors=True)
-        final.rename(older)
+    put(folder, final)
+
+
+def put(new: Path, place: Path) -> None:
+    """Rename what was written to its place; what lies there goes once that is done, and stays otherwise.
+
+    Args:
+        new: a file or a folder beside its place.
+        place: where it shall lie.
+    """
+    older = _beside(place, REPLACED)
+    if os.path.lexists(place):
+        delete(older)
+        place.rename(older)
     try:
-        folder.rename(final)
+        new.rename(place)
     except OSError:
-        if older.is_dir():
-            older.rename(final)
+        if os.path.lexists(older):
+            older.rename(place)
         raise
-    flush(final.parent)
-    shutil.rmtree(older, ignore_errors=True)
+    flush(place.parent)
+    delete(older)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def discard(checkpoint: str | Path) -> None:

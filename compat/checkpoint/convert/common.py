@@ -6,17 +6,18 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compat.checkpoint.convert import lazy
 from compat.checkpoint.manifest import MANIFEST
+from compat.checkpoint.verify import leaves_folder
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CONFIG, ADAPTER_CONFIG, STATE = "config.json", "adapter_config.json", "trainer_state.json"
 
@@ -135,11 +136,10 @@ def within(folder: Path, name: str, where: str | Path) -> Path:
     Raises:
         CheckpointError: the name leads out of the folder.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
+    if leaves_folder(name):
         msg = f"`{where}`: it names `{name}`, which leads out of the checkpoint. Don't use it as it is."
         raise CheckpointError(msg)
-    return folder / path
+    return folder / name.replace("\\", "/")
 
 
 def _json(content: torch.Tensor | None) -> dict[str, Any]:

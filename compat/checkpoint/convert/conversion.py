@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from compat.checkpoint.convert import lazy
 from compat.checkpoint.convert.common import Options
 from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
 from compat.checkpoint.manifest import flush
+from compat.checkpoint.partial import delete, partial_of, put
 from compat.errors import CheckpointError
-
-PARTIAL, REPLACED = "_partial-", "_replaced-"
-"""What stands before the name of what is being written, and of what it takes the place of."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,8 @@ def convert(
         msg = f"`{dst}`: `{src}` lies in it, and would be gone. Give another name."
         raise CheckpointError(msg)
     checkpoint = read.read(source, options)
-    partial = target.with_name(PARTIAL + target.name)
-    _remove(partial)
+    partial = partial_of(target)
+    delete(partial)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _shown(checkpoint.size(), quiet=quiet) as bar, lazy.telling(bar.update):
@@ -99,14 +96,14 @@ def convert(
         for path in (*partial.rglob("*"), partial):
             flush(path)
         size = sum(path.stat().st_size for path in (partial, *partial.rglob("*")) if path.is_file())
-        _put(partial, target)
+        put(partial, target)
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
         msg = f"`{dst}`: not written ({error}). See to the space and the permissions of its folder."
         raise CheckpointError(msg) from error
     finally:
-        _remove(partial)
+        delete(partial)
     notes = tuple(checkpoint.notes)
     return Converted(target, read.name, write.name, len(checkpoint.weights), size, notes)
 
@@ -145,26 +142,3 @@ def _dtype(asked: str | torch.dtype | None, form: Form) -> torch.dtype | None:
 
 def _shown(total: int, *, quiet: bool) -> Any:
     return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet, desc="converting")
-
-
-def _put(partial: Path, target: Path) -> None:
-    """Have what was written appear in its place."""
-    older = target.with_name(REPLACED + target.name)
-    if os.path.lexists(target):
-        _remove(older)
-        target.rename(older)
-    try:
-        partial.rename(target)
-    except OSError:
-        if os.path.lexists(older):
-            older.rename(target)
-        raise
-    flush(target.parent)
-    _remove(older)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 from compat.checkpoint.convert import lazy, safe, torchfile
 from compat.checkpoint.convert.common import within
+from compat.checkpoint.layout import PLACES
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.common import Options
 
 SAFE, PICKLED = ".safetensors", ".bin"
-
-PLACES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "pytorch_model_fsdp.bin",
-)
-"""Where weights are looked for in a folder; the first that is there holds them."""
 
 FILES = r"(model|pytorch_model|adapter_model)(_fsdp|-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
 """All files of weights that may lie beside each other, as a regular expression."""
