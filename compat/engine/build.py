@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -18,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Fate
+from compat.engine.logs import LoggerConnector
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
 from compat.engine.precision import HFPrecision
 from compat.engine.signals import SignalConnector
@@ -44,6 +46,9 @@ OURS = {
     "inference_mode": False,
 }
 """Flags that hold unless `lightning={...}` says otherwise: logs, the bar, the order of samples are HF's."""
+
+BROUGHT = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar}
+"""Flags that Lightning wants switched on where there is a callback of that kind."""
 
 BUILT_HERE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 """Flags of a plan that the strategy object stands for."""
@@ -96,7 +101,12 @@ def build_trainer(
         A Trainer that validates and predicts; `attach_session` makes it fit.
     """
     live = {name: value for name, value in (asked or {}).items() if name in PASSED_ON and value is not None}
-    flags = {**OURS, "default_root_dir": default_root_dir, **plan.flags, **live}
+    brought = {
+        flag: True
+        for flag, kind in BROUGHT.items()
+        if any(isinstance(callback, kind) for callback in live.get("callbacks") or ())
+    }
+    flags = {**OURS, "default_root_dir": default_root_dir, **plan.flags, **live, **brought}
     facts = facts or Facts()
     strategy = STRATEGIES[plan.strategy](
         device,
@@ -118,6 +128,7 @@ def build_trainer(
     with quiet():
         trainer = pl.Trainer(**flags, **built)  # type: ignore[arg-type]
     trainer._signal_connector = SignalConnector(trainer)
+    trainer._logger_connector = LoggerConnector(trainer)
     trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
     trainer.predict_loop = PredictionLoop(trainer)
     return trainer
@@ -162,10 +173,21 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     """Give the Trainer the loops of one run of `fit`."""
     trainer.fit_loop = FitLoop(trainer, session, trainer.max_epochs or session.schedule.num_train_epochs)
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
+    _show_evaluation_schedule(trainer, session.hf.args)
     connected: Any = trainer
     is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
-    session.is_observed = bool(connected.callbacks or trainer.loggers or is_profiled)
+    # Loggers alone are given what HF logs, by HF's own `log`.
+    session.is_observed = bool(connected.callbacks or is_profiled)
     session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
+
+
+def _show_evaluation_schedule(trainer: pl.Trainer, args: Any) -> None:
+    """Say in Lightning's words when HF evaluates: callbacks that watch a metric look there for their moment."""
+    by_steps = str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "steps"
+    trainer.val_check_interval = (
+        max(1, int(args.eval_steps)) * args.gradient_accumulation_steps if by_steps else 1.0
+    )
+    trainer.check_val_every_n_epoch = None if by_steps else 1
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ class WindowLoader:
     """The train dataloader, an accumulation window at a time.
 
     HF counts the items of a whole window before its first forward; Lightning's accumulation looks at one
-    batch at a time. So windows are fetched whole, and each micro-batch carries its place in its window.
+    batch at a time. So windows are fetched whole, and the session is told the place of each micro-batch in its
+    window; Lightning is given the batch as the collator has made it.
     Mirrors the two inner loops of `transformers.Trainer._inner_training_loop`.
     """
 
@@ -38,7 +39,7 @@ class WindowLoader:
         # samples.
         return max(self._session.schedule.steps_in_epoch, 1)
 
-    def __iter__(self) -> Iterator[MicroBatch]:
+    def __iter__(self) -> Iterator[Any]:
         """Fetch lazily: no sample and no random number is drawn before the first batch is asked for."""
         session = self._session
         hf, schedule = session.hf, session.schedule
@@ -64,7 +65,7 @@ class WindowLoader:
                 resumed.after_first_window()
                 resumed = None
             for index, inputs in enumerate(fetched):
-                yield MicroBatch(
+                session.coming = MicroBatch(
                     inputs=inputs,
                     num_items=num_items,
                     step=step,
@@ -74,6 +75,7 @@ class WindowLoader:
                     # here.
                     syncs=(step + 1) % size == 0 or step + 1 - counted_from == schedule.steps_in_epoch,
                 )
+                yield inputs
                 step += 1
 
 

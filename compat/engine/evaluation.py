@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ from compat.engine.signals import propagating
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import lightning.pytorch as pl
     from torch import nn
 
@@ -45,6 +48,7 @@ class Evaluation:
         prediction_loss_only: whether only losses are kept.
         ignore_keys: keys of the model's output to leave out.
         metric_key_prefix: prefix of every metric.
+        validation: the evaluation of which this is a pass, where Lightning's callbacks see one.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class Evaluation:
         prediction_loss_only: bool,
         ignore_keys: list[str] | None,
         metric_key_prefix: str,
+        validation: Validation | None = None,
     ) -> None:
         self._hf = hf
+        self.validation = validation
         self._model = model
         self._prediction_loss_only = prediction_loss_only
         self._ignore_keys = ignore_keys
@@ -304,23 +310,61 @@ def run_evaluation(
         loader.release()
 
 
+class Validation:
+    """An evaluation of HF's in the middle of `fit`, as Lightning's callbacks see it.
+
+    HF makes a pass for each of its datasets, and has its metrics after the last one. To callbacks it is one
+    validation, which ends when they can see those metrics.
+    """
+
+    def __init__(self) -> None:
+        self.loop: EvaluationLoop | None = None
+
+    def finish(self, trainer: pl.Trainer) -> None:
+        """End it, where there has been a pass at all."""
+        if self.loop is not None:
+            with _nested(trainer, validation=self.loop):
+                self.loop.finish()
+
+
 def _run_nested(trainer: pl.Trainer, evaluation: Evaluation, loader: EvaluationLoader) -> None:
-    """Run one of Lightning's loops in the middle of another, and leave everything as it was found."""
+    """Run one of Lightning's loops in the middle of `fit`."""
+    if evaluation.predicts:
+        prediction = PredictionLoop(trainer, loader)
+        prediction.return_predictions = False
+        with _nested(trainer, prediction=prediction):
+            prediction.run()
+        return
+    validation = evaluation.validation
+    is_first = validation is None or validation.loop is None
+    loop = EvaluationLoop(trainer, TrainerFn.FITTING, loader, is_first=is_first, is_last=validation is None)
+    if validation is not None:
+        validation.loop = loop
+    with _nested(trainer, validation=loop):
+        loop.run()
+
+
+@contextlib.contextmanager
+def _nested(
+    trainer: pl.Trainer,
+    *,
+    validation: EvaluationLoop | None = None,
+    prediction: PredictionLoop | None = None,
+) -> Iterator[None]:
+    """Have a loop be the one that is running, and leave everything as it was found."""
     stage = trainer.state.stage
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter
     epoch_loop = trainer.fit_loop.epoch_loop
     outer_validation, outer_prediction = epoch_loop.val_loop, trainer.predict_loop
     try:
-        if evaluation.predicts:
-            trainer.predict_loop = PredictionLoop(trainer, loader)
-            trainer.predicting = True
-            trainer.predict_loop.return_predictions = False
-            trainer.predict_loop.run()
-        else:
-            epoch_loop.val_loop = EvaluationLoop(trainer, TrainerFn.FITTING, loader)
+        if validation is not None:
+            epoch_loop.val_loop = validation
             trainer.validating = True
-            epoch_loop.val_loop.run()
+        if prediction is not None:
+            trainer.predict_loop = prediction
+            trainer.predicting = True
+        yield
     finally:
         epoch_loop.val_loop, trainer.predict_loop = outer_validation, outer_prediction
         trainer.state.stage = stage

@@ -12,6 +12,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from typing_extensions import override
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from compat.engine.data import EvaluationLoader
     from compat.engine.session import Session
+
+
+END_OF_EPOCH = -1
+"""What a hook of a LightningModule returns to end the epoch ahead of a batch."""
 
 
 class UndividedResult(ClosureResult):
@@ -61,7 +66,7 @@ class AutomaticOptimization(_AutomaticOptimization):
         reduction: in the middle of a window, on one device and with nobody listening, there is neither.
         """
         session = self._session
-        if session.needs_closures or kwargs["batch"].syncs:
+        if session.needs_closures or session.place.syncs:
             return super().run(optimizer, batch_idx, kwargs)
         loss = self.trainer.strategy.training_step(*kwargs.values())
         self._backward(optimizer)
@@ -117,28 +122,74 @@ class TrainingEpochLoop(_TrainingEpochLoop):
             current: Any = self.batch_progress.current
             current.ready = current.started = current.processed = current.completed = session.steps_trained
 
+    @property
+    def _batches_that_stepped(self) -> int:
+        """Update steps that lie behind: the axis of HF's logs, on which Lightning's loggers and callbacks log."""
+        return self.global_step
+
+    @_batches_that_stepped.setter
+    def _batches_that_stepped(self, value: int) -> None:
+        """Lightning counts from 0, and one less at the end of an epoch; its axis would drift from HF's."""
+
     @override
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Run one micro-batch.
 
-        Where no Lightning callback, logger or profiler listens, the hooks and records that serve only them
+        Where no Lightning callback, module or profiler listens, the hooks and records that serve only them
         are left out; what is computed is the same.
+
+        Raises:
+            StopIteration: a LightningModule of the user's ends the epoch.
         """
-        if self._session.is_observed:
-            super().advance(data_fetcher)
-            return
-        micro, batch_idx, _ = next(data_fetcher)
-        module = self.trainer.lightning_module
-        progress = self.batch_progress
+        session, progress, connector = self._session, self.batch_progress, self.trainer._logger_connector
+        batch, _, _ = next(data_fetcher)
+        batch_idx = self.batch_idx + 1
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
-        module.on_train_batch_start(micro, batch_idx)
+        session.micro, session.is_counted = session.coming, False
+        if session.is_observed:
+            connector.on_batch_start(batch)
+        if self._call("on_train_batch_start", batch, batch_idx) == END_OF_EPOCH:
+            progress.increment_by(0, is_last_batch=True)
+            progress.increment_processed()
+            raise StopIteration
         progress.increment_started()
-        inputs = self._build_kwargs(OrderedDict(), micro, batch_idx)
-        outputs = self.automatic_optimization.run(self.trainer.optimizers[0], batch_idx, inputs)
+        outputs = self._run_micro_batch(batch, batch_idx)
         progress.increment_processed()
-        module.on_train_batch_end(outputs, micro, batch_idx)
+        if session.place.syncs:
+            self.trainer.lightning_module.count_update_step()  # type: ignore[operator]
+        session.is_counted = session.place.syncs
+        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if self._num_ready_batches_reached():
+            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        self._call("on_train_batch_end", outputs, batch, batch_idx)
+        if session.is_observed:
+            connector.on_batch_end()
         progress.increment_completed()
+        if session.is_observed:
+            connector.update_train_step_metrics()
+
+    def _run_micro_batch(self, batch: Any, batch_idx: int) -> Any:
+        trainer, inputs = self.trainer, self._build_kwargs(OrderedDict(), batch, batch_idx)
+        profiled = (
+            trainer.profiler.profile("run_training_batch")
+            if self._session.is_observed
+            else contextlib.nullcontext()
+        )
+        with profiled:
+            return self.automatic_optimization.run(trainer.optimizers[0], batch_idx, inputs)
+
+    def _call(self, hook: str, *args: Any) -> Any:
+        """Call a hook of callbacks and module; callbacks that watch a metric come last, as at an epoch's end."""
+        trainer = self.trainer
+        if not self._session.is_observed:
+            return getattr(trainer.lightning_module, hook)(*args)
+        call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=False)
+        answer = call._call_lightning_module_hook(trainer, hook, *args)
+        call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=True)
+        if hook == "on_train_batch_start":
+            call._call_strategy_hook(trainer, hook, *args)
+        return answer
 
     @override
     def _build_kwargs(
@@ -150,10 +201,6 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @override
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        if self._session.is_observed:
-            super().on_advance_end(data_fetcher)
-        else:
-            self._batches_that_stepped += not self._should_accumulate()
         control = self._session.hf.control
         # A Lightning callback that stops the run is obeyed as an HF one would be.
         control.should_training_stop |= self.trainer.should_stop
@@ -165,9 +212,17 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         micro = self._session.micro
         return micro is not None and not micro.syncs
 
+    @property
+    def has_foreign_scheduler(self) -> bool:
+        """Whether a callback has put a scheduler of its own in the place of HF's."""
+        configs = self.trainer.strategy.lr_scheduler_configs
+        return bool(configs) and configs[0].scheduler is not self._session.hf.lr_scheduler
+
     @override
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
-        """The module steps the scheduler between two events of HF's callbacks."""
+        """HF's scheduler is stepped where an update step is counted."""
+        if self.has_foreign_scheduler:
+            super().update_lr_schedulers(interval, update_plateau_schedulers)
 
     @override
     def _should_check_val_epoch(self) -> bool:
@@ -187,6 +242,11 @@ class FitLoop(_FitLoop):
         self._session = session
         self._told_to_stop = False
         self.epoch_loop = TrainingEpochLoop(trainer, session)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the update step in progress has been counted."""
+        return self._session.is_counted
 
     def fast_forward(self) -> None:
         """Count what lies behind a resumed run as done."""
@@ -209,6 +269,13 @@ class FitLoop(_FitLoop):
         return False
 
     @override
+    def on_run_start(self) -> None:
+        with warnings.catch_warnings():
+            # HF's semantics: what it overrides is to be called once for an optimizer step.
+            warnings.filterwarnings("ignore", message=".*the hooks will not be called on every batch")
+            super().on_run_start()
+
+    @override
     def on_advance_end(self) -> None:
         super().on_advance_end()
         self._told_to_stop = self._session.hf.control.should_training_stop
@@ -224,12 +291,27 @@ class FitLoop(_FitLoop):
 
 
 class EvaluationLoop(_EvaluationLoop):
-    """Lightning's validation loop over an HF dataloader."""
+    """Lightning's validation loop over an HF dataloader.
+
+    Args:
+        trainer: the Lightning Trainer.
+        trainer_fn: what the Trainer is doing.
+        loader: the data.
+        is_first: whether a validation begins with this pass.
+        is_last: whether it ends with it; otherwise `finish` is called once HF has its metrics.
+    """
 
     def __init__(
-        self, trainer: pl.Trainer, trainer_fn: TrainerFn, loader: EvaluationLoader | None = None
+        self,
+        trainer: pl.Trainer,
+        trainer_fn: TrainerFn,
+        loader: EvaluationLoader | None = None,
+        *,
+        is_first: bool = True,
+        is_last: bool = True,
     ) -> None:
         super().__init__(trainer, trainer_fn, RunningStage.VALIDATING, verbose=False, inference_mode=False)
+        self._is_first, self._is_last = is_first, is_last
         if loader is not None:
             self._data_source.instance = loader
 
@@ -238,6 +320,41 @@ class EvaluationLoop(_EvaluationLoop):
         with _own_warnings():
             super().setup_data()
         self._max_batches = _unlimited(self._max_batches)
+
+    def _call(self, hook: str, *, callbacks: bool) -> None:
+        if callbacks:
+            call._call_callback_hooks(self.trainer, hook)
+        call._call_lightning_module_hook(self.trainer, hook)
+
+    @override
+    def _on_evaluation_start(self, *args: Any, **kwargs: Any) -> None:
+        self._call("on_validation_start", callbacks=self._is_first)
+        call._call_strategy_hook(self.trainer, "on_validation_start")
+
+    @override
+    def _on_evaluation_epoch_start(self, *args: Any, **kwargs: Any) -> None:
+        self._call("on_validation_epoch_start", callbacks=self._is_first)
+
+    @override
+    def _on_evaluation_epoch_end(self) -> None:
+        self._call("on_validation_epoch_end", callbacks=self._is_last)
+        self.trainer._logger_connector.on_epoch_end()
+
+    @override
+    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        self._call("on_validation_end", callbacks=self._is_last)
+        call._call_strategy_hook(self.trainer, "on_validation_end")
+        self.trainer._logger_connector.reset_results()
+
+    def finish(self) -> None:
+        """Call the hooks of callbacks that end a validation."""
+        trainer, connector = self.trainer, self.trainer._logger_connector
+        connector.epoch_end_reached()
+        call._call_callback_hooks(trainer, "on_validation_epoch_end")
+        connector.on_epoch_end()
+        connector.log_eval_end_metrics(connector.update_eval_epoch_metrics())
+        call._call_callback_hooks(trainer, "on_validation_end")
+        connector.reset_results()
 
 
 class PredictionLoop(_PredictionLoop):

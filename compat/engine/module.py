@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compat.engine.evaluation import Evaluation
-    from compat.engine.session import MicroBatch, Session
+    from compat.engine.session import Session
 
 PLAIN_TYPES = (str, type(None))
 """Values that Lightning sets on the module around each hook, and that need none of torch's registration."""
@@ -131,18 +131,22 @@ class TrainerModule(pl.LightningModule):
             hf._load_rng_state(run.resume_from_checkpoint)
 
     @override
-    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         run = self.run
-        run.micro = batch
+        micro = run.place
         run.seen_batch = True
-        run.hf.accelerator.gradient_state._set_sync_gradients(batch.syncs)
-        run.hf._count_tokens_before_step(batch.inputs)
-        if batch.opens:
+        run.hf.accelerator.gradient_state._set_sync_gradients(micro.syncs)
+        run.hf._count_tokens_before_step(batch)
+        if micro.opens:
             run.fire("on_step_begin")
 
     @override
-    def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """HF's training step.
+
+        Args:
+            batch: as HF's collator has made it.
+            batch_idx: its index in the epoch, in micro-steps.
 
         Returns:
             The loss of the micro-batch, divided by its window as HF divides it: with its graph where
@@ -150,11 +154,12 @@ class TrainerModule(pl.LightningModule):
         """
         run = self.run
         hf = run.hf
-        with hf._sync_context(batch, run.model):
-            loss: torch.Tensor = hf.training_step(run.model, batch.inputs, batch.num_items)
+        micro = run.place
+        with hf._sync_context(micro, run.model):
+            loss: torch.Tensor = hf.training_step(run.model, batch, micro.num_items)
         self._add_up(loss)
-        hf.current_flos += float(hf.floating_point_ops(batch.inputs))
-        hf._count_tokens_after_step(batch.inputs)
+        hf.current_flos += float(hf.floating_point_ops(batch))
+        hf._count_tokens_after_step(batch)
         return loss
 
     def _add_up(self, loss: torch.Tensor) -> None:
@@ -199,27 +204,29 @@ class TrainerModule(pl.LightningModule):
         optimizer.step(closure=optimizer_closure)
         self.run.fire("on_optimizer_step")
 
-    @override
-    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+    def count_update_step(self) -> None:
+        """What changes with an optimizer step, ahead of all hooks that come after it: scheduler, counters."""
         run = self.run
-        if not batch.syncs:
-            run.fire("on_substep_end")
-            return
-        self._finish_update_step(run, batch)
-
-    def _finish_update_step(self, run: Session, batch: MicroBatch) -> None:
-        """What follows an optimizer step: scheduler, gradients, counters, events, log, evaluate, save."""
         hf = run.hf
         run.learning_rate = hf._get_learning_rate()
-        if not hf.accelerator.optimizer_step_was_skipped and not hf._scheduler_waits_for_metrics():
+        is_foreign = self.trainer.fit_loop.epoch_loop.has_foreign_scheduler  # type: ignore[attr-defined]
+        was_skipped = hf.accelerator.optimizer_step_was_skipped
+        if not (was_skipped or is_foreign or hf._scheduler_waits_for_metrics()):
             hf.lr_scheduler.step()
-        run.model.zero_grad()  # type: ignore[union-attr]
         hf.state.global_step += 1
-        run.behind = batch.step + 1
+        run.behind = run.place.step + 1
         hf.state.epoch = run.epoch + run.behind / run.schedule.steps_in_epoch
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        run = self.run
+        if not run.place.syncs:
+            run.fire("on_substep_end")
+            return
+        run.model.zero_grad()  # type: ignore[union-attr]
         run.fire("on_step_end")
         self._log_save_evaluate(run)
-        hf._check_writing()
+        run.hf._check_writing()
 
     def _log_save_evaluate(self, run: Session) -> None:
         run.hf._maybe_log_save_evaluate(

@@ -53,7 +53,8 @@ class Session:
         replays_data: whether a resumed epoch draws the batches again that lie behind it.
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
-        is_observed: whether a Lightning callback, logger or profiler listens to the run.
+        is_observed: whether a Lightning callback, a LightningModule of the user's or a profiler listens to the
+            run.
         needs_closures: whether a micro-step in the middle of a window runs in Lightning's closure, too.
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
@@ -64,7 +65,9 @@ class Session:
         epoch_is_over: whether the end of the current epoch has come.
         model: the model as it is called in a training step, wrapped where it is wrapped.
         epoch: index of the current epoch.
+        coming: the micro-batch that Lightning has been given and has not begun.
         micro: the micro-batch in progress.
+        is_counted: whether the update step in progress has been counted.
         pending_loss: a loss whose backward Lightning's closure has yet to run.
         grad_norm: the gradient norm of the last update step, before clipping.
         learning_rate: the learning rate of the last update step.
@@ -92,7 +95,9 @@ class Session:
     epoch_is_over: bool = False
     model: nn.Module | None = None
     epoch: int = 0
+    coming: MicroBatch | None = None
     micro: MicroBatch | None = None
+    is_counted: bool = True
     pending_loss: torch.Tensor | None = None
     backward_options: dict[str, Any] = field(default_factory=dict)
     grad_norm: Any = None
@@ -100,6 +105,12 @@ class Session:
     seen_batch: bool = False
     start_time: float = 0.0
     output: Any = None
+
+    @property
+    def place(self) -> MicroBatch:
+        """The micro-batch in progress, with its place in its window."""
+        assert self.micro is not None, "outside of a step"
+        return self.micro
 
     @property
     def resumes_epoch(self) -> bool:
@@ -168,7 +179,12 @@ class Session:
 
     def end(self) -> None:
         """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
-        self.hf = self.dataloader = self.model = self.micro = self.pending_loss = self.batches = None
+        self.hf = self.dataloader = self.model = self.pending_loss = self.batches = None
+        self.coming = self.micro = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """A callback may copy the module, whose run there is but one of."""
+        return self
 
     def fire(self, event: str) -> None:
         """Call an event of HF's callbacks, and keep the control that they answer with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from compat.engine.data import require_equal_lengths
-from compat.engine.evaluation import Evaluation, is_fitting, is_running, run_evaluation
+from compat.engine.evaluation import Evaluation, Validation, is_fitting, is_running, run_evaluation
 from compat.engine.module import TrainerModule
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.training import TrainingMixin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import lightning.pytorch as pl
     from torch import nn
     from transformers.trainer_utils import EvalLoopOutput
@@ -29,6 +32,33 @@ SPREADS_PARAMETERS = 3
 
 class EvaluationMixin(TrainingMixin):
     """`evaluate` and `predict` are inherited; the loop that they call is Lightning's."""
+
+    _validation: Validation | None = None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate. Mirrors `transformers.Trainer.evaluate`."""
+        with self._one_validation():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self._one_validation():
+            metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        return metrics
+
+    @contextlib.contextmanager
+    def _one_validation(self) -> Iterator[None]:
+        """Where Lightning's callbacks watch a run, have all of an evaluation be one to them."""
+        is_watched = self._lightning is not None and is_fitting(self._lightning) and self._lightning.callbacks
+        if self._validation is not None or not is_watched:
+            yield
+            return
+        self._validation = validation = Validation()
+        try:
+            yield
+        finally:
+            self._validation = None
+        validation.finish(self._lightning)
 
     def evaluation_loop(
         self,
@@ -69,6 +99,7 @@ class EvaluationMixin(TrainingMixin):
             prediction_loss_only=prediction_loss_only,
             ignore_keys=ignore_keys,
             metric_key_prefix=metric_key_prefix,
+            validation=self._validation,
         )
         self._forget_past()
         lightning, module = self._evaluating_lightning()

@@ -10,6 +10,7 @@ from transformers import Trainer as HFTrainer  # HF's own, also after `compat.in
 from compat.engine.build import check_supported
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
+from compat.trainer.callbacks import set_apart
 from compat.trainer.generations import GenerationsMixin, LackedMethods
 from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted
@@ -43,6 +44,7 @@ class Trainer(GenerationsMixin, LackedMethods):
 
     Args:
         model: the model to train; as in `transformers.Trainer`, and so are all other arguments.
+        callbacks: of HF's and of Lightning's, in one list.
         tokenizer: the older name of `processing_class`.
 
     Raises:
@@ -58,7 +60,10 @@ class Trainer(GenerationsMixin, LackedMethods):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         take_older_name(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         adapt_overrides(self, Trainer)
+        args, callbacks = set_apart(args, kwargs)
+        self._lightning_callbacks = []
         super().__init__(*args, **kwargs)
+        self._take_lightning_callbacks(callbacks)
         if is_adapted(self, "compute_loss"):
             # Such a loss is the mean of its micro-batch: HF must divide it by the window, as it did then.
             self.model_accepts_loss_kwargs = False

@@ -188,6 +188,8 @@ class HonouringMixin(PreemptionMixin):
             kwargs: the same by its name, `start_time`.
         """
         super().log(logs, *args, **kwargs)
+        if self._lightning is not None:
+            self._lightning._logger_connector.show(logs)
         if self._lightning_flags.get("logger") and self.is_world_process_zero():
             numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
             for logger in self.lightning.loggers:

@@ -23,10 +23,11 @@ from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
+from compat.trainer.callbacks import FINDERS, CallbacksMixin
 from compat.trainer.older import take_older_name
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
-from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP, TrainerSeams
+from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -39,13 +40,12 @@ if TYPE_CHECKING:
 logger = logging.get_logger("transformers.trainer")
 
 
-class TrainingMixin(TrainerSeams):  # type: ignore[misc]
+class TrainingMixin(CallbacksMixin):
     """`train`, and what Lightning's hooks ask of an HF Trainer while it runs."""
 
     announces_plan: ClassVar[bool] = False
     """Whether `train` begins with what became of the arguments, on stderr; `compat run` has it so."""
 
-    _lightning: pl.Trainer | None
     _lightning_module: TrainerModule | None
     _train_began: float
 
@@ -211,13 +211,18 @@ class TrainingMixin(TrainerSeams):  # type: ignore[misc]
         return output
 
     def _build_lightning(self) -> pl.Trainer:
+        asked = self._lightning_flags.get("callbacks") or []
+        callbacks = [
+            *(asked if isinstance(asked, (list, tuple)) else [asked]),
+            *(callback for callback in self._lightning_callbacks if not isinstance(callback, FINDERS)),
+        ]
         return build_trainer(
             self.plan,
             device=self.args.device,
             checkpoint_io=HFCheckpointIO(),
             scaler=self.accelerator.scaler,
             default_root_dir=self.args.output_dir,
-            asked=self._lightning_flags,
+            asked={**self._lightning_flags, "callbacks": callbacks},
             facts=Facts.of(self.args),
         )
 

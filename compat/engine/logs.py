@@ -1,0 +1,46 @@
+"""HF's logs, as Lightning's callbacks and loggers see them."""
+
+from __future__ import annotations
+
+import numbers
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from typing_extensions import override
+
+from compat.engine.loops import FitLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class LoggerConnector(_LoggerConnector):
+    """Lightning's metrics, with those that HF logs among them.
+
+    HF owns what it logs: it stands in `log_history`, goes to loggers once, and is shown to callbacks here.
+    What callbacks and modules log by `self.log` goes to loggers by Lightning, on the same axis of update
+    steps.
+    """
+
+    def show(self, logs: Mapping[str, Any]) -> None:
+        """Have callbacks see what HF has logged.
+
+        Args:
+            logs: name → value; numbers alone are shown.
+        """
+        values = {name: float(value) for name, value in logs.items() if isinstance(value, numbers.Real)}
+        tensors = {name: torch.tensor(value) for name, value in values.items()}
+        self._callback_metrics.update(tensors)
+        self._logged_metrics.update(tensors)
+        self._progress_bar_metrics.update(values)
+
+    @property
+    @override
+    def should_update_logs(self) -> bool:
+        loop, every = self.trainer._active_loop, self.trainer.log_every_n_steps
+        if not isinstance(loop, FitLoop) or every == 0:
+            return super().should_update_logs
+        # Before the optimizer steps, what is asked about is the step to come.
+        step = loop.epoch_loop.global_step + (not loop.is_counted)
+        return step % every == 0 or self.trainer.should_stop

@@ -1,0 +1,124 @@
+"""Callbacks of both kinds in one Trainer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ProgressBar
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+from compat.upstream.distributions import check_distribution, role_in_other
+from compat.upstream.trainer import TrainerSeams
+
+POSITION = list(inspect.signature(HFTrainer.__init__).parameters).index("callbacks") - 1
+"""Where HF's constructor takes callbacks, `self` left out."""
+
+FINDERS = (BatchSizeFinder, LearningRateFinder)
+"""Callbacks that look for an argument ahead of training."""
+
+
+def is_lightning_callback(callback: Any) -> bool:
+    """Whether a callback, or its class, is for Lightning's Trainer; of either distribution."""
+    kind = callback if isinstance(callback, type) else type(callback)
+    role = role_in_other(kind)
+    return issubclass(kind, Callback) or (role is not None and role.name == "Callback")
+
+
+def set_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:
+    """Take Lightning's callbacks out of what HF's constructor is given.
+
+    Args:
+        args: what it is given by position, `self` left out.
+        kwargs: what it is given by name; changed.
+
+    Returns:
+        What it is given by position now, and Lightning's callbacks in their order.
+
+    Raises:
+        ArgumentError: a callback works with another distribution's Trainer alone.
+    """
+    by_position = len(args) > POSITION
+    given = args[POSITION] if by_position else kwargs.get("callbacks")
+    if not given:
+        return args, []
+    given = [part for callback in given for part in getattr(callback, "unwrapped", (callback,))]
+    kept = [callback for callback in given if not is_lightning_callback(callback)]
+    if by_position:
+        args = (*args[:POSITION], kept, *args[POSITION + 1 :])
+    else:
+        kwargs["callbacks"] = kept
+    return args, [_made(callback) for callback in given if is_lightning_callback(callback)]
+
+
+def _made(callback: Any) -> Any:
+    check_distribution(callback, "callbacks")
+    return callback() if isinstance(callback, type) else callback
+
+
+class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
+    """HF's callbacks are called in HF's events and Lightning's in Lightning's hooks, each kind in its order.
+
+    Where both are due at one moment Lightning's come first, as they do with a LightningModule's own hooks;
+    those that watch a metric come last. `compat.callbacks.EVENTS` tells the moments.
+    """
+
+    _lightning: Any
+    _lightning_callbacks: list[Any]
+
+    def _take_lightning_callbacks(self, callbacks: list[Any]) -> None:
+        self._lightning_callbacks = []
+        for callback in callbacks:
+            self._lightning_callbacks.append(callback)
+            self._make_room(callback)
+
+    def _make_room(self, callback: Any) -> None:
+        """Two progress bars would draw over each other."""
+        if isinstance(callback, ProgressBar):
+            super().remove_callback(DEFAULT_PROGRESS_CALLBACK)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback of HF's or of Lightning's. Mirrors `transformers.Trainer.add_callback`.
+
+        Args:
+            callback: a callback, or its class.
+
+        Raises:
+            ArgumentError: a callback works with another distribution's Trainer alone.
+        """
+        for part in getattr(callback, "unwrapped", (callback,)):
+            if not is_lightning_callback(part):
+                super().add_callback(part)
+                continue
+            made = _made(part)
+            self._lightning_callbacks.append(made)
+            self._make_room(made)
+            if self._lightning is not None:
+                self._lightning.callbacks.append(made)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Take a callback of either kind out. Mirrors `transformers.Trainer.pop_callback`.
+
+        Args:
+            callback: a callback, or a class whose first instance is taken.
+
+        Returns:
+            The callback, or None where there is no such one.
+        """
+        if not is_lightning_callback(callback):
+            return super().pop_callback(callback)
+        for held in self._lightning_callbacks:
+            if held is callback or type(held) is callback:
+                self._lightning_callbacks.remove(held)
+                if self._lightning is not None and held in self._lightning.callbacks:
+                    self._lightning.callbacks.remove(held)
+                return held
+        return None
+
+    def remove_callback(self, callback: Any) -> None:
+        """As `pop_callback`, without returning it. Mirrors `transformers.Trainer.remove_callback`."""
+        if is_lightning_callback(callback):
+            self.pop_callback(callback)
+        else:
+            super().remove_callback(callback)
