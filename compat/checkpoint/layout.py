@@ -63,6 +63,7 @@ PICKLES = (
     "scaler.pt",
     "rng_state*.pth",
     "data_state*.pth",
+    "lightning_callbacks.pth",
     "training_args.bin",
     "pytorch_model*.bin",
     "adapter_model.bin",
@@ -86,7 +87,10 @@ _OTHER = (
     INCOMPLETE,
 )
 
-OURS = ("compat_manifest.json", "data_state*.pth")
+CALLBACKS = "lightning_callbacks.pth"
+"""States of Lightning's callbacks."""
+
+OURS = ("compat_manifest.json", "data_state*.pth", CALLBACKS)
 """What a checkpoint of ours has beside HF's files."""
 
 TRAINERS = (*WEIGHTS, *PICKLES, *_OTHER)

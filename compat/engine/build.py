@@ -129,6 +129,8 @@ def build_trainer(
         trainer = pl.Trainer(**flags, **built)  # type: ignore[arg-type]
     trainer._signal_connector = SignalConnector(trainer)
     trainer._logger_connector = LoggerConnector(trainer)
+    # What a run goes on from is HF's choice.
+    trainer._checkpoint_connector._user_managed = True
     trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
     trainer.predict_loop = PredictionLoop(trainer)
     return trainer
@@ -171,7 +173,7 @@ def _plugins(asked: Any, facts: Facts) -> list[Any]:
 
 def attach_session(trainer: pl.Trainer, session: Session) -> None:
     """Give the Trainer the loops of one run of `fit`."""
-    trainer.fit_loop = FitLoop(trainer, session, trainer.max_epochs or session.schedule.num_train_epochs)
+    trainer.fit_loop = FitLoop(trainer, session, session.schedule.epochs)
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
     _show_evaluation_schedule(trainer, session.hf.args)
     connected: Any = trainer
@@ -182,7 +184,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
 
 
 def _show_evaluation_schedule(trainer: pl.Trainer, args: Any) -> None:
-    """Say in Lightning's words when HF evaluates: callbacks that watch a metric look there for their moment."""
+    """Say in Lightning's words when HF evaluates: where callbacks that watch a metric look it up."""
     by_steps = str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "steps"
     trainer.val_check_interval = (
         max(1, int(args.eval_steps)) * args.gradient_accumulation_steps if by_steps else 1.0

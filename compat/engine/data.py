@@ -26,8 +26,8 @@ class WindowLoader:
     """The train dataloader, an accumulation window at a time.
 
     HF counts the items of a whole window before its first forward; Lightning's accumulation looks at one
-    batch at a time. So windows are fetched whole, and the session is told the place of each micro-batch in its
-    window; Lightning is given the batch as the collator has made it.
+    batch at a time. So windows are fetched whole, and the session is told the place of each micro-batch in
+    its window; Lightning is given the batch as the collator has made it.
     Mirrors the two inner loops of `transformers.Trainer._inner_training_loop`.
     """
 
@@ -55,8 +55,9 @@ class WindowLoader:
         batches = session.begin_epoch(loader, None if resumed is None else resumed.order)
         if resumed is not None:
             resumed.begin(batches)
-        for window in range(step // size, schedule.num_update_steps_per_epoch):
-            is_last = window == schedule.num_update_steps_per_epoch - 1
+        windows = session.windows_in_epoch
+        for window in range(step // size, windows):
+            is_last = window == windows - 1
             count = (schedule.steps_in_epoch % size or size) if is_last else size
             batches.expect(count)
             fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
@@ -125,6 +126,11 @@ class EvaluationLoader:
 
     def __len__(self) -> int:
         return ENDLESS
+
+    @property
+    def batches(self) -> int | float:
+        """How many batches it says it has."""
+        return len(self._dataloader) if has_length(self._dataloader) else float("inf")
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._dataloader

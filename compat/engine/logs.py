@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+KEPT_FROM_BARS = ("epoch", "_flos", "_per_second", "_runtime")
+"""Endings of what HF logs, and a progress bar has no room for."""
+
+
 class LoggerConnector(_LoggerConnector):
     """Lightning's metrics, with those that HF logs among them.
 
@@ -33,7 +37,8 @@ class LoggerConnector(_LoggerConnector):
         tensors = {name: torch.tensor(value) for name, value in values.items()}
         self._callback_metrics.update(tensors)
         self._logged_metrics.update(tensors)
-        self._progress_bar_metrics.update(values)
+        shown = {name: value for name, value in values.items() if not name.endswith(KEPT_FROM_BARS)}
+        self._progress_bar_metrics.update(shown)
 
     @property
     @override

@@ -124,7 +124,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @property
     def _batches_that_stepped(self) -> int:
-        """Update steps that lie behind: the axis of HF's logs, on which Lightning's loggers and callbacks log."""
+        """Update steps that lie behind: the axis of HF's logs, on which Lightning's callbacks log as well."""
         return self.global_step
 
     @_batches_that_stepped.setter
@@ -143,6 +143,9 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         """
         session, progress, connector = self._session, self.batch_progress, self.trainer._logger_connector
         batch, _, _ = next(data_fetcher)
+        if session.is_over:
+            self.trainer.lightning_module.look_at(batch)  # type: ignore[operator]
+            return
         batch_idx = self.batch_idx + 1
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
@@ -180,7 +183,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
             return self.automatic_optimization.run(trainer.optimizers[0], batch_idx, inputs)
 
     def _call(self, hook: str, *args: Any) -> Any:
-        """Call a hook of callbacks and module; callbacks that watch a metric come last, as at an epoch's end."""
+        """Call a hook of callbacks and module; those that watch a metric come last, as at an epoch's end."""
         trainer = self.trainer
         if not self._session.is_observed:
             return getattr(trainer.lightning_module, hook)(*args)
@@ -205,7 +208,8 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         # A Lightning callback that stops the run is obeyed as an HF one would be.
         control.should_training_stop |= self.trainer.should_stop
         # HF looks at its control after a micro-step and not before the first one.
-        self._told_to_stop = control.should_epoch_stop or control.should_training_stop
+        told = control.should_epoch_stop or control.should_training_stop
+        self._told_to_stop = told and not self._session.is_over
 
     @override
     def _should_accumulate(self) -> bool:
@@ -260,7 +264,20 @@ class FitLoop(_FitLoop):
     @override
     def done(self) -> bool:
         progress: Any = self.epoch_progress.current
-        return self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
+        ended = self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
+        return ended and progress.processed != self._epochs_asked_for - 1
+
+    @property
+    def _epochs_asked_for(self) -> int:
+        """Epochs with the one that a callback has added; 0 where none has."""
+        planned = self._session.schedule.epochs
+        return self.max_epochs if self.max_epochs == planned + 1 else 0
+
+    @override
+    def on_advance_start(self) -> None:
+        # StochasticWeightAveraging has the statistics of its averaged model taken anew.
+        self._session.is_over = self.epoch_progress.current.processed == self._epochs_asked_for - 1
+        super().on_advance_start()
 
     @property
     @override
@@ -278,7 +295,9 @@ class FitLoop(_FitLoop):
     @override
     def on_advance_end(self) -> None:
         super().on_advance_end()
-        self._told_to_stop = self._session.hf.control.should_training_stop
+        control = self._session.hf.control
+        control.should_training_stop |= self.trainer.should_stop
+        self._told_to_stop = control.should_training_stop
 
     @override
     def setup_data(self) -> None:
@@ -320,6 +339,12 @@ class EvaluationLoop(_EvaluationLoop):
         with _own_warnings():
             super().setup_data()
         self._max_batches = _unlimited(self._max_batches)
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        # From here on it is what progress bars count to; the data alone sets the limit.
+        self._max_batches = [self._data_source.instance.batches]  # type: ignore[union-attr]
 
     def _call(self, hook: str, *, callbacks: bool) -> None:
         if callbacks:

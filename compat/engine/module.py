@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 import torch
 from typing_extensions import override
 
+from compat.engine.optimizer import take_in_new_groups
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 PLAIN_TYPES = (str, type(None))
 """Values that Lightning sets on the module around each hook, and that need none of torch's registration."""
+
+
+MEANT = {"backbone": "base_model"}
+"""What Lightning's callbacks ask for → what HF's models have."""
 
 
 class TrainerModule(pl.LightningModule):
@@ -43,6 +49,17 @@ class TrainerModule(pl.LightningModule):
         self.session: Session | None = None
         self.evaluation: Evaluation | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        """What callbacks ask a LightningModule for, and the model has: `backbone` and the like."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            model = self.__dict__.get("_modules", {}).get("model")
+            name = MEANT.get(name, name) if not hasattr(model, name) else name
+            if model is None or name.startswith("_") or not hasattr(model, name):
+                raise
+            return getattr(model, name)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, PLAIN_TYPES):
             object.__setattr__(self, name, value)
@@ -63,6 +80,11 @@ class TrainerModule(pl.LightningModule):
         """The run of `fit` in progress."""
         assert self.session is not None, "outside of fit"
         return self.session
+
+    @property
+    def flops_per_batch(self) -> int:
+        """Floating-point operations of a micro-step, as HF counts them; for Lightning's ThroughputMonitor."""
+        return int(self.hf.floating_point_ops(self.run.place.inputs))
 
     # Batches arrive where HF's loaders and `_prepare_inputs` put them.
 
@@ -85,21 +107,21 @@ class TrainerModule(pl.LightningModule):
         hf, checkpoint = run.hf, run.resume_from_checkpoint
         prepared = hf._set_up_training(run.schedule, run.dataloader, checkpoint, run.trial)
         run.begin(prepared, hf._load_position(checkpoint, run))
+        hf._load_lightning_callbacks(checkpoint)
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
         optimizer, scheduler = run.hf.optimizer, run.hf.lr_scheduler
         is_known = isinstance(
             scheduler,
             (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
         )
-        if not is_known or getattr(scheduler, "optimizer", None) is not optimizer:
+        if not is_known or getattr(scheduler, "optimizer", None) != optimizer:
             # In a dict, for Lightning takes an optimizer of DeepSpeed's for one only there.
             return {"optimizer": optimizer}
         # Lightning is shown the scheduler for its callbacks' sake; `on_train_batch_end` steps it.
         monitor = run.hf.args.metric_for_best_model or "loss"
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "monitor": monitor},
-        }
+        name = f"lr-{type(getattr(optimizer, 'optimizer', optimizer)).__name__}"
+        shown = {"scheduler": scheduler, "interval": "step", "monitor": monitor, "name": name}
+        return {"optimizer": optimizer, "lr_scheduler": shown}
 
     @override
     def on_train_start(self) -> None:
@@ -113,11 +135,25 @@ class TrainerModule(pl.LightningModule):
         if hf.args.eval_on_start:
             hf._evaluate(run.trial, run.ignore_keys, skip_scheduler=True)
 
+    def look_at(self, batch: Any) -> None:
+        """A forward pass in train mode for the sake of statistics that the model keeps of its data."""
+        run = self.run
+        run.model.train()  # type: ignore[union-attr]
+        with torch.no_grad(), run.hf.compute_loss_context_manager():
+            run.hf.compute_loss(run.model, run.hf._prepare_inputs(batch))
+
     @override
     def on_train_epoch_start(self) -> None:
         run = self.run
+        if run.is_over:
+            return
         hf = run.hf
         run.epoch = self.trainer.current_epoch
+        if self.trainer.accumulate_grad_batches != hf.args.gradient_accumulation_steps:
+            # GradientAccumulationScheduler has set it; HF, too, works by its argument.
+            hf.args.gradient_accumulation_steps = self.trainer.accumulate_grad_batches
+        if run.is_observed:
+            take_in_new_groups(hf.optimizer, hf.lr_scheduler)
         run.behind = run.steps_trained if run.resumes_epoch else 0
         run.seen_batch = run.counts_skipped and run.behind > 0
         run.epoch_is_over = False
@@ -243,6 +279,8 @@ class TrainerModule(pl.LightningModule):
     @override
     def on_train_epoch_end(self) -> None:
         run = self.run
+        if run.is_over:
+            return
         if not run.seen_batch:
             run.hf._warn_of_empty_epoch(run)
         run.fire("on_epoch_end")
@@ -264,7 +302,7 @@ class TrainerModule(pl.LightningModule):
         """
         checkpoint["hf_files"] = self.hf._files_of_run()
         if not checkpoint.get("lr_schedulers") and self.hf.lr_scheduler is not None:
-            # Under transformers 4 it belongs to the bare optimizer, and Lightning has not been shown it.
+            # One that Lightning would not take has not been shown to it.
             checkpoint["lr_schedulers"] = [self.hf.lr_scheduler.state_dict()]
 
     # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each

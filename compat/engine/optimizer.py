@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 
@@ -78,6 +79,13 @@ class SyncedOptimizer(Optimizer):
             raise AttributeError(name)
         return getattr(self.optimizer, name)
 
+    def __eq__(self, other: object) -> bool:
+        # Lightning looks up whether a scheduler's optimizer, bare or not, is one that it knows.
+        return other is self or other is self.optimizer
+
+    def __hash__(self) -> int:
+        return hash(self.optimizer)
+
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))
 
@@ -86,3 +94,24 @@ class SyncedOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return repr(self.optimizer)
+
+
+def take_in_new_groups(optimizer: Any, scheduler: Any) -> None:
+    """Have a scheduler live with parameter groups that a callback has added to its optimizer.
+
+    A scheduler of HF's multiplies, and leaves a new group the learning rate that the callback gives it; any
+    other takes it for a group's first.
+
+    Args:
+        optimizer: with the groups.
+        scheduler: with a learning rate for each group that it knows.
+    """
+    rates = getattr(scheduler, "base_lrs", None)
+    if rates is None:
+        return
+    for group in optimizer.param_groups[len(rates) :]:
+        if isinstance(scheduler, LambdaLR):
+            rates.append(1.0)
+            scheduler.lr_lambdas.append(lambda _, group=group: group["lr"])
+        else:
+            rates.append(group.setdefault("initial_lr", group["lr"]))

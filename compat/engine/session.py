@@ -51,10 +51,12 @@ class Session:
         trial: the trial of a hyperparameter search.
         ignore_keys: output keys to leave out when evaluating during training.
         replays_data: whether a resumed epoch draws the batches again that lie behind it.
+        accumulation: micro-steps of a window as the arguments have it; a callback may change it from epoch to
+            epoch.
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
-        is_observed: whether a Lightning callback, a LightningModule of the user's or a profiler listens to the
-            run.
+        is_observed: whether a Lightning callback, a LightningModule of the user's or a profiler listens to
+            the run.
         needs_closures: whether a micro-step in the middle of a window runs in Lightning's closure, too.
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
@@ -68,6 +70,7 @@ class Session:
         coming: the micro-batch that Lightning has been given and has not begun.
         micro: the micro-batch in progress.
         is_counted: whether the update step in progress has been counted.
+        is_over: whether HF's run has ended, and a callback of Lightning's adds an epoch to look at the data.
         pending_loss: a loss whose backward Lightning's closure has yet to run.
         grad_norm: the gradient norm of the last update step, before clipping.
         learning_rate: the learning rate of the last update step.
@@ -83,6 +86,7 @@ class Session:
     trial: Any
     ignore_keys: list[str] | None
     defers_backward: bool
+    accumulation: int
     replays_data: bool = False
     is_observed: bool = True
     needs_closures: bool = True
@@ -98,6 +102,7 @@ class Session:
     coming: MicroBatch | None = None
     micro: MicroBatch | None = None
     is_counted: bool = True
+    is_over: bool = False
     pending_loss: torch.Tensor | None = None
     backward_options: dict[str, Any] = field(default_factory=dict)
     grad_norm: Any = None
@@ -111,6 +116,14 @@ class Session:
         """The micro-batch in progress, with its place in its window."""
         assert self.micro is not None, "outside of a step"
         return self.micro
+
+    @property
+    def windows_in_epoch(self) -> int:
+        """Accumulation windows, and so update steps, in the current epoch."""
+        size = self.hf.args.gradient_accumulation_steps
+        if size == self.accumulation:
+            return self.schedule.num_update_steps_per_epoch
+        return -(-self.schedule.steps_in_epoch // size)
 
     @property
     def resumes_epoch(self) -> bool:
@@ -173,7 +186,7 @@ class Session:
             # Without a length, HF's count follows that of the run.
             "steps_in_epoch": self.schedule.steps_in_epoch if has_length(self.dataloader) else None,
             "total_train_batch_size": self.schedule.total_train_batch_size,
-            "gradient_accumulation_steps": self.hf.args.gradient_accumulation_steps,
+            "gradient_accumulation_steps": self.accumulation,
             "world_size": self.hf.args.world_size,
         }
 

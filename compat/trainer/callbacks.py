@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
+import lightning
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ProgressBar
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.utils import logging
 
+from compat.checkpoint.io import load_plain, save_plain, unloadable
+from compat.checkpoint.layout import CALLBACKS
 from compat.upstream.distributions import check_distribution, role_in_other
 from compat.upstream.trainer import TrainerSeams
+
+logger = logging.get_logger("transformers.trainer")
 
 POSITION = list(inspect.signature(HFTrainer.__init__).parameters).index("callbacks") - 1
 """Where HF's constructor takes callbacks, `self` left out."""
@@ -64,6 +73,7 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
     those that watch a metric come last. `compat.callbacks.EVENTS` tells the moments.
     """
 
+    lightning_module: Any
     _lightning: Any
     _lightning_callbacks: list[Any]
 
@@ -122,3 +132,37 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
             self.pop_callback(callback)
         else:
             super().remove_callback(callback)
+
+    # What a checkpoint keeps of Lightning's.
+
+    def _save_lightning_callbacks(self, folder: str) -> None:
+        if self._lightning is None or not self._lightning.callbacks:
+            return
+        kept = {"callbacks": call._call_callbacks_state_dict(self._lightning)}
+        adding = [
+            one for one in self._lightning.callbacks if is_overridden("on_save_checkpoint", one, Callback)
+        ]
+        if adding:
+            # Averages of weights, say, take the place of the weights themselves in a Lightning checkpoint.
+            kept["state_dict"] = self.lightning_module.state_dict()
+            for callback in adding:
+                callback.on_save_checkpoint(self._lightning, self.lightning_module, kept)
+        if len(kept) == 1 and not kept["callbacks"]:
+            return
+        file = os.path.join(folder, CALLBACKS)
+        save_plain(kept, file)
+        if reason := unloadable(file):
+            os.remove(file)
+            logger.warning(
+                f"`callbacks`: a state of Lightning's callbacks holds {reason}, which is not loaded again, "
+                "since a pickle of classes could run code. A resumed run begins with fresh ones. Have "
+                "`state_dict()` return tensors, numbers, strings, lists and dicts."
+            )
+
+    def _load_lightning_callbacks(self, checkpoint: str | None) -> None:
+        file = os.path.join(checkpoint or "", CALLBACKS)
+        if checkpoint is None or self._lightning is None or not os.path.isfile(file):
+            return
+        kept = {**load_plain(file), "pytorch-lightning_version": lightning.__version__}
+        call._call_callbacks_on_load_checkpoint(self._lightning, kept)
+        call._call_callbacks_load_state_dict(self._lightning, kept)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
 
 from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
 from compat.checkpoint.io import load_plain, numpys_older_names
+from compat.checkpoint.layout import STATE
 from compat.checkpoint.partial import sweep
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose
@@ -67,7 +69,22 @@ class CheckpointingMixin(SavingMixin):
         choice = choose(asked, folder, needs_weights=not is_own)
         for sentence in choice.notes():
             logger.warning(sentence)
-        return choice.checkpoint
+        return choice.checkpoint or self._left_by_exception()
+
+    def _left_by_exception(self) -> str | None:
+        """What Lightning's OnExceptionCheckpoint has saved of a run that failed."""
+        for callback in self._callbacks_of_lightning:
+            if not isinstance(callback, OnExceptionCheckpoint) or not os.path.isfile(callback.ckpt_path):
+                continue
+            checkpoint = self._unpacked(callback.ckpt_path)
+            # It also saves what has failed ahead of training.
+            if TrainerState.load_from_json(os.path.join(checkpoint, STATE)).global_step > 0:
+                logger.warning(
+                    f"`callbacks=OnExceptionCheckpoint({callback.dirpath!r})`: going on from what a failed "
+                    f"run has left there. Remove {callback.ckpt_path} to begin afresh."
+                )
+                return checkpoint
+        return None
 
     def _unpacked(self, file: str | Path) -> str:
         """A checkpoint of Lightning's as a folder of HF's; `train` removes it at its end."""

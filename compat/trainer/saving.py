@@ -115,6 +115,7 @@ class SavingMixin(EvaluationMixin):
             self._save_rng_state(output_dir)
             self._save_position(output_dir)
         if self.args.should_save:
+            self._save_lightning_callbacks(output_dir)
             self._save_state(output_dir)
 
     def _together(self, stage: Callable[[], object]) -> None:
@@ -229,6 +230,7 @@ class SavingMixin(EvaluationMixin):
             if self.args.should_save:
                 with fit_to_save(self.args):
                     self._save(folder, state_dict={})
+                self._save_lightning_callbacks(folder)
                 self._save_state(folder)
             self._save_scaler(folder)
             self._save_rng_state(folder)

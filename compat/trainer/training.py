@@ -15,6 +15,7 @@ from compat.arguments.lightning import limit
 from compat.checkpoint import HFCheckpointIO
 from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.checkpoint.whole import AUTO
+from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader, require_equal_lengths
 from compat.engine.limits import limited
@@ -142,7 +143,10 @@ class TrainingMixin(CallbacksMixin):
         self._adopt_batch_size(batch_size)
         dataloader = self._limited(self.get_train_dataloader(), "limit_train_batches")
         require_equal_lengths(dataloader, self.accelerator)
-        schedule = self._session_schedule = self._measure_training(dataloader)
+        schedule = self._measure_training(dataloader)
+        if (scheduler := scheduler_among(self._callbacks_of_lightning, self.args)) is not None:
+            schedule = rescheduled(schedule, self.args, scheduler)
+        self._session_schedule = schedule
         session = Session(
             hf=self,
             schedule=schedule,
@@ -150,6 +154,7 @@ class TrainingMixin(CallbacksMixin):
             resume_from_checkpoint=resume_from_checkpoint,
             trial=trial,
             ignore_keys=ignore_keys_for_eval,
+            accumulation=self.args.gradient_accumulation_steps,
             replays_data=bool(self._lightning_flags.get("replay_data")),
             defers_backward=self._leaves_backward_to_lightning(),
         )
@@ -205,17 +210,20 @@ class TrainingMixin(CallbacksMixin):
             with self.accelerator.serving(lightning, session), propagating():
                 lightning.fit(module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
         finally:
+            self.args.gradient_accumulation_steps = session.accumulation
             module.session = None
             session.end()
         output: TrainOutput = session.output
         return output
 
-    def _build_lightning(self) -> pl.Trainer:
+    @property
+    def _callbacks_of_lightning(self) -> list[Any]:
+        """Those of `lightning={"callbacks": …}`, then those among the Trainer's own."""
         asked = self._lightning_flags.get("callbacks") or []
-        callbacks = [
-            *(asked if isinstance(asked, (list, tuple)) else [asked]),
-            *(callback for callback in self._lightning_callbacks if not isinstance(callback, FINDERS)),
-        ]
+        return [*(asked if isinstance(asked, (list, tuple)) else [asked]), *self._lightning_callbacks]
+
+    def _build_lightning(self) -> pl.Trainer:
+        callbacks = [one for one in self._callbacks_of_lightning if not isinstance(one, FINDERS)]
         return build_trainer(
             self.plan,
             device=self.args.device,

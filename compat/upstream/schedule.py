@@ -28,3 +28,8 @@ class Schedule:
     steps_in_epoch: int
     max_steps: int
     num_train_tokens: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs as a reader counts them: HF says "endless" where update steps set the length."""
+        return min(self.num_train_epochs, -(-self.max_steps // max(self.num_update_steps_per_epoch, 1)))

@@ -23,6 +23,7 @@ CONFIG, ADAPTER_CONFIG, STATE = "config.json", "adapter_config.json", "trainer_s
 
 TRAINING_ONLY = re.compile(
     r"""(trainer_state\.json | training_args\.bin | rng_state[^/]* | data_state[^/]*
+    | lightning_callbacks\.pth
     | scheduler\.pt | scaler\.pt | optimizer\.(pt|bin) | latest(_universal)? | zero_to_(fp32|torch)\.py
     | checkpoint-is-incomplete\.txt)""",
     re.VERBOSE,

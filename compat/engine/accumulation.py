@@ -1,0 +1,59 @@
+"""Accumulation windows whose size changes from epoch to epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+from compat.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from compat.upstream.schedule import Schedule
+
+
+def scheduler_among(callbacks: Iterable[Any], args: Any) -> GradientAccumulationScheduler | None:
+    """Lightning's callback that sets the size of windows, where there is one.
+
+    Args:
+        callbacks: Lightning's callbacks of a run.
+        args: HF's arguments.
+
+    Raises:
+        ArgumentError: the arguments set a size as well, or the data has no length to plan by.
+    """
+    found = next((one for one in callbacks if isinstance(one, GradientAccumulationScheduler)), None)
+    if found is not None and args.gradient_accumulation_steps != 1:
+        msg = (
+            f"`gradient_accumulation_steps={args.gradient_accumulation_steps}`: "
+            "GradientAccumulationScheduler sets it epoch by epoch. Leave out one of the two."
+        )
+        raise ArgumentError(msg)
+    return found
+
+
+def rescheduled(schedule: Schedule, args: Any, scheduler: GradientAccumulationScheduler) -> Schedule:
+    """The extent of a run whose epochs have windows of different sizes.
+
+    Args:
+        schedule: as HF works it out, with windows of one micro-step.
+        args: HF's arguments.
+        scheduler: tells the size for each epoch.
+    """
+
+    def updates(epoch: int) -> int:
+        return math.ceil(schedule.steps_in_epoch / scheduler.get_accumulate_grad_batches(epoch))
+
+    if args.max_steps > 0:
+        made = epochs = 0
+        while made < args.max_steps:
+            made += updates(epochs)
+            epochs += 1
+        return dataclasses.replace(schedule, num_train_epochs=epochs)
+    whole = int(args.num_train_epochs)
+    rest = math.ceil((args.num_train_epochs - whole) * updates(whole))
+    return dataclasses.replace(schedule, max_steps=sum(map(updates, range(whole))) + rest)
