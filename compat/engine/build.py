@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Fate
+from compat.engine.guest import is_guest
 from compat.engine.logs import LoggerConnector
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
 from compat.engine.precision import HFPrecision
@@ -179,7 +180,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     connected: Any = trainer
     is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
     # Loggers alone are given what HF logs, by HF's own `log`.
-    session.is_observed = bool(connected.callbacks or is_profiled)
+    session.is_observed = bool(connected.callbacks or is_profiled or is_guest(session.hf.model))
     session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
 
 

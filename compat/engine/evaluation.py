@@ -68,6 +68,7 @@ class Evaluation:
         self._prediction_loss_only = prediction_loss_only
         self._ignore_keys = ignore_keys
         self._prefix = metric_key_prefix
+        self.logged: dict[str, float] = {}
         self.predicts = description == "Prediction"
         self._batch_size = hf.args.eval_batch_size
         self._observed = 0
@@ -187,6 +188,8 @@ class Evaluation:
             losses = np.concatenate(losses)
         if isinstance(losses, np.ndarray):
             metrics[f"{self._prefix}_loss"] = self._finite(losses).mean().item()
+            self.logged.pop("loss", None)
+        metrics.update(self.logged)
         for name in ("jit_compilation_time", "model_preparation_time"):
             if hasattr(hf, name):
                 metrics[f"{self._prefix}_{name}"] = getattr(hf, name)

@@ -204,6 +204,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @override
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        self.update_lr_schedulers("step", update_plateau_schedulers=True)
         control = self._session.hf.control
         # A Lightning callback that stops the run is obeyed as an HF one would be.
         control.should_training_stop |= self.trainer.should_stop
@@ -218,9 +219,10 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @property
     def has_foreign_scheduler(self) -> bool:
-        """Whether a callback has put a scheduler of its own in the place of HF's."""
-        configs = self.trainer.strategy.lr_scheduler_configs
-        return bool(configs) and configs[0].scheduler is not self._session.hf.lr_scheduler
+        """Whether Lightning steps the scheduler: it is a LightningModule's own, or a callback has put it in."""
+        hf, configs = self._session.hf, self.trainer.strategy.lr_scheduler_configs
+        is_own = hf._guest_config is not None
+        return bool(configs) and (is_own or configs[0].scheduler is not hf.lr_scheduler)
 
     @override
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:

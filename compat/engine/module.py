@@ -29,6 +29,10 @@ MEANT = {"backbone": "base_model"}
 """What Lightning's callbacks ask for → what HF's models have."""
 
 
+SCHEDULER_KEYS = ("scheduler", "name", "interval", "frequency", "reduce_on_plateau", "monitor", "strict")
+"""What Lightning's configuration of a scheduler says."""
+
+
 class TrainerModule(pl.LightningModule):
     """Maps Lightning's hooks onto the methods and events of an HF Trainer.
 
@@ -109,7 +113,10 @@ class TrainerModule(pl.LightningModule):
         run.begin(prepared, hf._load_position(checkpoint, run))
         hf._load_lightning_callbacks(checkpoint)
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
-        optimizer, scheduler = run.hf.optimizer, run.hf.lr_scheduler
+        optimizer, scheduler, own = hf.optimizer, hf.lr_scheduler, hf._guest_config
+        if own is not None:
+            shown = {name: getattr(own, name) for name in SCHEDULER_KEYS}
+            return {"optimizer": optimizer, "lr_scheduler": shown}
         is_known = isinstance(
             scheduler,
             (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ProgressBar
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.utils import logging
 
@@ -19,10 +17,10 @@ from compat.checkpoint.layout import CALLBACKS
 from compat.upstream.distributions import check_distribution, role_in_other
 from compat.upstream.trainer import TrainerSeams
 
-logger = logging.get_logger("transformers.trainer")
+if TYPE_CHECKING:
+    from compat.trainer.given import Given
 
-POSITION = list(inspect.signature(HFTrainer.__init__).parameters).index("callbacks") - 1
-"""Where HF's constructor takes callbacks, `self` left out."""
+logger = logging.get_logger("transformers.trainer")
 
 FINDERS = (BatchSizeFinder, LearningRateFinder)
 """Callbacks that look for an argument ahead of training."""
@@ -35,30 +33,22 @@ def is_lightning_callback(callback: Any) -> bool:
     return issubclass(kind, Callback) or (role is not None and role.name == "Callback")
 
 
-def set_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:
+def set_apart(given: Given) -> list[Any]:
     """Take Lightning's callbacks out of what HF's constructor is given.
 
     Args:
-        args: what it is given by position, `self` left out.
-        kwargs: what it is given by name; changed.
+        given: its arguments; changed.
 
     Returns:
-        What it is given by position now, and Lightning's callbacks in their order.
+        Lightning's callbacks, in their order.
 
     Raises:
         ArgumentError: a callback works with another distribution's Trainer alone.
     """
-    by_position = len(args) > POSITION
-    given = args[POSITION] if by_position else kwargs.get("callbacks")
-    if not given:
-        return args, []
-    given = [part for callback in given for part in getattr(callback, "unwrapped", (callback,))]
-    kept = [callback for callback in given if not is_lightning_callback(callback)]
-    if by_position:
-        args = (*args[:POSITION], kept, *args[POSITION + 1 :])
-    else:
-        kwargs["callbacks"] = kept
-    return args, [_made(callback) for callback in given if is_lightning_callback(callback)]
+    callbacks = [part for one in given["callbacks"] or () for part in getattr(one, "unwrapped", (one,))]
+    if callbacks:
+        given["callbacks"] = [one for one in callbacks if not is_lightning_callback(one)]
+    return [_made(one) for one in callbacks if is_lightning_callback(one)]
 
 
 def _made(callback: Any) -> Any:

@@ -111,7 +111,7 @@ class EvaluationMixin(TrainingMixin):
     def _evaluating_lightning(self) -> tuple[pl.Trainer, TrainerModule]:
         """A Lightning Trainer that can evaluate now: `fit` can be interrupted, another evaluation cannot."""
         if is_running(self.lightning) and not is_fitting(self.lightning):
-            return self._build_lightning(), TrainerModule(self, self.model)
+            return self._build_lightning(), self._make_module()
         return self.lightning, self.lightning_module
 
     def prediction_loop(

@@ -8,10 +8,13 @@ from accelerate import ParallelismConfig
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 from compat.engine.build import check_supported
+from compat.engine.guest import is_guest
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.callbacks import set_apart
+from compat.trainer.given import Given
 from compat.trainer.generations import GenerationsMixin, LackedMethods
+from compat.trainer.guests import welcome
 from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.translate import LightningPlan, as_run, plan
@@ -43,7 +46,9 @@ class Trainer(GenerationsMixin, LackedMethods):
     what became of the arguments.
 
     Args:
-        model: the model to train; as in `transformers.Trainer`, and so are all other arguments.
+        model: the model to train, or a LightningModule; as in `transformers.Trainer`, and so are all other
+            arguments.
+        train_dataset: a dataset, or a LightningDataModule.
         callbacks: of HF's and of Lightning's, in one list.
         tokenizer: the older name of `processing_class`.
 
@@ -60,10 +65,14 @@ class Trainer(GenerationsMixin, LackedMethods):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         take_older_name(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         adapt_overrides(self, Trainer)
-        args, callbacks = set_apart(args, kwargs)
+        given = Given(args, kwargs)
+        welcome(given)
+        callbacks = set_apart(given)
         self._lightning_callbacks = []
-        super().__init__(*args, **kwargs)
+        super().__init__(*given.args, **given.kwargs)
         self._take_lightning_callbacks(callbacks)
+        if is_guest(self.model):
+            self.model_accepts_loss_kwargs = False
         if is_adapted(self, "compute_loss"):
             # Such a loss is the mean of its micro-batch: HF must divide it by the window, as it did then.
             self.model_accepts_loss_kwargs = False

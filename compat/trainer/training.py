@@ -17,6 +17,7 @@ from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.checkpoint.whole import AUTO
 from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
+from compat.engine.guest import GuestModule, is_guest
 from compat.engine.data import WindowLoader, require_equal_lengths
 from compat.engine.limits import limited
 from compat.engine.module import TrainerModule
@@ -24,7 +25,8 @@ from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
-from compat.trainer.callbacks import FINDERS, CallbacksMixin
+from compat.trainer.callbacks import FINDERS
+from compat.trainer.guests import GuestsMixin
 from compat.trainer.older import take_older_name
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger("transformers.trainer")
 
 
-class TrainingMixin(CallbacksMixin):
+class TrainingMixin(GuestsMixin):
     """`train`, and what Lightning's hooks ask of an HF Trainer while it runs."""
 
     announces_plan: ClassVar[bool] = False
@@ -61,8 +63,11 @@ class TrainingMixin(CallbacksMixin):
     def lightning_module(self) -> TrainerModule:
         """The LightningModule around the model."""
         if self._lightning_module is None or self._lightning_module.model is not self.model:
-            self._lightning_module = TrainerModule(self, self.model)
+            self._lightning_module = self._make_module()
         return self._lightning_module
+
+    def _make_module(self) -> TrainerModule:
+        return (GuestModule if is_guest(self.model) else TrainerModule)(self, self.model)
 
     def train(
         self,
@@ -204,7 +209,7 @@ class TrainingMixin(CallbacksMixin):
     def _run_session(self, session: Session) -> TrainOutput:
         lightning = self._lightning = self._build_lightning()
         attach_session(lightning, session)
-        self._lightning_module = module = TrainerModule(self, self.model)
+        self._lightning_module = module = self._make_module()
         module.session = session
         try:
             with self.accelerator.serving(lightning, session), propagating():

@@ -1,0 +1,236 @@
+"""A LightningModule of the user's, trained by an HF Trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import (
+    _configure_optimizers,
+    _configure_schedulers_automatic_opt,
+)
+from lightning.pytorch.strategies.strategy import _ForwardRedirection
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
+
+from compat.engine.module import TrainerModule
+from compat.errors import ArgumentError
+from compat.upstream.distributions import check_distribution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+OPENING = (
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+    "on_predict_start",
+    "on_predict_epoch_start",
+    "on_predict_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+"""Hooks of the user's module that are called after HF's events of the same moment."""
+
+CLOSING = (
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "on_validation_batch_end",
+    "on_validation_end",
+    "on_predict_batch_end",
+    "on_predict_epoch_end",
+    "on_predict_end",
+    "on_train_end",
+    "on_fit_end",
+)
+"""Those called ahead of them: what they log, HF's evaluation and control can see."""
+
+UNSERVED = {
+    "configure_gradient_clipping": "gradients are clipped as `max_grad_norm` says",
+    "optimizer_step": "the optimizer steps where HF's window ends",
+    "optimizer_zero_grad": "gradients are zeroed after each optimizer step",
+    "lr_scheduler_step": "schedulers are stepped by Lightning's own rule",
+    "backward": "the backward is run by the strategy",
+    "on_before_zero_grad": "gradients are zeroed after each optimizer step",
+    "transfer_batch_to_device": "batches are moved by HF's dataloaders",
+    "on_before_batch_transfer": "batches are moved by HF's dataloaders",
+    "on_after_batch_transfer": "batches are moved by HF's dataloaders",
+}
+"""Methods whose place an HF Trainer has for itself → how."""
+
+VALIDATION_NAMES = ("val_", "valid_", "validation_")
+
+
+def check_guest(module: Any) -> None:
+    """Refuse a LightningModule that an HF Trainer cannot train as it is meant.
+
+    Raises:
+        ArgumentError: what stands against it, and the way out.
+    """
+    check_distribution(module, "model")
+    name = type(module).__name__
+    way_out = "Train it with `lightning.Trainer` itself."
+    if not module.automatic_optimization:
+        msg = f"`model={name}`: it optimizes by hand, and the steps of an HF Trainer are its own. {way_out}"
+        raise ArgumentError(msg)
+    if not is_overridden("training_step", module):
+        msg = f"`model={name}`: it has no `training_step`. Add one that returns the loss."
+        raise ArgumentError(msg)
+    reasons = [f"`{hook}` ({why})" for hook, why in UNSERVED.items() if is_overridden(hook, module)]
+    if reasons:
+        msg = f"`model={name}`: it overrides {', '.join(reasons)}. Remove that, or train it otherwise: {way_out}"
+        raise ArgumentError(msg)
+
+
+class GuestModule(TrainerModule):
+    """Calls the hooks and steps of the user's module where HF's Trainer has its own.
+
+    The module is the `model` of the Trainer; its `self.trainer`, `self.log` and `self.global_step` are
+    Lightning's.
+    """
+
+    _redirect = _ForwardRedirection()
+
+    def call(self, hook: str, *args: Any) -> Any:
+        """Call a method of the user's module as Lightning would, so that it can log."""
+        guest: Any = self.model
+        outer, guest._current_fx_name = guest._current_fx_name, hook
+        try:
+            return getattr(guest, hook)(*args)
+        finally:
+            guest._current_fx_name = outer
+
+    def step(self, name: str, model: nn.Module, batch: Any) -> Any:
+        """Run `training_step`, `validation_step` or `predict_step`, through a model's wrapper where it has one.
+
+        Args:
+            name: the step.
+            model: the model as HF calls it.
+            batch: on its device.
+        """
+        guest: Any = self.model
+        outer, guest._current_fx_name = guest._current_fx_name, name
+        try:
+            takes_index = is_param_in_hook_signature(getattr(guest, name), "batch_idx", min_args=2)
+            args = (batch, self.batch_idx) if takes_index else (batch,)
+            return self._redirect(model, guest, name, *args)
+        finally:
+            guest._current_fx_name = outer
+
+    @property
+    def batch_idx(self) -> int:
+        """The index of the batch in progress, in its pass over the data."""
+        loop: Any = self.trainer._active_loop
+        return int(getattr(loop, "epoch_loop", loop).batch_progress.current.ready) - 1
+
+    @override
+    def setup(self, stage: str) -> None:
+        self.call("setup", stage)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self.call("teardown", stage)
+
+    @override
+    def configure_callbacks(self) -> Any:
+        return self.call("configure_callbacks")
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        super().on_train_batch_start(batch, batch_idx)
+        return self.call("on_train_batch_start", batch, batch_idx)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.call("on_validation_epoch_end")
+        if self.evaluation is not None:
+            self.evaluation.logged = self.logged()
+
+    def logged(self) -> dict[str, float]:
+        """What the user's module has logged of a validation, `val_loss` as `loss`."""
+        results: Any = self.trainer._results
+        found = {} if results is None else results.metrics(on_step=False)["callback"]
+        return {_without_prefix(name): float(value) for name, value in found.items()}
+
+    def optimizer_and_config(self) -> tuple[Any, Any]:
+        """The optimizer that the user's module configures, and the configuration of its scheduler.
+
+        Returns:
+            The optimizer and Lightning's LRSchedulerConfig; a constant schedule where it has none.
+
+        Raises:
+            ArgumentError: it has several optimizers, or schedulers, or none at all.
+        """
+        optimizers, configs, monitor = _configure_optimizers(self.call("configure_optimizers"))
+        if len(optimizers) != 1 or len(configs) > 1:
+            msg = (
+                f"`model={type(self.model).__name__}`: `configure_optimizers` returns {len(optimizers)} "
+                f"optimizers and {len(configs)} schedulers; an HF Trainer has one of each. Return one."
+            )
+            raise ArgumentError(msg)
+        optimizer = optimizers[0]
+        shown = configs or [LambdaLR(optimizer, lambda _: 1.0)]
+        return optimizer, _configure_schedulers_automatic_opt(shown, monitor)[0]
+
+
+def _without_prefix(name: str) -> str:
+    found = next((prefix for prefix in VALIDATION_NAMES if name.startswith(prefix)), "")
+    return name[len(found) :]
+
+
+def _hook(name: str, *, opens: bool) -> Callable[..., Any]:
+    ours = getattr(TrainerModule, name)
+
+    def hook(self: GuestModule, *args: Any, **kwargs: Any) -> Any:
+        if not opens:
+            self.call(name, *args, *kwargs.values())
+        answer = ours(self, *args, **kwargs)
+        if opens:
+            self.call(name, *args, *kwargs.values())
+        return answer
+
+    hook.__name__ = name
+    return hook
+
+
+for _name in (*OPENING, *CLOSING):
+    setattr(GuestModule, _name, _hook(_name, opens=_name in OPENING))
+
+
+def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
+    """The loss in what a step of a LightningModule returns.
+
+    Args:
+        output: a scalar, a dict with `loss`, or something else.
+        module: the module, for the message.
+        step: the step; only `training_step` has to return a loss.
+
+    Raises:
+        ArgumentError: a training step returns none.
+    """
+    if isinstance(output, torch.Tensor) and output.numel() == 1:
+        return output
+    if isinstance(output, dict) and isinstance(output.get("loss"), torch.Tensor):
+        loss: torch.Tensor = output["loss"]
+        return loss
+    if step != "training_step":
+        return None
+    msg = (
+        f"`model={type(module).__name__}`: `training_step` returned {type(output).__name__}, and an HF Trainer "
+        "steps on every batch. Return the loss, or a dict that has it under `loss`."
+    )
+    raise ArgumentError(msg)
+
+
+def is_guest(model: Any) -> bool:
+    """Whether a model is a LightningModule of the user's."""
+    return isinstance(model, pl.LightningModule)
