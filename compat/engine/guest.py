@@ -87,7 +87,7 @@ def check_guest(module: Any) -> None:
         raise ArgumentError(msg)
     reasons = [f"`{hook}` ({why})" for hook, why in UNSERVED.items() if is_overridden(hook, module)]
     if reasons:
-        msg = f"`model={name}`: it overrides {', '.join(reasons)}. Remove that, or train it otherwise: {way_out}"
+        msg = f"`model={name}`: it overrides {', '.join(reasons)}. Remove that, or: {way_out}"
         raise ArgumentError(msg)
 
 
@@ -110,7 +110,7 @@ class GuestModule(TrainerModule):
             guest._current_fx_name = outer
 
     def step(self, name: str, model: nn.Module, batch: Any) -> Any:
-        """Run `training_step`, `validation_step` or `predict_step`, through a model's wrapper where it has one.
+        """Run `training_step`, `validation_step` or `predict_step`, through a wrapper where there is one.
 
         Args:
             name: the step.
@@ -225,8 +225,8 @@ def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
     if step != "training_step":
         return None
     msg = (
-        f"`model={type(module).__name__}`: `training_step` returned {type(output).__name__}, and an HF Trainer "
-        "steps on every batch. Return the loss, or a dict that has it under `loss`."
+        f"`model={type(module).__name__}`: `training_step` returned {type(output).__name__}, and an HF "
+        "Trainer steps on every batch. Return the loss, or a dict that has it under `loss`."
     )
     raise ArgumentError(msg)
 

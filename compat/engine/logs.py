@@ -43,7 +43,8 @@ class LoggerConnector(_LoggerConnector):
     @property
     @override
     def should_update_logs(self) -> bool:
-        loop, every = self.trainer._active_loop, self.trainer.log_every_n_steps
+        trainer: Any = self.trainer
+        loop, every = trainer._active_loop, trainer.log_every_n_steps
         if not isinstance(loop, FitLoop) or every == 0:
             return super().should_update_logs
         # Before the optimizer steps, what is asked about is the step to come.

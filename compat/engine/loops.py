@@ -219,7 +219,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @property
     def has_foreign_scheduler(self) -> bool:
-        """Whether Lightning steps the scheduler: it is a LightningModule's own, or a callback has put it in."""
+        """Whether Lightning steps the scheduler: a module's own, or one that a callback has put in."""
         hf, configs = self._session.hf, self.trainer.strategy.lr_scheduler_configs
         is_own = hf._guest_config is not None
         return bool(configs) and (is_own or configs[0].scheduler is not hf.lr_scheduler)
@@ -266,8 +266,9 @@ class FitLoop(_FitLoop):
     @override
     def done(self) -> bool:
         progress: Any = self.epoch_progress.current
-        ended = self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
-        return ended and progress.processed != self._epochs_asked_for - 1
+        ended: bool = self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
+        goes_on: bool = progress.processed == self._epochs_asked_for - 1
+        return ended and not goes_on
 
     @property
     def _epochs_asked_for(self) -> int:
@@ -278,7 +279,8 @@ class FitLoop(_FitLoop):
     @override
     def on_advance_start(self) -> None:
         # StochasticWeightAveraging has the statistics of its averaged model taken anew.
-        self._session.is_over = self.epoch_progress.current.processed == self._epochs_asked_for - 1
+        progress: Any = self.epoch_progress.current
+        self._session.is_over = progress.processed == self._epochs_asked_for - 1
         super().on_advance_start()
 
     @property
@@ -303,7 +305,7 @@ class FitLoop(_FitLoop):
 
     @override
     def setup_data(self) -> None:
-        with _own_warnings():
+        with own_warnings():
             super().setup_data()
 
     @override
@@ -338,7 +340,7 @@ class EvaluationLoop(_EvaluationLoop):
 
     @override
     def setup_data(self) -> None:
-        with _own_warnings():
+        with own_warnings():
             super().setup_data()
         self._max_batches = _unlimited(self._max_batches)
 
@@ -346,7 +348,8 @@ class EvaluationLoop(_EvaluationLoop):
     def reset(self) -> None:
         super().reset()
         # From here on it is what progress bars count to; the data alone sets the limit.
-        self._max_batches = [self._data_source.instance.batches]  # type: ignore[union-attr]
+        loader: Any = self._data_source.instance
+        self._max_batches = [loader.batches]
 
     def _call(self, hook: str, *, callbacks: bool) -> None:
         if callbacks:
@@ -394,7 +397,7 @@ class PredictionLoop(_PredictionLoop):
 
     @override
     def setup_data(self) -> None:
-        with _own_warnings():
+        with own_warnings():
             super().setup_data()
         self.max_batches = _unlimited(self.max_batches)
 
@@ -404,7 +407,7 @@ class PredictionLoop(_PredictionLoop):
 
 
 @contextlib.contextmanager
-def _own_warnings() -> Iterator[None]:
+def own_warnings() -> Iterator[None]:
     """Keep back a warning that Lightning draws from torch when it reads a loader; no script can act on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SyncedOptimizer(Optimizer):
@@ -112,6 +115,14 @@ def take_in_new_groups(optimizer: Any, scheduler: Any) -> None:
     for group in optimizer.param_groups[len(rates) :]:
         if isinstance(scheduler, LambdaLR):
             rates.append(1.0)
-            scheduler.lr_lambdas.append(lambda _, group=group: group["lr"])
+            scheduler.lr_lambdas.append(_kept_by(group))
         else:
             rates.append(group.setdefault("initial_lr", group["lr"]))
+
+
+def _kept_by(group: dict[str, Any]) -> Callable[[int], float]:
+    # A function, for the state of a scheduler leaves those out.
+    def rate(_: int) -> float:
+        return float(group["lr"])
+
+    return rate

@@ -120,7 +120,7 @@ class Session:
     @property
     def windows_in_epoch(self) -> int:
         """Accumulation windows, and so update steps, in the current epoch."""
-        size = self.hf.args.gradient_accumulation_steps
+        size: int = self.hf.args.gradient_accumulation_steps
         if size == self.accumulation:
             return self.schedule.num_update_steps_per_epoch
         return -(-self.schedule.steps_in_epoch // size)

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import lightning
-from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from compat.trainer.given import Given
 
 logger = logging.get_logger("transformers.trainer")
-
-FINDERS = (BatchSizeFinder, LearningRateFinder)
-"""Callbacks that look for an argument ahead of training."""
 
 
 def is_lightning_callback(callback: Any) -> bool:

@@ -13,7 +13,6 @@ from transformers.utils import logging
 
 from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation, Validation, is_fitting, is_running, run_evaluation
-from compat.engine.module import TrainerModule
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.training import TrainingMixin
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
     from transformers.trainer_utils import EvalLoopOutput
+
+    from compat.engine.module import TrainerModule
 
 logger = logging.get_logger("transformers.trainer")
 

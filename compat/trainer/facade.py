@@ -12,8 +12,8 @@ from compat.engine.guest import is_guest
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.callbacks import set_apart
-from compat.trainer.given import Given
 from compat.trainer.generations import GenerationsMixin, LackedMethods
+from compat.trainer.given import Given
 from compat.trainer.guests import welcome
 from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted

@@ -39,7 +39,8 @@ class DataOfModule(Dataset[Any]):
         Raises:
             TypeError: they have no length.
         """
-        return len(self.loader("train_dataloader").dataset)
+        samples: Any = self.loader("train_dataloader").dataset
+        return len(samples)
 
     def __getitem__(self, index: int) -> Any:
         """A sample of the train data."""
@@ -107,9 +108,9 @@ def welcome(given: Given) -> None:
         if isinstance(given[name], pl.LightningDataModule):
             given[name] = DataOfModule(given[name])
     source = given["train_dataset"]
-    if isinstance(source, DataOfModule) and given["eval_dataset"] is None:
-        if is_overridden("val_dataloader", source.source):
-            given["eval_dataset"] = source
+    validates = isinstance(source, DataOfModule) and is_overridden("val_dataloader", source.source)
+    if validates and given["eval_dataset"] is None:
+        given["eval_dataset"] = source
 
 
 class GuestsMixin(CallbacksMixin):
@@ -180,7 +181,10 @@ class GuestsMixin(CallbacksMixin):
     ) -> tuple[torch.Tensor | None, Any, Any]:
         """HF's step, or that of a LightningModule. Mirrors `transformers.Trainer.prediction_step`."""
         if not is_guest(self.model):
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **kwargs)
+            outputs: tuple[torch.Tensor | None, Any, Any] = super().prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys, **kwargs
+            )
+            return outputs
         with torch.no_grad():
             return self._guest_prediction(model, inputs, prediction_loss_only)
 
@@ -194,8 +198,8 @@ class GuestsMixin(CallbacksMixin):
             return None, module.step("predict_step", model, inputs), None
         if not is_overridden("validation_step", self.model):
             msg = (
-                f"`model={type(self.model).__name__}`: it has no `validation_step` to evaluate with. Add one, "
-                "or leave `eval_strategy` and `evaluate` out."
+                f"`model={type(self.model).__name__}`: it has no `validation_step` to evaluate with. Add "
+                "one, or leave `eval_strategy` and `evaluate` out."
             )
             raise ArgumentError(msg)
         output = module.step("validation_step", model, inputs)

@@ -17,15 +17,15 @@ from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.checkpoint.whole import AUTO
 from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
-from compat.engine.guest import GuestModule, is_guest
 from compat.engine.data import WindowLoader, require_equal_lengths
+from compat.engine.guest import GuestModule, is_guest
 from compat.engine.limits import limited
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
-from compat.trainer.callbacks import FINDERS
+from compat.trainer.finders import FINDERS, find
 from compat.trainer.guests import GuestsMixin
 from compat.trainer.older import take_older_name
 from compat.upstream.environment import Facts
@@ -57,7 +57,8 @@ class TrainingMixin(GuestsMixin):
         """The Lightning Trainer of this run or of the last one; before any, one that is ready to evaluate."""
         if self._lightning is None:
             self._lightning = self._build_lightning()
-        return self._lightning
+        lightning: pl.Trainer = self._lightning
+        return lightning
 
     @property
     def lightning_module(self) -> TrainerModule:
@@ -103,7 +104,9 @@ class TrainingMixin(GuestsMixin):
         if asked is None and trial is None and self.args.resume_from_checkpoint == AUTO:
             asked = AUTO
         kwargs["resume_from_checkpoint"] = self._choose_checkpoint(asked)
+        finders = [one for one in self._callbacks_of_lightning if isinstance(one, tuple(FINDERS))]
         try:
+            find(self, finders, kwargs["resume_from_checkpoint"])
             output: TrainOutput = super().train(
                 trial=trial,
                 ignore_keys_for_eval=ignore_keys_for_eval,
@@ -228,7 +231,7 @@ class TrainingMixin(GuestsMixin):
         return [*(asked if isinstance(asked, (list, tuple)) else [asked]), *self._lightning_callbacks]
 
     def _build_lightning(self) -> pl.Trainer:
-        callbacks = [one for one in self._callbacks_of_lightning if not isinstance(one, FINDERS)]
+        callbacks = [one for one in self._callbacks_of_lightning if not isinstance(one, tuple(FINDERS))]
         return build_trainer(
             self.plan,
             device=self.args.device,

@@ -1,0 +1,141 @@
+"""Lightning's LearningRateFinder and BatchSizeFinder, ahead of training."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from transformers import TrainerState
+from transformers.utils import logging
+from typing_extensions import override
+
+from compat.checkpoint.layout import STATE
+from compat.engine.build import quiet
+from compat.engine.guest import is_guest
+from compat.engine.loops import own_warnings
+from compat.engine.position import draws, redraw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+
+logger = logging.get_logger("transformers.trainer")
+
+FINDERS = {LearningRateFinder: "learning_rate", BatchSizeFinder: "per_device_train_batch_size"}
+"""Callback → the argument that it sets."""
+
+
+class Probe(pl.LightningModule):
+    """HF's loss, optimizer and data, for a search of Lightning's.
+
+    Args:
+        hf: the HF Trainer whose arguments are looked for.
+    """
+
+    def __init__(self, hf: Any) -> None:
+        super().__init__()
+        self.model = hf.model
+        self._hf = [hf]  # no module of this one
+
+    @property
+    def hf(self) -> Any:
+        """The HF Trainer."""
+        return self._hf[0]
+
+    @property
+    def learning_rate(self) -> float:
+        """`learning_rate` of the arguments."""
+        return float(self.hf.args.learning_rate)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.hf.args.learning_rate = value
+
+    @property
+    def batch_size(self) -> int:
+        """`per_device_train_batch_size` of the arguments, in samples."""
+        return int(self.hf.args.per_device_train_batch_size)
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.hf.args.per_device_train_batch_size = value
+        self.hf._train_batch_size = self.hf.args.train_batch_size
+
+    @override
+    def train_dataloader(self) -> Any:
+        return self.hf.get_train_dataloader()
+
+    @override
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.model.train()
+        with self.hf.compute_loss_context_manager():
+            loss: torch.Tensor = self.hf.compute_loss(self.model, self.hf._prepare_inputs(batch))
+        return loss.mean()
+
+    @override
+    def configure_optimizers(self) -> Any:
+        hf, optimizer = self.hf, self.hf.optimizer
+        hf.optimizer = None
+        try:
+            return hf.create_optimizer()
+        finally:
+            hf.optimizer = optimizer
+
+
+def find(hf: Any, finders: Iterable[Any], checkpoint: str | None) -> None:
+    """Run finders; each sets its argument, and leaves weights and random numbers as they were.
+
+    A run that is resumed has found its values before: the learning rate stands in the optimizer's state, the
+    batch size is taken from the checkpoint.
+
+    Args:
+        hf: the HF Trainer.
+        finders: Lightning's callbacks.
+        checkpoint: what the run goes on from.
+    """
+    for finder in finders:
+        kind = next(kind for kind in FINDERS if isinstance(finder, kind))
+        probe = Probe(hf)
+        if checkpoint is not None:
+            if kind is BatchSizeFinder:
+                state = TrainerState.load_from_json(os.path.join(checkpoint, STATE))
+                probe.batch_size = state.train_batch_size
+            continue
+        order = draws()
+        finder._early_exit = True
+        with own_warnings():
+            _search(hf, finder, probe)
+        if not is_guest(hf.model):
+            argument = FINDERS[kind]
+            logger.warning(f"{kind.__name__} sets `{argument}={getattr(hf.args, argument)!r}`")
+        redraw(order)
+        hf.model.zero_grad()
+
+
+def _search(hf: Any, finder: Any, probe: Probe) -> None:
+    with quiet():
+        searcher = pl.Trainer(
+            accelerator="cpu" if hf.args.device.type == "cpu" else "auto",
+            devices=1,
+            max_steps=1,
+            callbacks=[finder],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+            default_root_dir=hf.args.output_dir,
+        )
+    if not is_guest(hf.model):
+        searcher.fit(probe)
+        return
+    # Its own attributes are what is looked for.
+    source = getattr(hf.train_dataset, "source", None)
+    searcher.fit(hf.model, datamodule=source if isinstance(source, pl.LightningDataModule) else None)

@@ -1,0 +1,250 @@
+"""A LightningModule as model, a LightningDataModule as data."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import pytest
+import pytorch_lightning
+import torch
+import torchmetrics
+import transformers
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import compat
+from compat.errors import ArgumentError
+from tests.small import Regression, arguments, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Batch = list[torch.Tensor]
+
+
+class Classifier(pl.LightningModule):
+    """As users write them, for a Trainer of Lightning's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+        self.accuracy = torchmetrics.Accuracy("multiclass", num_classes=2)
+        self.calls: list[str] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        assert self.training
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        self.calls.append(f"train {batch_idx}")
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        assert not self.training
+        logits = self.net(batch[0])
+        self.accuracy(logits, batch[1])
+        self.log("val_acc", self.accuracy)
+        self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]))
+
+    def predict_step(self, batch: Batch) -> torch.Tensor:
+        return self.net(batch[0])
+
+    def on_train_epoch_end(self) -> None:
+        self.calls.append(f"epoch {self.current_epoch} step {self.global_step}")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared = 0
+
+    def prepare_data(self) -> None:
+        self.prepared += 1
+
+    def setup(self, stage: str) -> None:
+        x = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+        self.samples = TensorDataset(x, (x[:, 0] > 0).long())
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.samples, batch_size=4)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.samples, batch_size=10)
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(self.samples, batch_size=10)
+
+
+EPOCHS = {"max_steps": -1, "num_train_epochs": 3, "eval_strategy": "epoch", "max_grad_norm": 0.0}
+
+
+def test_it_trains_to_the_bit_as_under_lightning(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Classifier()
+    theirs, data = copy.deepcopy(model), Data()
+    best = ModelCheckpoint(tmp_path / "best", monitor="val_acc", mode="max")
+    ours = compat.Trainer(
+        model=model,
+        args=arguments(tmp_path, save_strategy="epoch", **EPOCHS),
+        train_dataset=data,
+        callbacks=[EarlyStopping("val_loss"), best],
+    )
+    torch.manual_seed(1)
+    ours.train()
+
+    plain = pl.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of workers, and torch's of Lightning
+        plain.fit(theirs, datamodule=Data())
+    assert all(map(torch.equal, model.state_dict().values(), theirs.state_dict().values()))
+    assert model.calls == theirs.calls
+    expected = {name: value.item() for name, value in plain.callback_metrics.items()}
+    seen = {name: value.item() for name, value in ours.lightning.callback_metrics.items()}
+    # At its end a run logs the mean loss of all its steps, under a name that modules use as well.
+    assert {name: value for name, value in seen.items() if name.startswith("val_")} == {
+        name: value for name, value in expected.items() if name.startswith("val_")
+    }
+
+    evaluated = [entry for entry in ours.state.log_history if "eval_acc" in entry]
+    assert [entry["step"] for entry in evaluated] == [6, 12, 18]
+    assert evaluated[-1]["eval_acc"] == expected["val_acc"]
+    assert evaluated[-1]["eval_loss"] == expected["val_loss"]
+    rates = [entry["learning_rate"] for entry in ours.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([0.1] * 6 + [0.05] * 6 + [0.025] * 6)
+    assert best.best_model_score == max(entry["eval_acc"] for entry in evaluated)
+    assert data.prepared == 1
+    with torch.no_grad():
+        logits = model.eval().net(data.samples.tensors[0])
+    assert torch.equal(torch.tensor(ours.predict(data).predictions), logits)
+
+
+def test_it_is_resumed(tmp_path: Path) -> None:
+    def made(name: str) -> compat.Trainer:
+        torch.manual_seed(0)
+        options = {**EPOCHS, "save_strategy": "steps", "save_steps": 4}
+        return compat.Trainer(Classifier(), arguments(tmp_path / name, **options), train_dataset=Data())
+
+    whole, again = made("whole"), made("again")
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-8"))
+    assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))
+
+
+class Waiting(Classifier):
+    """With a scheduler that waits for a metric, and data of its own."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, patience=0, threshold=2.0
+        )  # never good enough
+        return {"optimizer": optimizer, "lr_scheduler": scheduler, "monitor": "val_loss"}
+
+    def train_dataloader(self) -> Any:
+        data = Data()
+        data.setup("fit")
+        return data.train_dataloader()
+
+    val_dataloader = train_dataloader
+
+
+def test_a_scheduler_that_waits_is_lightnings_to_step(tmp_path: Path) -> None:
+    ours = compat.Trainer(Waiting(), arguments(tmp_path, **EPOCHS, load_best_model_at_end=False))
+    ours.train()
+    rates = [entry["learning_rate"] for entry in ours.state.log_history if "learning_rate" in entry]
+    assert rates[5::6] == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_a_module_trains_on_an_hf_dataset(tmp_path: Path) -> None:
+    class Wraps(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Regression()
+
+        def training_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return self.model(**batch)
+
+    # Without optimizers of its own it is given HF's.
+    torch.manual_seed(0)
+    theirs = transformers.Trainer(Regression(), arguments(tmp_path), train_dataset=rows())
+    theirs.train()
+    torch.manual_seed(0)
+    ours = compat.Trainer(Wraps(), arguments(tmp_path, gradient_accumulation_steps=1), train_dataset=rows())
+    ours.train()
+    assert [entry["loss"] for entry in ours.state.log_history[:3]] == [
+        entry["loss"] for entry in theirs.state.log_history[:3]
+    ]
+    assert all(map(torch.equal, ours.model.parameters(), theirs.model.parameters()))
+    with pytest.raises(ArgumentError, match="`model=Wraps`: it has no `validation_step`"):
+        ours.evaluate(rows())
+
+
+class ByHand(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Steps(Classifier):
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class Silent(Classifier):
+    def training_step(self, batch: Batch) -> None: ...
+
+
+class OfTheOther(pytorch_lightning.LightningModule):
+    def training_step(self, batch: Batch) -> torch.Tensor: ...
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (ByHand, "`model=ByHand`: it optimizes by hand"),
+        (Steps, r"`model=Steps`: it overrides `optimizer_step` \(the optimizer steps where HF's window ends"),
+        (OfTheOther, "Write `from lightning.pytorch import LightningModule`"),
+        (pl.LightningModule, "it has no `training_step`"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, model: Any, text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        compat.Trainer(model(), arguments(tmp_path), train_dataset=Data())
+
+
+def test_a_step_without_a_loss_is_refused(tmp_path: Path) -> None:
+    ours = compat.Trainer(Silent(), arguments(tmp_path), train_dataset=Data())
+    with pytest.raises(ArgumentError, match="`training_step` returned NoneType"):
+        ours.train()
+
+
+def test_several_loaders_are_refused(tmp_path: Path) -> None:
+    class Several(Data):
+        def val_dataloader(self) -> Any:
+            return [super().val_dataloader()] * 2
+
+    ours = compat.Trainer(Classifier(), arguments(tmp_path), train_dataset=Several())
+    with pytest.raises(ArgumentError, match=r"`Several\.val_dataloader`: an HF Trainer takes one DataLoader"):
+        ours.evaluate()
+
+
+def test_the_module_around_a_model_of_hfs_stands_for_it(tmp_path: Path) -> None:
+    model = Regression()
+    module = compat.HFModule(model, arguments(tmp_path))
+    assert compat.Trainer(module, arguments(tmp_path), train_dataset=rows()).model is model
