@@ -91,7 +91,7 @@ clean: ## Remove environments, caches, builds and runs
 # older set of packages would make it another one than a fresh machine gets.
 $(NEWEST)/ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev]'
+	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev,docs]'
 	@touch $@
 
 $(OLDEST)/ready: constraints-4.53.txt pyproject.toml

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core import rank_zero
 
 from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Fate
@@ -196,7 +197,8 @@ def _show_evaluation_schedule(trainer: pl.Trainer, args: Any) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep back Lightning's notes on devices and tips: a script prints what it printed before it migrated."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    # Whichever distribution of Lightning was imported last has set it.
+    logger = rank_zero.log
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
