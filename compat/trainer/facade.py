@@ -19,6 +19,7 @@ from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.translate import LightningPlan, as_run, plan
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
+from compat.upstream.distributions import check_distribution
 from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
 from compat.upstream.sharding import (
     fsdp2_plugin,
@@ -86,6 +87,10 @@ class Trainer(GenerationsMixin, LackedMethods):
         """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
         # Conflicts surface here, ahead of the model and everything else that the constructor builds.
         check_supported(self.plan)
+        for name in ("callbacks", "logger", "profiler"):
+            given = self._lightning_flags.get(name)
+            for one in given if isinstance(given, (list, tuple)) else (given,):
+                check_distribution(one, f"lightning.{name}")
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
         with own_accelerator_state(), overlaid(_accelerate_environment(self.args, self.plan.strategy)):

@@ -42,6 +42,7 @@ _FIT = "lightning.pytorch.loops.fit_loop:_FitLoop."
 _OPTIMIZATION = "lightning.pytorch.loops.optimization.automatic:"
 _PREDICT = "lightning.pytorch.loops.prediction_loop:_PredictionLoop"
 _EVAL = "lightning.pytorch.loops.evaluation_loop:_EvaluationLoop."
+_CONNECTOR = "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector"
 
 PRIVATE = (
     Private(_TRAINER + "_inner_training_loop", _HF, "overridden: the engine"),
@@ -85,7 +86,7 @@ PRIVATE = (
     Private(_EPOCH + "_should_check_val_epoch", _PL, "overridden: HF decides when to evaluate"),
     Private(_EPOCH + "_num_ready_batches_reached", _PL, "called"),
     Private(_FIT[:-1] + "#epoch_progress", _PL, "set on resume"),
-    Private(_EPOCH[:-1] + "#_batches_that_stepped", _PL, "counted at each update step"),
+    Private(_EPOCH[:-1] + "#_batches_that_stepped", _PL, "overridden: counts from 1, as HF does"),
     Private(_EPOCH + "_build_kwargs", _PL, "overridden: Lightning inspects the step's signature each time"),
     Private(_OPTIMIZATION + "_AutomaticOptimization.run", _PL, "overridden for micro-steps within a window"),
     Private(
@@ -103,11 +104,7 @@ PRIVATE = (
     Private(_PREDICT + ".run", _PL, "called in the middle of fit"),
     Private(_PREDICT + "#_data_source", _PL, "given HF's dataloader"),
     Private(_PREDICT + "._on_predict_model_train", _PL, "overridden: HF leaves the model in eval mode"),
-    Private(
-        "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector#_first_loop_iter",
-        _PL,
-        "put back after an evaluation in the middle of fit",
-    ),
+    Private(_CONNECTOR + "#_first_loop_iter", _PL, "put back after an evaluation in the middle of fit"),
     Private(
         "lightning.pytorch.trainer.trainer:Trainer#_signal_connector",
         _PL,
@@ -178,6 +175,57 @@ PRIVATE = (
     Private("torch._C:PyTorchFileWriter", _TORCH, "called to write that archive"),
     Private(
         "torch._subclasses.fake_tensor:FakeTensorMode", _TORCH, "on while a file is read without its data"
+    ),
+    *(
+        Private(f"lightning.pytorch.trainer.call:{name}", _PL, "called: hooks of callbacks and modules")
+        for name in (
+            "_call_callback_hooks",
+            "_call_callbacks_load_state_dict",
+            "_call_callbacks_on_load_checkpoint",
+            "_call_callbacks_state_dict",
+            "_call_lightning_module_hook",
+            "_call_strategy_hook",
+        )
+    ),
+    *(
+        Private(_EVAL + name, _PL, "overridden: an evaluation of HF's is one validation to callbacks")
+        for name in (
+            "_on_evaluation_end",
+            "_on_evaluation_epoch_end",
+            "_on_evaluation_epoch_start",
+            "_on_evaluation_start",
+        )
+    ),
+    Private(_CONNECTOR + ".should_update_logs", _PL, "overridden: on HF's axis of update steps"),
+    *(
+        Private(f"{_CONNECTOR}#{name}", _PL, "shown what HF logs")
+        for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+    ),
+    Private(
+        "lightning.pytorch.trainer.connectors.checkpoint_connector:_CheckpointConnector#_user_managed",
+        _PL,
+        "set: what a run goes on from is HF's choice",
+    ),
+    *(
+        Private(
+            f"lightning.pytorch.core.optimizer:{name}", _PL, "called on what a LightningModule configures"
+        )
+        for name in ("_configure_optimizers", "_configure_schedulers_automatic_opt")
+    ),
+    Private(
+        "lightning.pytorch.strategies.strategy:_ForwardRedirection",
+        _PL,
+        "called: a step of a LightningModule goes through its wrapper",
+    ),
+    *(
+        Private(f"lightning.pytorch.callbacks:{name}#_early_exit", _PL, "set: it looks ahead of training")
+        for name in ("BatchSizeFinder", "LearningRateFinder")
+    ),
+    Private(_TRAINER + "_remove_unused_columns", _HF, "overridden: a LightningModule's steps use them"),
+    Private(
+        _TRAINER + "_get_collator_with_removed_columns",
+        _HF,
+        "overridden: a LightningModule's steps use them",
     ),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
 )
