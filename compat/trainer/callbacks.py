@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,19 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
             self.pop_callback(callback)
         else:
             super().remove_callback(callback)
+
+    _states_before_search: list[dict[str, Any]] | None = None
+
+    def _begin_trial(self) -> None:
+        """Have Lightning's callbacks begin each trial of a search as they began the first."""
+        if self._states_before_search is None:
+            self._states_before_search = [
+                copy.deepcopy(one.state_dict()) for one in self._lightning_callbacks
+            ]
+            return
+        for callback, state in zip(self._lightning_callbacks, self._states_before_search, strict=True):
+            if state:
+                callback.load_state_dict(copy.deepcopy(state))
 
     # What a checkpoint keeps of Lightning's.
 

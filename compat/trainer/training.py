@@ -104,6 +104,8 @@ class TrainingMixin(GuestsMixin):
         if asked is None and trial is None and self.args.resume_from_checkpoint == AUTO:
             asked = AUTO
         kwargs["resume_from_checkpoint"] = self._choose_checkpoint(asked)
+        if trial is not None:
+            self._begin_trial()
         finders = [one for one in self._callbacks_of_lightning if isinstance(one, tuple(FINDERS))]
         try:
             find(self, finders, kwargs["resume_from_checkpoint"])

@@ -349,6 +349,17 @@ def test_finders(tmp_path: Path) -> None:
     assert again.args.per_device_train_batch_size == 4, "what is resumed is not searched again"
 
 
+def test_each_trial_of_a_search_begins_afresh(tmp_path: Path) -> None:
+    stopping = pl.EarlyStopping("eval_loss", patience=1, mode="max", min_delta=10.0)
+    ours = trainer(tmp_path, callbacks=[stopping], **BY_STEPS)
+    stops = []
+    for _ in range(2):
+        ours._begin_trial()
+        ours.train()
+        stops.append(ours.state.global_step)
+    assert stops == [2, 2]
+
+
 def test_add_pop_and_remove_know_both_kinds(tmp_path: Path) -> None:
     timer, flow = pl.Timer(), transformers.EarlyStoppingCallback(3)
     ours = trainer(tmp_path, callbacks=[timer, flow])
