@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from transformers import TrainerCallback
 
 from compat.arguments.lightning import FLAGS, Fate
@@ -85,8 +85,21 @@ def test_profiler(tmp_path: Path) -> None:
     assert {len(durations) for durations in steps} == {3}
 
 
-def test_profiler_by_name(tmp_path: Path) -> None:
-    assert isinstance(run(tmp_path, {"profiler": "simple"}).lightning.profiler, SimpleProfiler)
+@pytest.mark.parametrize(
+    ("name", "kind", "row"),
+    [
+        ("simple", SimpleProfiler, "run_training_batch"),
+        ("advanced", AdvancedProfiler, "training_step"),
+        ("pytorch", PyTorchProfiler, "aten::"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
+def test_profiler_by_name(
+    tmp_path: Path, name: str, kind: type, row: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert type(run(tmp_path, {"profiler": name}).lightning.profiler) is kind
+    assert row in caplog.text
 
 
 class ImpossibleModel(Regression):
