@@ -38,6 +38,7 @@ OPENING = (
     "on_before_backward",
     "on_after_backward",
     "on_before_optimizer_step",
+    "on_before_zero_grad",
 )
 """Hooks of the user's module that are called after HF's events of the same moment."""
 
@@ -60,7 +61,6 @@ UNSERVED = {
     "optimizer_zero_grad": "gradients are zeroed after each optimizer step",
     "lr_scheduler_step": "schedulers are stepped by Lightning's own rule",
     "backward": "the backward is run by the strategy",
-    "on_before_zero_grad": "gradients are zeroed after each optimizer step",
     "transfer_batch_to_device": "batches are moved by HF's dataloaders",
     "on_before_batch_transfer": "batches are moved by HF's dataloaders",
     "on_after_batch_transfer": "batches are moved by HF's dataloaders",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer import call
 from typing_extensions import override
 
 from compat.engine.optimizer import take_in_new_groups
@@ -266,6 +267,9 @@ class TrainerModule(pl.LightningModule):
         if not run.place.syncs:
             run.fire("on_substep_end")
             return
+        if run.is_observed:
+            call._call_callback_hooks(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
+            call._call_lightning_module_hook(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
         run.model.zero_grad()  # type: ignore[union-attr]
         run.fire("on_step_end")
         self._log_save_evaluate(run)

@@ -294,6 +294,29 @@ def test_both_kinds_in_their_order(tmp_path: Path) -> None:
     assert order == ["b 1 ['labels', 'x']", "d 1 ['labels', 'x']", "A 1", "C 1"]
 
 
+NOT_CALLED = {
+    "on_sanity_check_start": "`eval_on_start` takes its place",
+    "on_sanity_check_end": "`eval_on_start` takes its place",
+    "on_exception": "nothing has failed",
+    "on_load_checkpoint": "nothing is resumed",
+    **{
+        f"on_test_{what}": "HF's test is its `predict`"
+        for what in ("start", "end", "epoch_start", "epoch_end", "batch_start", "batch_end")
+    },
+}
+"""Hooks of Lightning's callbacks that the run below has no reason to call."""
+
+
+def test_every_hook_is_called(tmp_path: Path) -> None:
+    hooks = {name for name in vars(pl.Callback) if name.startswith("on_") or name in {"setup", "teardown"}}
+    called: set[str] = set()
+    every = {name: lambda self, *args, name=name, **kwargs: called.add(name) for name in hooks}
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    ours = trained(tmp_path, type("Every", (pl.Callback,), every)(), max_steps=1, **options)
+    ours.predict(rows(2))
+    assert called == hooks - set(NOT_CALLED)
+
+
 def test_what_a_callback_logs_stands_on_hfs_axis(tmp_path: Path) -> None:
     class Logs(pl.Callback):
         def on_train_batch_end(self, run: Any, module: Any, *args: Any) -> None:
