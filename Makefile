@@ -29,7 +29,7 @@ WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environments train test test-newest test-oldest test-deepspeed lint format types docs bench bench-saving wheel clean
+.PHONY: help environments train test test-newest test-oldest test-deepspeed lint format types docs site serve bench bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,12 @@ types: $(NEWEST)/ready ## Check types
 
 docs: $(NEWEST)/ready ## Write docs/arguments.md from the tables that the code reads
 	$(NEWEST)/bin/python docs/arguments.py
+
+site: $(NEWEST)/ready ## Build the site into build/site; a warning is an error
+	$(NEWEST)/bin/mkdocs build --quiet --strict
+
+serve: $(NEWEST)/ready ## Show the site while its pages are written
+	$(NEWEST)/bin/mkdocs serve
 
 bench-saving: $(NEWEST)/ready ## Measure how long a save holds training up and write docs/saving.md
 	$(NEWEST)/bin/python tests/benchmarks/saving.py $(ARGS)
