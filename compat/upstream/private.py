@@ -40,6 +40,7 @@ _TRAINER = "transformers.trainer:Trainer."
 _EPOCH = "lightning.pytorch.loops.training_epoch_loop:_TrainingEpochLoop."
 _FIT = "lightning.pytorch.loops.fit_loop:_FitLoop."
 _OPTIMIZATION = "lightning.pytorch.loops.optimization.automatic:"
+_INTEGRATION = "transformers.integrations.integration_utils:"
 _PREDICT = "lightning.pytorch.loops.prediction_loop:_PredictionLoop"
 _EVAL = "lightning.pytorch.loops.evaluation_loop:_EvaluationLoop."
 _CONNECTOR = "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector"
@@ -48,6 +49,12 @@ PRIVATE = (
     Private(_TRAINER + "_inner_training_loop", _HF, "overridden: the engine"),
     Private(_TRAINER + "_maybe_log_save_evaluate", _HF, "called after each update step and epoch"),
     Private(_TRAINER + "_evaluate", _HF, "called for eval_on_start; overridden: its metrics are kept"),
+    Private(
+        "transformers.training_args:TrainingArguments._setup_devices",
+        _HF,
+        "overridden: the device is the Lightning Trainer's",
+    ),
+    Private(_TRAINER + "_determine_best_metric", _HF, "called with the state of a plain Lightning run"),
     Private(_TRAINER + "_save_checkpoint", _HF, "overridden: takes the metrics of 4.37"),
     Private(_TRAINER + "_push_from_checkpoint", _HF, "overridden: keeps tokens out of its files"),
     Private(_TRAINER + "_get_train_sampler", _HF, "called by HF; overrides of 4.37 take no dataset"),
@@ -82,7 +89,9 @@ PRIVATE = (
     Private("accelerate:Accelerator._prepare_one", _AC, "called by the accelerator face"),
     Private(_FIT + "_warn_if_modules_in_eval_mode", _PL, "overridden: HF sets the mode at each step"),
     Private(_EPOCH + "_should_accumulate", _PL, "overridden: HF decides where a window ends"),
-    Private(_EPOCH + "_should_check_val_fx", _PL, "overridden: HF decides when to evaluate"),
+    Private(
+        _EPOCH + "_should_check_val_fx", _PL, "overridden, or replaced for a run: HF decides when to evaluate"
+    ),
     Private(_EPOCH + "_should_check_val_epoch", _PL, "overridden: HF decides when to evaluate"),
     Private(_EPOCH + "_num_ready_batches_reached", _PL, "called"),
     Private(_FIT[:-1] + "#epoch_progress", _PL, "set on resume"),
@@ -105,6 +114,39 @@ PRIVATE = (
     Private(_PREDICT + "#_data_source", _PL, "given HF's dataloader"),
     Private(_PREDICT + "._on_predict_model_train", _PL, "overridden: HF leaves the model in eval mode"),
     Private(_CONNECTOR + "#_first_loop_iter", _PL, "put back after an evaluation in the middle of fit"),
+    Private(
+        "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector#_current_fx",
+        _PL,
+        "put back after an evaluation in the middle of fit",
+    ),
+    Private(
+        "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector.metrics",
+        _PL,
+        "read: what the loop that runs has logged",
+    ),
+    Private("lightning.pytorch.trainer.trainer:Trainer#_logger_connector", _PL, "asked for the above"),
+    Private(
+        "lightning.pytorch.loops.loop:_Loop.on_iteration_done",
+        _PL,
+        "replaced for a run: an epoch may end here",
+    ),
+    Private(
+        _INTEGRATION + "TensorBoardCallback._init_summary_writer", _HF, "called where Lightning logs first"
+    ),
+    Private(_INTEGRATION + "WandbCallback#_wandb", _HF, "asked for the run"),
+    Private(_INTEGRATION + "WandbCallback#_initialized", _HF, "asked: whether there is a run"),
+    Private(_INTEGRATION + "MLflowCallback#_ml_flow", _HF, "asked for the run"),
+    Private(_INTEGRATION + "MLflowCallback#_initialized", _HF, "asked: whether there is a run"),
+    Private(_INTEGRATION + "CometCallback#_experiment", _HF, "shared with Lightning"),
+    Private(_INTEGRATION + "CometCallback#_initialized", _HF, "asked: whether there is an experiment"),
+    Private("lightning.pytorch.loggers.mlflow:MLFlowLogger#_run_id", _PL, "set to HF's run"),
+    Private("lightning.pytorch.loggers.mlflow:MLFlowLogger#_experiment_id", _PL, "set to that of HF's run"),
+    Private(
+        "lightning.pytorch.loggers.comet:CometLogger._create_experiment", _PL, "overridden: HF has created it"
+    ),
+    Private("lightning.fabric.loggers.csv_logs:CSVLogger#_experiment", _PL, "asked: whether it is open"),
+    Private("lightning.pytorch.loggers.litlogger:LitLogger#_experiment", _PL, "asked: whether it is open"),
+    Private(_EPOCH + "update_lr_schedulers", _PL, "called where an epoch ends early"),
     Private(
         "lightning.pytorch.trainer.trainer:Trainer#_signal_connector",
         _PL,
@@ -228,6 +270,17 @@ PRIVATE = (
         "overridden: a LightningModule's steps use them",
     ),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
+    Private(_TRAINER + "_move_model_to_device", _HF, "overridden: a Lightning Trainer has placed the model"),
+    Private(_FIT[:-1] + "#_data_source", _PL, "replaced beside an HFModule: loaders are read in windows"),
+    Private(_FIT[:-1] + "#_combined_loader", _PL, "read: how many batches an epoch is limited to"),
+    *(
+        Private(f"lightning.pytorch.trainer.connectors.data_connector:{name}", _PL, use)
+        for name, use in (
+            ("_DataLoaderSource", "subclassed: loaders are read in windows"),
+            ("_process_dataloader", "called on a loader ahead of its reader"),
+        )
+    ),
+    Private("lightning.pytorch.core.module:LightningModule#_trainer", _PL, "looked at, None before any"),
 )
 
 

@@ -1,0 +1,455 @@
+"""`report_to`: HF's integrations and Lightning's loggers, with one run for both.
+
+HF's integration stays, and writes what it writes: tags, steps and hyperparameters are its own. A Lightning
+logger is laid over its run, so that what Lightning's callbacks log lands there, too. Names for which only
+Lightning has a logger get an integration of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import loggers as of_lightning
+from lightning.pytorch.loggers.litlogger import LitLogger
+from transformers.integrations import integration_utils as of_hf
+from typing_extensions import override
+
+from compat.errors import ArgumentError
+from compat.upstream.features import accepts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from lightning.pytorch.loggers import Logger
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A name of `report_to`.
+
+    Attributes:
+        name: the name.
+        callback: the integration, HF's own or ours.
+        logger: Lightning's logger; empty where Lightning has none.
+        shared: what both have in common.
+    """
+
+    name: str
+    callback: str
+    logger: str
+    shared: str
+
+
+REPORTS = (
+    Report("tensorboard", "TensorBoardCallback", "TensorBoardLogger", "the writer of event files"),
+    Report("wandb", "WandbCallback", "WandbLogger", "`wandb.run`, and its axis `train/global_step`"),
+    Report("mlflow", "MLflowCallback", "MLFlowLogger", "the active run, by its id"),
+    Report("comet_ml", "CometCallback", "CometLogger", "the experiment"),
+    Report("csv", "CSVCallback", "CSVLogger", "`metrics.csv` and `hparams.yaml` in the folder of the run"),
+    Report("litlogger", "LitLoggerCallback", "LitLogger", "the experiment"),
+    Report("neptune", "NeptuneCallback", "", "nothing: Lightning has given its logger up"),
+)
+"""The names that are known to Lightning or to us; any other name is HF's alone."""
+
+ALIASES = {"comet": "comet_ml"}
+
+
+@contextlib.contextmanager
+def reporting(args: Any) -> Iterator[list[transformers.TrainerCallback]]:
+    """Show HF only those names of `report_to` that it knows.
+
+    Args:
+        args: HF's arguments, or None for HF's defaults; all names are back when the context ends.
+
+    Yields:
+        Callbacks for the others, which belong before a user's own.
+    """
+    given = getattr(args, "report_to", None)
+    asked = [given] if isinstance(given, str) else list(given or [])
+    names = [ALIASES.get(name, name) for name in asked]
+    own = [OWN[name] for name in names if name in OWN]
+    is_changed = names != asked or bool(own)
+    if is_changed:
+        args.report_to = [name for name in names if name not in OWN]
+    try:
+        yield [callback() for callback in own]
+    finally:
+        if is_changed:
+            args.report_to = given
+
+
+def shared_logger(callback: Any, hf: Any) -> Logger | None:
+    """A Lightning logger over the run of an integration.
+
+    It opens nothing before something is logged or HF's `on_train_begin` does, and it ends nothing.
+
+    Args:
+        callback: one of `hf.callback_handler.callbacks`.
+        hf: the HF Trainer, which is not kept alive.
+
+    Returns:
+        The logger, the same or another one over the same run at each call; None for a callback that reports
+        nowhere, or to where Lightning has no logger.
+    """
+    logger: Any
+    if isinstance(callback, OwnCallback):
+        logger = callback.logger
+        logger.follow(hf)
+        return logger  # type: ignore[no-any-return]
+    if getattr(callback, "_wandb", callback) is None:
+        # Switched off by a variable that older releases know.
+        return None
+    for integration, kind in SHARED.items():
+        if isinstance(callback, integration):
+            try:
+                logger = kind(callback)
+            except (ImportError, ValueError) as error:
+                # HF takes what Lightning does not: an older release, or a module that says nothing of itself.
+                log.info(f"Lightning cannot share the run of {type(callback).__name__}: {error}")
+                return None
+            logger.follow(hf)
+            return logger  # type: ignore[no-any-return]
+    return None
+
+
+class Late:
+    """An experiment that is opened at its first use; Lightning looks at it before HF's run begins."""
+
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        self._opened = opened
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._opened()[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._opened()[key] = value
+
+
+class OfHFsRun:
+    """Mixin of a Lightning logger whose run is HF's: begun and ended by HF, and saved by whoever writes."""
+
+    belongs_to_hf = True
+    """HF's own log goes into its run already; nobody has to hand it on."""
+
+    _of: Callable[[], Any] = staticmethod(lambda: None)
+
+    def follow(self, hf: Any) -> None:
+        """Look at the arguments and the state of `hf` when a run has to be opened."""
+        self._of = weakref.ref(hf)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """What HF's integration writes to."""
+        found = self.find()
+        return Late(self._opened) if found is None else found
+
+    def _opened(self) -> Any:
+        if self.find() is None:
+            hf = self._of()
+            self.open(hf.args, hf.state, hf.model)
+        return self.find()
+
+    def find(self) -> Any:
+        """What is written to; None before that is open."""
+        raise NotImplementedError
+
+    def open(self, args: Any, state: Any, model: Any) -> None:
+        """Open it as HF would."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Write what is pending."""
+
+    def finalize(self, status: Any = "success") -> None:
+        """Nothing but writing what is pending: HF's run goes on after Lightning's."""
+        self.save()
+
+
+class SetUpByHF(OfHFsRun):
+    """Mixin for integrations that HF sets up once, by a method for that."""
+
+    def __init__(self, callback: Any, **options: Any) -> None:
+        self._callback = callback
+        super().__init__(**options)
+
+    @override
+    def open(self, args: Any, state: Any, model: Any) -> None:
+        if not self._callback._initialized:
+            self._callback.setup(args, state, model)
+
+    @property
+    def save_dir(self) -> str | None:
+        """Where Lightning's callbacks put files of the run."""
+        hf = self._of()
+        return None if hf is None else str(hf.args.output_dir)
+
+
+class TensorBoardOfHF(OfHFsRun, of_lightning.TensorBoardLogger):
+    """Writes to the event files of HF's `TensorBoardCallback`."""
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+        super().__init__(save_dir="", name="", version="")
+
+    @override
+    def find(self) -> Any:
+        return self._callback.tb_writer
+
+    @override
+    def open(self, args: Any, state: Any, model: Any) -> None:
+        callback = self._callback
+        if accepts(callback._init_summary_writer, "log_dir"):
+            callback._init_summary_writer(args, logging_folder(args, state))
+            return
+        if callback.logging_dir is None or _trial(state):
+            callback.logging_dir = logging_folder(args, state)
+        callback._init_summary_writer(args)
+
+    @property
+    @override
+    def log_dir(self) -> str:
+        """The folder of the event files; the first folder of the run where none is open."""
+        writer = self.find()
+        if writer is not None:
+            return str(getattr(writer, "log_dir", None) or writer.logdir)
+        hf, chosen = self._of(), getattr(self._callback, "logging_dir", None)
+        return chosen or logging_folder(hf.args, hf.state)
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        return self.log_dir
+
+    @override
+    def save(self) -> None:
+        if (writer := self.find()) is not None:
+            writer.flush()
+
+
+class WandbOfHF(SetUpByHF, of_lightning.WandbLogger):
+    """Writes to the run of HF's `WandbCallback`, along its axis."""
+
+    @override
+    def find(self) -> Any:
+        return self._callback._wandb.run if self._callback._initialized else None
+
+    @override
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log along HF's axis: Lightning's own would be a second one."""
+        at = {} if step is None else {"train/global_step": step}
+        self.experiment.log({**metrics, **at})
+
+    @property
+    @override
+    def name(self) -> str | None:
+        run = self.find()
+        return None if run is None else str(run.project)
+
+    @property
+    @override
+    def version(self) -> str | None:
+        run = self.find()
+        return None if run is None else str(run.id)
+
+
+class MLFlowOfHF(SetUpByHF, of_lightning.MLFlowLogger):
+    """Writes to the run of HF's `MLflowCallback`."""
+
+    def __init__(self, callback: Any) -> None:
+        self._last: Any = None
+        super().__init__(callback, tracking_uri=callback._ml_flow.get_tracking_uri())
+
+    @override
+    def find(self) -> Any:
+        mlflow = self._callback._ml_flow
+        run = mlflow.active_run() if self._callback._initialized else None
+        if run is None and self._last is None and self._callback._initialized:
+            run = mlflow.last_active_run()
+        if run is not None and run.info.run_id != self._run_id:
+            self._run_id, self._experiment_id = run.info.run_id, run.info.experiment_id
+            self._last = mlflow.tracking.MlflowClient(mlflow.get_tracking_uri())
+        # HF ends its run with training; what comes later belongs to it all the same.
+        return self._last
+
+    @property
+    @override
+    def run_id(self) -> str | None:
+        self._opened()
+        return self._run_id
+
+    @property
+    @override
+    def experiment_id(self) -> str | None:
+        self._opened()
+        return self._experiment_id
+
+
+class CometOfHF(SetUpByHF, of_lightning.CometLogger):
+    """Writes to the experiment of HF's `CometCallback`."""
+
+    @override
+    def _create_experiment(self) -> None:
+        """Nothing: HF does it."""
+
+    @override
+    def find(self) -> Any:
+        return self._callback._experiment
+
+    @property
+    @override
+    def version(self) -> str | None:
+        experiment = self.find()
+        return None if experiment is None else str(experiment.get_key())
+
+
+SHARED: dict[type, type] = {
+    of_hf.TensorBoardCallback: TensorBoardOfHF,
+    of_hf.WandbCallback: WandbOfHF,
+    of_hf.MLflowCallback: MLFlowOfHF,
+    of_hf.CometCallback: CometOfHF,
+}
+"""HF's integrations, and the Lightning logger over the run of each."""
+
+
+def _trial(state: Any) -> str | None:
+    return state.trial_name if state.is_hyper_param_search else None
+
+
+def logging_folder(args: Any, state: Any) -> str:
+    """The folder in which HF's TensorBoard integration would write a run that begins now."""
+    folder = getattr(args, "logging_dir", None) or os.path.join(args.output_dir, of_hf.default_logdir())
+    trial = _trial(state)
+    return os.path.join(folder, trial) if trial else folder
+
+
+class OwnRun(OfHFsRun):
+    """Mixin of a logger that HF has no integration for: a run of its own, in the folder of HF's logs."""
+
+    _experiment: Any = None
+    _is_placed = False
+
+    def __init__(self) -> None:
+        """Nothing: `_place` calls the logger's own constructor once the folder is known."""
+
+    @override
+    def follow(self, hf: Any) -> None:
+        super().follow(hf)
+        self._place(hf.args, hf.state)
+
+    @override
+    def find(self) -> Any:
+        return self._experiment
+
+    @override
+    def open(self, args: Any, state: Any, model: Any) -> None:
+        self._place(args, state)
+        _ = super(OfHFsRun, self).experiment  # type: ignore[misc]
+
+    def begin(self, args: Any, state: Any) -> None:
+        """Begin a run of training: a trial of a search has a folder of its own, any other goes on."""
+        if _trial(state):
+            self._is_placed = False
+        self._place(args, state)
+        if self._experiment is None:
+            self.open(args, state, None)
+
+    def _place(self, args: Any, state: Any) -> None:
+        if not self._is_placed:
+            self.construct(logging_folder(args, state), args)
+            self._is_placed = True
+
+    def construct(self, folder: str, args: Any) -> None:
+        """Call the logger's own constructor."""
+        raise NotImplementedError
+
+
+class CSVOfOurs(OwnRun, of_lightning.CSVLogger):
+    """Lightning's CSVLogger, in the folder of HF's logs."""
+
+    @override
+    def construct(self, folder: str, args: Any) -> None:
+        of_lightning.CSVLogger.__init__(self, folder, name="csv")
+
+    @override
+    def save(self) -> None:
+        if self._experiment is not None:
+            self._experiment.save()
+
+
+class LitLoggerOfOurs(OwnRun, LitLogger):
+    """Lightning's LitLogger, under the name of HF's run; the experiment ends with the process."""
+
+    @override
+    def construct(self, folder: str, args: Any) -> None:
+        LitLogger.__init__(self, folder, name=getattr(args, "run_name", None))
+
+
+class OwnCallback(transformers.TrainerCallback):  # type: ignore[misc]
+    """An integration as HF would write it, with a Lightning logger behind it.
+
+    Tags and steps are those of HF's TensorBoard integration; hyperparameters are the arguments, and the
+    model's configuration as text.
+
+    Attributes:
+        logger: Lightning's.
+    """
+
+    logger: Any
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Begin a run and log the hyperparameters."""
+        if not state.is_world_process_zero:
+            return
+        self.logger.begin(args, state)
+        config: Any = getattr(model, "config", None)
+        text = {"model_config": config.to_json_string()} if hasattr(config, "to_json_string") else {}
+        self.logger.log_hyperparams({**args.to_sanitized_dict(), **text})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Log numbers under HF's tags, at HF's step."""
+        if not state.is_world_process_zero:
+            return
+        if self.logger._experiment is None:
+            self.logger.begin(args, state)
+        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
+        self.logger.log_metrics(of_hf.rewrite_logs(numbers), step=state.global_step)
+        self.logger.save()
+
+
+class CSVCallback(OwnCallback):
+    """`report_to="csv"`: `metrics.csv` and `hparams.yaml` beside TensorBoard's event files."""
+
+    def __init__(self) -> None:
+        self.logger = CSVOfOurs()
+
+
+class LitLoggerCallback(OwnCallback):
+    """`report_to="litlogger"`: an experiment of Lightning's platform.
+
+    Raises:
+        ArgumentError: litlogger is not installed.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("litlogger") is None:
+            msg = "`report_to='litlogger'`: litlogger is not installed. Run `pip install litlogger`."
+            raise ArgumentError(msg)
+        self.logger = LitLoggerOfOurs()
+
+
+OWN: dict[str, type[OwnCallback]] = {"csv": CSVCallback, "litlogger": LitLoggerCallback}

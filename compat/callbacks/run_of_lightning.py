@@ -1,0 +1,106 @@
+"""What HF's TrainerState says of a run, read off any Lightning Trainer."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import lightning.pytorch as pl
+
+PREFIXES = {
+    "eval": re.compile(r"^(?:eval|val|valid|validation)[_/]"),
+    "test": re.compile(r"^test[_/]"),
+}
+"""What people put before the names of metrics, by what HF puts there."""
+
+FILE = re.compile(r"checkpoint-(\d+)\.ckpt")
+
+
+def planned_steps(trainer: Any) -> int:
+    """Update steps that a run of `fit` will make; `sys.maxsize` where nothing limits them."""
+    limit: int = sys.maxsize if trainer.max_steps == -1 else trainer.max_steps
+    batches: float = trainer.num_training_batches
+    epochs: int | None = trainer.max_epochs
+    if math.isinf(batches) or epochs is None or epochs == -1:
+        return limit
+    schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
+    if not schedulers:
+        return min(limit, math.ceil(batches / int(trainer.accumulate_grad_batches)) * max(epochs, 1))
+    windows = (schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs))
+    return min(limit, sum(math.ceil(batches / window) for window in windows))
+
+
+def planned_epochs(trainer: Any, steps: int) -> int:
+    """Epochs that `steps` update steps take, the last one perhaps in part."""
+    epochs: int | None = trainer.max_epochs
+    if trainer.max_steps == -1 and epochs is not None and epochs != -1:
+        return epochs
+    batches: float = trainer.num_training_batches
+    if math.isinf(batches) or not batches or steps == sys.maxsize:
+        return sys.maxsize
+    return math.ceil(steps / math.ceil(batches / int(trainer.accumulate_grad_batches)))
+
+
+def epoch_at(trainer: pl.Trainer, batch_idx: int, max_steps: int) -> float:
+    """The epoch as a fraction, when a batch has been trained on.
+
+    Args:
+        trainer: the Lightning Trainer.
+        batch_idx: of the batch, within its epoch.
+        max_steps: the update steps of the run, which make up the epoch where its length is unknown.
+    """
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        batches = max_steps * trainer.accumulate_grad_batches
+    return trainer.current_epoch + (batch_idx + 1) / batches
+
+
+def logged(trainer: pl.Trainer) -> dict[str, float]:
+    """The numbers that the loop which is running has logged."""
+    metrics = trainer._logger_connector.metrics["callback"]
+    return {name: value.item() for name, value in metrics.items() if value.numel() == 1}
+
+
+def named_as(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """`metrics` under HF's names: `val_loss` and `loss` become `eval_loss` where the prefix is `eval`."""
+    return {f"{prefix}_{PREFIXES[prefix].sub('', name)}": value for name, value in metrics.items()}
+
+
+def model_of(module: pl.LightningModule) -> Any:
+    """The model that HF's callbacks expect: the one inside a module of HF's style, else the module itself."""
+    inner = getattr(module, "model", None)
+    has_arguments = isinstance(getattr(module, "args", None), transformers.TrainingArguments)
+    return inner if has_arguments and inner is not None else module
+
+
+def single(dataloaders: Any) -> Any:
+    """The one dataloader of a list of one; anything else as it is."""
+    return dataloaders[0] if isinstance(dataloaders, (list, tuple)) and len(dataloaders) == 1 else dataloaders
+
+
+def outdated(folder: str, limit: int | None, best: str | None) -> list[str]:
+    """Checkpoints that `save_total_limit` leaves no room for, the oldest first.
+
+    Mirrors `transformers.Trainer._rotate_checkpoints`: the last one and the best one always stay.
+
+    Args:
+        folder: where `checkpoint-STEP.ckpt` lie.
+        limit: how many stay; none or 0 for all.
+        best: path of the best one.
+    """
+    if not limit or limit < 0:
+        return []
+    steps = {name: int(match[1]) for name in os.listdir(folder) if (match := FILE.fullmatch(name))}
+    by_age = sorted(steps, key=lambda name: (os.path.getmtime(os.path.join(folder, name)), steps[name]))
+    kept = {by_age[-1], os.path.basename(best or "")} & set(by_age)
+    spare = [os.path.join(folder, name) for name in by_age if name not in kept]
+    return spare[: max(0, len(by_age) - max(limit, len(kept)))]
