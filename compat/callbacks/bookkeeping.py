@@ -85,6 +85,11 @@ class Bookkeeping(pl.Callback):
         self._undo = contextlib.ExitStack()
         self._begin()
 
+    @property
+    def unwrapped(self) -> tuple[Any, ...]:
+        """What a Trainer that knows both kinds takes instead."""
+        return tuple(self.callbacks)
+
     def _begin(self) -> None:
         """Begin with a state of its own, as HF does for each run."""
         self.control = transformers.TrainerControl()

@@ -237,6 +237,11 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self._batch = self._evaluated = 0
         self._next_epoch = 0
 
+    @property
+    def unwrapped(self) -> tuple[Any, ...]:
+        """What a Trainer that knows both kinds takes instead."""
+        return (self.callback,)
+
     def _handle(self, event: Event, args: Any, state: Any, control: Any, given: dict[str, Any]) -> Any:
         if event.name == "on_train_begin":
             self._begin(state)

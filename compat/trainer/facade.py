@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import ParallelismConfig
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
+from compat.callbacks.loggers import reporting
 from compat.engine.build import check_supported
 from compat.engine.guest import is_guest
 from compat.errors import ArgumentError
@@ -70,7 +71,10 @@ class Trainer(GenerationsMixin, LackedMethods):
         welcome(given)
         callbacks = set_apart(given)
         self._lightning_callbacks = []
-        super().__init__(*given.args, **given.kwargs)
+        with reporting(given["args"]) as own:
+            super().__init__(*given.args, **given.kwargs)
+        # Where HF has its own: after the flow, before what a script gives.
+        self.callback_handler.callbacks[1:1] = own
         self._take_lightning_callbacks(callbacks)
         if is_guest(self.model):
             self.model_accepts_loss_kwargs = False

@@ -193,6 +193,9 @@ class HonouringMixin(PreemptionMixin):
         if self._lightning_flags.get("logger") and self.is_world_process_zero():
             numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
             for logger in self.lightning.loggers:
+                # HF's own integration has written to it already.
+                if getattr(logger, "belongs_to_hf", False):
+                    continue
                 logger.log_metrics(rewrite_logs(numbers), step=self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers.utils import logging
 
 from compat.arguments.lightning import limit
+from compat.callbacks.loggers import shared_logger
 from compat.checkpoint import HFCheckpointIO
 from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.checkpoint.whole import AUTO
@@ -234,7 +235,7 @@ class TrainingMixin(GuestsMixin):
 
     def _build_lightning(self) -> pl.Trainer:
         callbacks = [one for one in self._callbacks_of_lightning if not isinstance(one, tuple(FINDERS))]
-        return build_trainer(
+        lightning = build_trainer(
             self.plan,
             device=self.args.device,
             checkpoint_io=HFCheckpointIO(),
@@ -243,6 +244,10 @@ class TrainingMixin(GuestsMixin):
             asked={**self._lightning_flags, "callbacks": callbacks},
             facts=Facts.of(self.args),
         )
+        if not lightning.barebones:
+            shared = (shared_logger(callback, self) for callback in self.callback_handler.callbacks)
+            lightning.loggers = [*lightning.loggers, *filter(None, shared)]
+        return lightning
 
     @property
     def _lightning_flags(self) -> dict[str, Any]:

@@ -370,12 +370,6 @@ def test_lightning_logs_into_hfs_experiment_of_comet(tmp_path: Path, monkeypatch
     assert metrics.call_args.kwargs["step"] == 4
 
 
-wired = pytest.mark.skipif(
-    "shared_logger" not in compat.Trainer._build_lightning.__globals__,
-    reason="the Trainer does not share loggers yet",
-)
-
-
 def run(kind: Any, folder: Path, **options: Any) -> Any:
     torch.manual_seed(0)
     trainer = kind(Configured(), arguments(folder, **options), train_dataset=rows(), eval_dataset=rows(3))
@@ -383,7 +377,6 @@ def run(kind: Any, folder: Path, **options: Any) -> Any:
     return trainer
 
 
-@wired
 def test_a_trainer_of_ours_writes_what_hfs_does(tmp_path: Path) -> None:
     theirs = run(transformers.Trainer, tmp_path / "theirs", report_to=["tensorboard"])
     ours = run(compat.Trainer, tmp_path / "ours", report_to=["tensorboard", "csv"])
@@ -404,7 +397,6 @@ def test_a_trainer_of_ours_writes_what_hfs_does(tmp_path: Path) -> None:
     assert losses == [(step, pytest.approx(value)) for step, value in expected["train/loss"]]
 
 
-@wired
 def test_a_trainer_of_ours_shares_its_runs_with_lightning(tmp_path: Path) -> None:
     ours = run(compat.Trainer, tmp_path, report_to=["tensorboard", "csv"])
     found = ours.lightning.loggers

@@ -14,6 +14,7 @@ from lightning.pytorch import callbacks as pl
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+from compat.callbacks import to_hf, to_lightning
 from compat.engine import build
 from compat.errors import ArgumentError
 from compat.trainer.finders import find
@@ -398,6 +399,13 @@ def test_add_pop_and_remove_know_both_kinds(tmp_path: Path) -> None:
     assert timer not in ours.lightning.callbacks
     ours.remove_callback(stops)
     assert stops not in ours.lightning.callbacks
+
+
+def test_what_was_wrapped_for_another_trainer_is_unwrapped(tmp_path: Path) -> None:
+    stopping, of_hf = pl.EarlyStopping("eval_loss"), transformers.EarlyStoppingCallback(2)
+    ours = trainer(tmp_path, callbacks=[to_hf(stopping), to_lightning([of_hf, transformers.PrinterCallback])])
+    assert ours._lightning_callbacks == [stopping]
+    assert of_hf in ours.callback_handler.callbacks
 
 
 def test_a_run_without_lightnings_callbacks_pays_nothing(

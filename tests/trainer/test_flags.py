@@ -97,7 +97,7 @@ def test_profiler(tmp_path: Path) -> None:
 def test_profiler_by_name(
     tmp_path: Path, name: str, kind: type, row: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "lightning.pytorch.profilers"):
         assert type(run(tmp_path, {"profiler": name}).lightning.profiler) is kind
     assert row in caplog.text
 
