@@ -69,10 +69,10 @@ docs: $(NEWEST)/ready ## Write docs/arguments.md from the tables that the code r
 	$(NEWEST)/bin/python docs/arguments.py
 
 site: $(NEWEST)/ready ## Build the site into build/site; a warning is an error
-	$(NEWEST)/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(NEWEST)/bin/mkdocs build --quiet --strict
 
 serve: $(NEWEST)/ready ## Show the site while its pages are written
-	$(NEWEST)/bin/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(NEWEST)/bin/mkdocs serve
 
 bench-saving: $(NEWEST)/ready ## Measure how long a save holds training up and write docs/saving.md
 	$(NEWEST)/bin/python tests/benchmarks/saving.py $(ARGS)
