@@ -169,11 +169,14 @@ class HFCallbacks(Answers):
         own = logged(trainer)
         metrics = named_as("eval", own)
         self._log(dict(metrics))
-        self._fire("on_evaluate", metrics={**own, **metrics})
+        # A module's own name is a metric's name, too: HF puts its prefix before any.
+        named = {f"eval_{name}": value for name, value in own.items() if not name.startswith("eval_")}
+        found = {**named, **own, **metrics}
+        self._fire("on_evaluate", metrics=found)
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if self.state.global_step > self._first or not self._is_nested:
-            is_best = transformers.Trainer._determine_best_metric(self, metrics=metrics, trial=None)
+            is_best = transformers.Trainer._determine_best_metric(self, metrics=found, trial=None)
             if self.args.save_strategy == SaveStrategy.BEST:
                 self.control.should_save = is_best
         self._agree(trainer)

@@ -86,8 +86,8 @@ def light_arguments(given: Mapping[str, Any] | None, *, has_flow: bool) -> Light
     Raises:
         ArgumentError: a name that does not exist, or a value that is none of its choices.
     """
-    values = {"output_dir": "", **({} if has_flow else {"eval_strategy": "epoch"}), **(given or {})}
     try:
+        values = {"output_dir": "", **({} if has_flow else {"eval_strategy": "epoch"}), **(given or {})}
         return LightArguments(**values)
     except (TypeError, ValueError) as error:
         msg = f"`args={given!r}`: {error}. Give TrainingArguments, or their names and values."

@@ -139,7 +139,7 @@ class Run:
     logger = None
     loggers: tuple[Any, ...] = ()
     min_epochs = min_steps = ckpt_path = None
-    val_check_interval = check_val_every_n_epoch = None
+    val_check_interval = 1.0
     fast_dev_run = sanity_checking = barebones = received_sigterm = False
     num_nodes = 1
 
@@ -187,6 +187,8 @@ class Run:
             estimated_stepping_batches=state.max_steps,
             max_epochs=state.num_train_epochs,
             accumulate_grad_batches=args.gradient_accumulation_steps,
+            # Where HF evaluates, callbacks that watch a metric wait for it; elsewhere for an epoch's end.
+            check_val_every_n_epoch=1 if args.eval_strategy == "no" else None,
             default_root_dir=args.output_dir,
             is_global_zero=state.is_world_process_zero,
             global_rank=args.process_index,

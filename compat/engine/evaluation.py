@@ -324,10 +324,12 @@ class Validation:
         self.loop: EvaluationLoop | None = None
 
     def finish(self, trainer: pl.Trainer) -> None:
-        """End it, where there has been a pass at all."""
-        if self.loop is not None:
-            with _nested(trainer, validation=self.loop):
-                self.loop.finish()
+        """End it; one without a pass of ours, where a subclass evaluates in its own way, begins here, too."""
+        loop = self.loop or EvaluationLoop(trainer, TrainerFn.FITTING, is_last=False)
+        with _nested(trainer, validation=loop):
+            if self.loop is None:
+                loop.begin()
+            loop.finish()
 
 
 def _run_nested(trainer: pl.Trainer, evaluation: Evaluation, loader: EvaluationLoader) -> None:

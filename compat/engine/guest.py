@@ -55,15 +55,26 @@ CLOSING = (
 )
 """Those called ahead of them: what they log, HF's evaluation and control can see."""
 
+TRANSFERS = ("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer")
+"""Hooks around the moving of batches."""
+
 UNSERVED = {
     "configure_gradient_clipping": "gradients are clipped as `max_grad_norm` says",
     "optimizer_step": "the optimizer steps where HF's window ends",
     "optimizer_zero_grad": "gradients are zeroed after each optimizer step",
     "lr_scheduler_step": "schedulers are stepped by Lightning's own rule",
     "backward": "the backward is run by the strategy",
-    "transfer_batch_to_device": "batches are moved by HF's dataloaders",
-    "on_before_batch_transfer": "batches are moved by HF's dataloaders",
-    "on_after_batch_transfer": "batches are moved by HF's dataloaders",
+    **dict.fromkeys(
+        (
+            "on_predict_model_eval",
+            "on_predict_model_train",
+            "on_validation_model_eval",
+            "on_validation_model_train",
+            "on_validation_model_zero_grad",
+        ),
+        "HF sets the mode at each step and each evaluation",
+    ),
+    **dict.fromkeys(TRANSFERS, "batches are moved by HF's dataloaders"),
 }
 """Methods whose place an HF Trainer has for itself → how."""
 
@@ -85,6 +96,9 @@ def check_guest(module: Any) -> None:
     if not is_overridden("training_step", module):
         msg = f"`model={name}`: it has no `training_step`. Add one that returns the loss."
         raise ArgumentError(msg)
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        msg = f"`model={name}`: its `training_step` draws batches by itself, and HF's loop does. {way_out}"
+        raise ArgumentError(msg)
     reasons = [f"`{hook}` ({why})" for hook, why in UNSERVED.items() if is_overridden(hook, module)]
     if reasons:
         msg = f"`model={name}`: it overrides {', '.join(reasons)}. Remove that, or: {way_out}"
@@ -99,6 +113,7 @@ class GuestModule(TrainerModule):
     """
 
     _redirect = _ForwardRedirection()
+    has_guest = True
 
     def call(self, hook: str, *args: Any) -> Any:
         """Call a method of the user's module as Lightning would, so that it can log."""
@@ -134,6 +149,9 @@ class GuestModule(TrainerModule):
 
     @override
     def setup(self, stage: str) -> None:
+        data = self.hf.train_dataset
+        if getattr(data, "source", None) is self.model and data.is_set_up(stage):
+            return  # for its dataloaders
         self.call("setup", stage)
 
     @override
@@ -154,12 +172,36 @@ class GuestModule(TrainerModule):
         self.call("on_validation_epoch_end")
         if self.evaluation is not None:
             self.evaluation.logged = self.logged()
+            # HF logs them, as `eval_*`.
+            self.trainer._logger_connector.leave_to_hf()  # type: ignore[attr-defined]
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Have the file be the user's module's own, for its `load_from_checkpoint`."""
+        super().on_save_checkpoint(checkpoint)
+        guest: Any = self.model
+        for name in {"state_dict", "current_model_state"} & checkpoint.keys():
+            weights = checkpoint[name]
+            checkpoint[name] = {key.removeprefix("model."): value for key, value in weights.items()}
+        if guest.hparams:
+            checkpoint[guest.CHECKPOINT_HYPER_PARAMS_KEY] = dict(guest.hparams)
+            if guest._hparams_name is not None:
+                checkpoint[guest.CHECKPOINT_HYPER_PARAMS_NAME] = guest._hparams_name
+        self.call("on_save_checkpoint", checkpoint)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.call("on_load_checkpoint", checkpoint)
 
     def logged(self) -> dict[str, float]:
         """What the user's module has logged of a validation, `val_loss` as `loss`."""
         results: Any = self.trainer._results
         found = {} if results is None else results.metrics(on_step=False)["callback"]
-        return {_without_prefix(name): float(value) for name, value in found.items()}
+        reduce = self.trainer.strategy.reduce
+        # HF's metrics are those of all processes, and control follows them.
+        return {
+            _without_prefix(name): float(reduce(value, reduce_op="mean")) for name, value in found.items()
+        }
 
     def optimizer_and_config(self) -> tuple[Any, Any]:
         """The optimizer that the user's module configures, and the configuration of its scheduler.
@@ -170,7 +212,10 @@ class GuestModule(TrainerModule):
         Raises:
             ArgumentError: it has several optimizers, or schedulers, or none at all.
         """
-        optimizers, configs, monitor = _configure_optimizers(self.call("configure_optimizers"))
+        configured = self.call("configure_optimizers")
+        optimizers, configs, monitor = (
+            ([], [], None) if configured is None else _configure_optimizers(configured)
+        )
         if len(optimizers) != 1 or len(configs) > 1:
             msg = (
                 f"`model={type(self.model).__name__}`: `configure_optimizers` returns {len(optimizers)} "

@@ -40,6 +40,18 @@ class LoggerConnector(_LoggerConnector):
         shown = {name: value for name, value in values.items() if not name.endswith(KEPT_FROM_BARS)}
         self._progress_bar_metrics.update(shown)
 
+    _is_left_to_hf = False
+
+    def leave_to_hf(self) -> None:
+        """What is logged of the pass that ends goes to loggers by HF's own log, under HF's names."""
+        self._is_left_to_hf = True
+
+    @override
+    def log_eval_end_metrics(self, metrics: Any) -> None:
+        is_left, self._is_left_to_hf = self._is_left_to_hf, False
+        if not is_left:
+            super().log_eval_end_metrics(metrics)
+
     @property
     @override
     def should_update_logs(self) -> bool:

@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
@@ -142,6 +143,9 @@ class TrainingEpochLoop(_TrainingEpochLoop):
             StopIteration: a LightningModule of the user's ends the epoch.
         """
         session, progress, connector = self._session, self.batch_progress, self.trainer._logger_connector
+        if self.trainer.callbacks and not session.is_observed:  # type: ignore[attr-defined]
+            # One was added just now.
+            session.is_observed = session.needs_closures = True
         batch, _, _ = next(data_fetcher)
         if session.is_over:
             self.trainer.lightning_module.look_at(batch)  # type: ignore[operator]
@@ -281,7 +285,24 @@ class FitLoop(_FitLoop):
         # StochasticWeightAveraging has the statistics of its averaged model taken anew.
         progress: Any = self.epoch_progress.current
         self._session.is_over = progress.processed == self._epochs_asked_for - 1
-        super().on_advance_start()
+        with self._without_what_is_done():
+            super().on_advance_start()
+
+    @contextlib.contextmanager
+    def _without_what_is_done(self) -> Iterator[None]:
+        """In an epoch that a run goes on in, groups of parameters have been added at its beginning."""
+        session, trainer, progress = (
+            self._session,
+            cast("Any", self.trainer),
+            cast("Any", self.epoch_progress),
+        )
+        callbacks, is_first = trainer.callbacks, progress.current.processed == session.epochs_trained
+        if is_first and session.resume_from_checkpoint is not None and session.steps_trained:
+            trainer.callbacks = [one for one in callbacks if not isinstance(one, BaseFinetuning)]
+        try:
+            yield
+        finally:
+            trainer.callbacks = callbacks
 
     @property
     @override
@@ -349,7 +370,7 @@ class EvaluationLoop(_EvaluationLoop):
         super().reset()
         # From here on it is what progress bars count to; the data alone sets the limit.
         loader: Any = self._data_source.instance
-        self._max_batches = [loader.batches]
+        self._max_batches = [getattr(loader, "batches", float("inf"))]
 
     def _call(self, hook: str, *, callbacks: bool) -> None:
         if callbacks:
@@ -375,6 +396,11 @@ class EvaluationLoop(_EvaluationLoop):
         self._call("on_validation_end", callbacks=self._is_last)
         call._call_strategy_hook(self.trainer, "on_validation_end")
         self.trainer._logger_connector.reset_results()
+
+    def begin(self) -> None:
+        """Call the hooks of callbacks that begin a validation."""
+        for hook in ("on_validation_start", "on_validation_epoch_start"):
+            call._call_callback_hooks(self.trainer, hook)
 
     def finish(self) -> None:
         """Call the hooks of callbacks that end a validation."""
@@ -402,6 +428,12 @@ class PredictionLoop(_PredictionLoop):
         self.max_batches = _unlimited(self.max_batches)
 
     @override
+    def reset(self) -> None:
+        super().reset()
+        loader: Any = self._data_source.instance
+        self.max_batches = [getattr(loader, "batches", float("inf"))]
+
+    @override
     def _on_predict_model_train(self) -> None:
         """HF leaves the model in eval mode, and puts it into train mode at its next training step."""
 
@@ -411,6 +443,7 @@ def own_warnings() -> Iterator[None]:
     """Keep back a warning that Lightning draws from torch when it reads a loader; no script can act on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         yield
 
 

@@ -46,6 +46,9 @@ class TrainerModule(pl.LightningModule):
         model: its model.
     """
 
+    has_guest = False
+    """Whether the model is a LightningModule of the user's."""
+
     def __init__(self, hf: Any, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -112,7 +115,6 @@ class TrainerModule(pl.LightningModule):
         hf, checkpoint = run.hf, run.resume_from_checkpoint
         prepared = hf._set_up_training(run.schedule, run.dataloader, checkpoint, run.trial)
         run.begin(prepared, hf._load_position(checkpoint, run))
-        hf._load_lightning_callbacks(checkpoint)
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
         optimizer, scheduler, own = hf.optimizer, hf.lr_scheduler, hf._guest_config
         if own is not None:
@@ -252,8 +254,8 @@ class TrainerModule(pl.LightningModule):
         """What changes with an optimizer step, ahead of all hooks that come after it: scheduler, counters."""
         run = self.run
         hf = run.hf
-        run.learning_rate = hf._get_learning_rate()
         is_foreign = self.trainer.fit_loop.epoch_loop.has_foreign_scheduler  # type: ignore[attr-defined]
+        run.learning_rate = hf.optimizer.param_groups[0]["lr"] if is_foreign else hf._get_learning_rate()
         was_skipped = hf.accelerator.optimizer_step_was_skipped
         if not (was_skipped or is_foreign or hf._scheduler_waits_for_metrics()):
             hf.lr_scheduler.step()

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import BaseFinetuning, Callback, ProgressBar, WeightAveraging
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -15,6 +15,8 @@ from transformers.utils import logging
 
 from compat.checkpoint.io import load_plain, save_plain, unloadable
 from compat.checkpoint.layout import CALLBACKS
+from compat.engine.evaluation import is_fitting
+from compat.engine.optimizer import take_in_new_groups
 from compat.upstream.distributions import check_distribution, role_in_other
 from compat.upstream.trainer import TrainerSeams
 
@@ -62,6 +64,8 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
     """
 
     lightning_module: Any
+    lr_scheduler: Any
+    optimizer: Any
     _lightning: Any
     _lightning_callbacks: list[Any]
 
@@ -94,6 +98,7 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
             self._make_room(made)
             if self._lightning is not None:
                 self._lightning.callbacks.append(made)
+                made.log, made.log_dict = self.lightning_module.log, self.lightning_module.log_dict
 
     def pop_callback(self, callback: Any) -> Any:
         """Take a callback of either kind out. Mirrors `transformers.Trainer.pop_callback`.
@@ -134,20 +139,57 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
             if state:
                 callback.load_state_dict(copy.deepcopy(state))
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        for callback in self._lightning.callbacks:
+            if isinstance(callback, WeightAveraging):
+                # What is evaluated from here on is the best model, and no average.
+                callback._average_model = None
+
     # What a checkpoint keeps of Lightning's.
 
-    def _save_lightning_callbacks(self, folder: str) -> None:
-        if self._lightning is None or not self._lightning.callbacks:
-            return
-        kept = {"callbacks": call._call_callbacks_state_dict(self._lightning)}
+    def _with_what_callbacks_make_of_it(self) -> dict[str, Any]:
+        """The weights as Lightning's callbacks save them, averages for instance, and what they keep beside.
+
+        Returns:
+            `state_dict` and more, as in a checkpoint of Lightning's; empty where no callback has a say.
+        """
+        if self._lightning is None or not is_fitting(self._lightning):
+            return {}
+        module = self._lightning.lightning_module
         adding = [
             one for one in self._lightning.callbacks if is_overridden("on_save_checkpoint", one, Callback)
         ]
-        if adding:
-            # Averages of weights, say, take the place of the weights themselves in a Lightning checkpoint.
-            kept["state_dict"] = self.lightning_module.state_dict()
-            for callback in adding:
-                callback.on_save_checkpoint(self._lightning, self.lightning_module, kept)
+        kept = {"state_dict": module.state_dict()} if adding else {}
+        for callback in adding:
+            callback.on_save_checkpoint(self._lightning, module, kept)
+        return kept
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        session = self.lightning_module.session
+        accumulation, args = self.args.gradient_accumulation_steps, self.args
+        if state_dict is None:
+            made = self._with_what_callbacks_make_of_it().get("state_dict", {})
+            state_dict = {name.removeprefix("model."): value for name, value in made.items()} or None
+        if session is not None:
+            # GradientAccumulationScheduler sets it epoch by epoch; what is saved is what was given.
+            args.gradient_accumulation_steps = session.accumulation
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            args.gradient_accumulation_steps = accumulation
+
+    def _save_lightning_callbacks(self, folder: str) -> None:
+        if self._lightning is None:
+            return
+        kept = {
+            "callbacks": call._call_callbacks_state_dict(self._lightning),
+            **self._with_what_callbacks_make_of_it(),
+        }
+        module = self.lightning_module
+        if module.has_guest and is_overridden("on_save_checkpoint", self.model):
+            kept.setdefault("state_dict", module.state_dict())
+            module.call("on_save_checkpoint", kept)
         if len(kept) == 1 and not kept["callbacks"]:
             return
         file = os.path.join(folder, CALLBACKS)
@@ -165,5 +207,21 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
         if checkpoint is None or self._lightning is None or not os.path.isfile(file):
             return
         kept = {**load_plain(file), "pytorch-lightning_version": lightning.__version__}
+        module = self._lightning.lightning_module
         call._call_callbacks_on_load_checkpoint(self._lightning, kept)
         call._call_callbacks_load_state_dict(self._lightning, kept)
+        call._call_lightning_module_hook(self._lightning, "on_load_checkpoint", kept)
+        for callback in self._lightning.callbacks:
+            if isinstance(callback, BaseFinetuning) and callback._internal_optimizer_metadata:
+                self._restore_groups(callback, dict(module.named_parameters()))
+
+    def _restore_groups(self, callback: BaseFinetuning, named: dict[str, Any]) -> None:
+        """Have the optimizer's groups be those that a callback had made of them when the run was saved."""
+        known = callback._internal_optimizer_metadata[0]
+        groups = callback._apply_mapping_to_param_groups(known, named)
+        for parameter in (one for group in groups for one in group["params"]):
+            # Nobody thaws again what had been thawed.
+            parameter.requires_grad_(requires_grad=True)
+        self.optimizer.param_groups = groups
+        callback._restarting = False
+        take_in_new_groups(self.optimizer, self.lr_scheduler)

@@ -21,6 +21,7 @@ from compat.checkpoint.layout import STATE
 from compat.checkpoint.partial import sweep
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose
+from compat.engine.guest import is_guest
 from compat.engine.position import Position
 from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.saving import SavingMixin
@@ -91,7 +92,8 @@ class CheckpointingMixin(SavingMixin):
         folder = tempfile.mkdtemp(prefix=UNPACKED, dir=self.args.output_dir)
         checkpoint = os.path.join(folder, "checkpoint")
         try:
-            convert(file, checkpoint, to="hf")
+            # A LightningModule's own file names its weights as the module does.
+            convert(file, checkpoint, to="hf", prefix="" if is_guest(self.model) else None)
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -129,6 +131,8 @@ class CheckpointingMixin(SavingMixin):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both states where both are there; a checkpoint saved with `save_only_model` has neither."""
+        # A callback may have added groups to the optimizer, whose states these are.
+        self._load_lightning_callbacks(checkpoint)
         if checkpoint is None:
             return
         if self._is_sharded:

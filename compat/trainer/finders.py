@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from compat.engine.build import quiet
 from compat.engine.guest import is_guest
 from compat.engine.loops import own_warnings
 from compat.engine.position import draws, redraw
+from compat.trainer.guests import DataOfModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,12 +40,12 @@ class Probe(pl.LightningModule):
     def __init__(self, hf: Any) -> None:
         super().__init__()
         self.model = hf.model
-        self._hf = [hf]  # no module of this one
+        self._hf = weakref.ref(hf)
 
     @property
     def hf(self) -> Any:
         """The HF Trainer."""
-        return self._hf[0]
+        return self._hf()
 
     @property
     def learning_rate(self) -> float:
@@ -137,5 +139,9 @@ def _search(hf: Any, finder: Any, probe: Probe) -> None:
         searcher.fit(probe)
         return
     # Its own attributes are what is looked for.
-    source = getattr(hf.train_dataset, "source", None)
-    searcher.fit(hf.model, datamodule=source if isinstance(source, pl.LightningDataModule) else None)
+    data = hf.train_dataset
+    if not isinstance(data, DataOfModule):
+        searcher.fit(hf.model, train_dataloaders=hf.get_train_dataloader())
+        return
+    searcher.fit(hf.model, datamodule=None if data.source is hf.model else data.source)
+    data.forget()

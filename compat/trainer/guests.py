@@ -10,8 +10,10 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import default_data_collator
+from transformers.utils import logging
 
-from compat.engine.guest import GuestModule, check_guest, is_guest, loss_of
+from compat.arguments.fields import shown
+from compat.engine.guest import TRANSFERS, GuestModule, check_guest, is_guest, loss_of
 from compat.errors import ArgumentError
 from compat.trainer.callbacks import CallbacksMixin
 from compat.upstream.distributions import check_distribution, role_in_other
@@ -19,11 +21,32 @@ from compat.upstream.distributions import check_distribution, role_in_other
 if TYPE_CHECKING:
     from compat.trainer.given import Given
 
+logger = logging.get_logger("transformers.trainer")
+
 DATASETS = ("train_dataset", "eval_dataset")
+
+OF_OPTIMIZER = (
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
+)
+"""Arguments of HF's optimizer, which a LightningModule with its own does not have."""
+
+OF_DATA = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last"),
+    *("dataloader_num_workers", "group_by_length", "train_sampling_strategy"),
+)
+"""Arguments of HF's loaders, which a LightningDataModule with its own does not have."""
+
+OF_MODEL = {
+    "label_smoothing_factor": 0.0,
+    "neftune_noise_alpha": None,
+    "gradient_checkpointing": False,
+}
+"""Arguments that reach into a model of HF's → what they are where nothing is asked for."""
 
 
 class DataOfModule(Dataset[Any]):
-    """Stands for a LightningDataModule where HF's Trainer has a dataset; prepared when first asked.
+    """Stands for a LightningDataModule where HF's Trainer has a dataset.
 
     Args:
         source: a LightningDataModule, or a LightningModule with dataloaders of its own.
@@ -34,33 +57,20 @@ class DataOfModule(Dataset[Any]):
         self._stages: set[str] = set()
 
     def __len__(self) -> int:
-        """Samples of the train data.
+        """One: HF's constructor asks whether there is a length, and loaders tell it once they are there."""
+        return 1
 
-        Raises:
-            TypeError: they have no length.
-        """
-        samples: Any = self.loader("train_dataloader").dataset
-        return len(samples)
-
-    def __getitem__(self, index: int) -> Any:
-        """A sample of the train data."""
-        return self.loader("train_dataloader").dataset[index]
-
-    def loader(self, name: str) -> DataLoader[Any]:
+    def loader(self, name: str, hf: Any) -> DataLoader[Any]:
         """One of its dataloaders.
 
         Args:
             name: the method that makes it.
+            hf: the HF Trainer that asks.
 
         Raises:
             ArgumentError: it has none, or several.
         """
-        stage = {"predict_dataloader": "predict", "test_dataloader": "test"}.get(name, "fit")
-        if stage not in self._stages and isinstance(self.source, pl.LightningDataModule):
-            if not self._stages:
-                self.source.prepare_data()
-            self._stages.add(stage)
-            self.source.setup(stage)
+        self._prepare({"predict_dataloader": "predict", "test_dataloader": "test"}.get(name, "fit"), hf)
         made = getattr(self.source, name)() if is_overridden(name, self.source) else None
         if isinstance(made, (list, tuple)) and len(made) == 1:
             made = made[0]
@@ -73,10 +83,70 @@ class DataOfModule(Dataset[Any]):
             raise ArgumentError(msg)
         return made
 
+    def _prepare(self, stage: str, hf: Any) -> None:
+        if stage in self._stages:
+            return
+        self.source.trainer = hf.lightning
+        if not self._stages:
+            by_node = getattr(self.source, "prepare_data_per_node", True)
+            if (hf.args.local_process_index if by_node else hf.args.process_index) == 0:
+                self.source.prepare_data()
+            hf.accelerator.wait_for_everyone()
+        self._stages.add(stage)
+        self.source.setup(stage)
+
+    def is_set_up(self, stage: str) -> bool:
+        """Whether its `setup` has been called for a stage."""
+        return stage in self._stages
+
+    def teardown(self) -> None:
+        """Undo each `setup`; the next loader calls it anew."""
+        for stage in sorted(self._stages):
+            self.source.teardown(stage)
+        self.forget()
+
+    def forget(self) -> None:
+        """Lightning has undone it."""
+        self._stages = set()
+
 
 def collate(rows: list[Any]) -> Any:
     """A batch as a LightningModule expects it: HF's collator for rows by name, torch's for all else."""
     return default_data_collator(rows) if isinstance(rows[0], Mapping) else default_collate(rows)
+
+
+def check_arguments(args: Any, model: Any) -> None:
+    """Refuse arguments that would have to reach into a LightningModule.
+
+    Raises:
+        ArgumentError: the arguments that are given, and where to put what they ask for.
+    """
+    found = [
+        shown(name, getattr(args, name))
+        for name, idle in OF_MODEL.items()
+        if getattr(args, name, idle) not in (idle, None)
+    ]
+    if found:
+        msg = (
+            f"`{'`, `'.join(found)}`: acts within models of Hugging Face's, and `{type(model).__name__}` is "
+            "a LightningModule. Leave it out, and do it in the module."
+        )
+        raise ArgumentError(msg)
+
+
+def check_data(source: Any, argument: str) -> None:
+    """Refuse a LightningDataModule that moves or changes batches, which HF's loaders do themselves.
+
+    Raises:
+        ArgumentError: the hooks that it overrides.
+    """
+    found = [hook for hook in TRANSFERS if is_overridden(hook, source)]
+    if found:
+        msg = (
+            f"`{argument}={type(source).__name__}`: it overrides `{'`, `'.join(found)}`, and batches are "
+            "moved by HF's loaders. Do it in the collate function or in the module's steps."
+        )
+        raise ArgumentError(msg)
 
 
 def welcome(given: Given) -> None:
@@ -99,6 +169,7 @@ def welcome(given: Given) -> None:
     if is_guest(model):
         check_guest(model)
         model.configure_model()
+        check_arguments(given["args"], model)
         if given["data_collator"] is None:
             given["data_collator"] = collate
         if given["train_dataset"] is None and is_overridden("train_dataloader", model):
@@ -106,6 +177,7 @@ def welcome(given: Given) -> None:
     for name in DATASETS:
         check_distribution(given[name], name)
         if isinstance(given[name], pl.LightningDataModule):
+            check_data(given[name], name)
             given[name] = DataOfModule(given[name])
     source = given["train_dataset"]
     validates = isinstance(source, DataOfModule) and is_overridden("val_dataloader", source.source)
@@ -126,14 +198,14 @@ class GuestsMixin(CallbacksMixin):
     def get_train_dataloader(self) -> Any:
         """The train data. Mirrors `transformers.Trainer.get_train_dataloader`."""
         if isinstance(self.train_dataset, DataOfModule):
-            return self.accelerator.prepare(self.train_dataset.loader("train_dataloader"))
+            return self.accelerator.prepare(self.train_dataset.loader("train_dataloader", self))
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The evaluation data. Mirrors `transformers.Trainer.get_eval_dataloader`."""
         dataset = _as_data(self.eval_dataset if eval_dataset is None else eval_dataset)
         if isinstance(dataset, DataOfModule):
-            return self.accelerator.prepare(dataset.loader("val_dataloader"))
+            return self.accelerator.prepare(dataset.loader("val_dataloader", self))
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
@@ -142,7 +214,7 @@ class GuestsMixin(CallbacksMixin):
         if isinstance(dataset, DataOfModule):
             predicts = is_overridden("predict_dataloader", dataset.source)
             return self.accelerator.prepare(
-                dataset.loader("predict_dataloader" if predicts else "test_dataloader")
+                dataset.loader("predict_dataloader" if predicts else "test_dataloader", self)
             )
         return super().get_test_dataloader(test_dataset)
 
@@ -204,8 +276,21 @@ class GuestsMixin(CallbacksMixin):
             raise ArgumentError(msg)
         output = module.step("validation_step", model, inputs)
         named = output if isinstance(output, Mapping) and not prediction_loss_only else {}
-        loss = loss_of(output, self.model, "validation_step")
-        return loss, named.get("logits"), named.get("labels")
+        loss, logits, labels = (
+            loss_of(output, self.model, "validation_step"),
+            named.get("logits"),
+            named.get("labels"),
+        )
+        if labels is None and logits is not None and isinstance(inputs, Mapping):
+            names = (*self.label_names, "labels")
+            labels = next((inputs[name] for name in names if name in inputs), None)
+        if self.compute_metrics is not None and not prediction_loss_only and logits is None:
+            msg = (
+                f"`compute_metrics`: `{type(self.model).__name__}.validation_step` returns nothing to "
+                "compute with. Return a dict with `loss`, `logits` and `labels`, or log the metrics there."
+            )
+            raise ArgumentError(msg)
+        return loss, logits, labels
 
     # Optimizer and scheduler.
 
@@ -217,7 +302,19 @@ class GuestsMixin(CallbacksMixin):
         if self.optimizer is not None or not configures:
             return super().create_optimizer(*args, **kwargs)
         self.optimizer, self._guest_config = self._guest_module.optimizer_and_config()
+        self._tell_of_unused()
         return self.optimizer
+
+    def _tell_of_unused(self) -> None:
+        """Say which arguments the user's own optimizer and data leave without effect."""
+        of_data = isinstance(self.train_dataset, DataOfModule)
+        unused = {*OF_OPTIMIZER, *(OF_DATA if of_data else ())}
+        found = [shown(one.field, one.value) for one in self.plan.changed() if one.field in unused]
+        if found and self.is_world_process_zero():
+            logger.warning(
+                f"`{'`, `'.join(found)}`: without effect, for `{type(self.model).__name__}` brings its "
+                "own optimizer or data. Set it there."
+            )
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """HF's scheduler, or that of a LightningModule. Mirrors `transformers.Trainer.create_scheduler`."""

@@ -27,7 +27,7 @@ from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.finders import FINDERS, find
-from compat.trainer.guests import GuestsMixin
+from compat.trainer.guests import DataOfModule, GuestsMixin
 from compat.trainer.older import take_older_name
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
@@ -224,6 +224,9 @@ class TrainingMixin(GuestsMixin):
             self.args.gradient_accumulation_steps = session.accumulation
             module.session = None
             session.end()
+            for dataset in (self.train_dataset, self.eval_dataset):
+                if isinstance(dataset, DataOfModule):
+                    dataset.teardown()
         output: TrainOutput = session.output
         return output
 

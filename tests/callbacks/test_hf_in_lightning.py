@@ -362,15 +362,16 @@ def test_early_stopping_needs_no_arguments_but_its_own(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     environment = dict(os.environ)
     monkeypatch.setitem(os.environ, "RANK", "0")
-    stopping = EarlyStoppingCallback(3)
-    bridge = to_lightning(stopping, args={"metric_for_best_model": "val_loss", "greater_is_better": False})
+    bridge = to_lightning(EarlyStoppingCallback(3), args={"metric_for_best_model": "f1"})
     monkeypatch.delitem(os.environ, "RANK")
     assert bridge.args.eval_strategy == "epoch"
-    with pytest.raises(KeyError, match=r"eval_val_loss.*eval_loss"):
+    with pytest.raises(KeyError, match=r"eval_f1.*eval_loss"):
         fit(bridge, module=Scripted(), max_epochs=9)
-    bridge = to_lightning(stopping, args={"metric_for_best_model": "loss"})
-    trainer = fit(bridge, module=Scripted(), max_epochs=9)
-    assert (trainer.current_epoch, bridge.state.best_metric) == (8, 3.0)
+    # By the name that the module has logged, and by HF's.
+    for name in ("val_loss", "loss"):
+        bridge = to_lightning(EarlyStoppingCallback(3), args={"metric_for_best_model": name})
+        trainer = fit(bridge, module=Scripted(), max_epochs=9)
+        assert (trainer.current_epoch, bridge.state.best_metric) == (8, 3.0)
     assert dict(os.environ) == environment
     assert list(tmp_path.iterdir()) == []
     assert bridge.args.output_dir == str(tmp_path)
@@ -441,7 +442,8 @@ def test_one_callback_serves_several_trainers_and_all_their_loops() -> None:
     recorder.events.clear()
     metrics = trainer.validate(Module(), loader(4), verbose=False)[0]
     assert recorder.names() == ["on_prediction_step"] * 2 + ["on_log", "on_evaluate"]
-    assert recorder.given["on_evaluate"]["metrics"] == {**metrics, "eval_loss": metrics["val_loss"]}
+    loss = metrics["val_loss"]
+    assert recorder.given["on_evaluate"]["metrics"] == {**metrics, "eval_loss": loss, "eval_val_loss": loss}
     recorder.events.clear()
     trainer.test(Module(), loader(4), verbose=False)
     assert recorder.names() == ["on_prediction_step"] * 2 + ["on_predict"]

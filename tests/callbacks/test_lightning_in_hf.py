@@ -69,6 +69,12 @@ def test_early_stopping_stops_hfs_trainer(tmp_path: Path, strategy: str) -> None
     assert stopping.stopped_epoch == (1 if strategy == "steps" else 7)
 
 
+def test_without_evaluations_it_watches_at_the_end_of_epochs(tmp_path: Path) -> None:
+    stopping = EarlyStopping("loss", patience=0, min_delta=10.0)
+    trainer = train(tmp_path, to_hf(stopping), eval_strategy="no", num_train_epochs=6)
+    assert trainer.state.global_step == 12
+
+
 def test_a_metric_that_is_missing_is_lightnings_own_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"val_loss.*eval_loss"):
         train(tmp_path, to_hf(EarlyStopping("val_loss")))

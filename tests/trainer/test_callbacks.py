@@ -12,8 +12,11 @@ import torch
 import transformers
 from lightning.pytorch import callbacks as pl
 from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import load_file
 from torch import nn
+from transformers.trainer_utils import EvalLoopOutput
 
+from compat import Trainer
 from compat.callbacks import to_hf, to_lightning
 from compat.engine import build
 from compat.errors import ArgumentError
@@ -130,6 +133,41 @@ def test_progress_bars(tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[
     assert "Epoch 0" in printed.out + printed.err
 
 
+class EvaluatesItself(Trainer):
+    """A subclass whose evaluation is all its own."""
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        return EvalLoopOutput(None, None, {"eval_loss": float(self.state.global_step)}, 1)
+
+
+def test_an_evaluation_of_a_subclass_is_one_to_callbacks(tmp_path: Path) -> None:
+    best = pl.ModelCheckpoint(tmp_path / "best", monitor="eval_loss")
+    options = {"kind": EvaluatesItself, **BY_STEPS}
+    ours = trained(tmp_path / "out", pl.EarlyStopping("eval_loss", patience=1), best, **options)
+    assert ours.state.global_step == 2
+    assert best.best_model_score == 1.0
+
+
+def test_early_stopping_waits_for_a_late_evaluation(tmp_path: Path) -> None:
+    options = {**BY_EPOCHS, "eval_strategy": "epoch", "eval_delay": 2}
+    ours = trained(tmp_path, pl.EarlyStopping("eval_loss", patience=1), **options)
+    assert ours.state.global_step == 24
+
+
+def test_a_callback_that_is_added_in_the_middle_is_called(tmp_path: Path) -> None:
+    seen: list[int] = []
+    late = pl.LambdaCallback(on_train_batch_start=lambda run, *_: seen.append(run.global_step))
+
+    class Adds(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                ours.add_callback(late)
+
+    ours = trainer(tmp_path, callbacks=[Adds()], max_steps=4)
+    ours.train()
+    assert seen == [2, 3]
+
+
 def test_timer(tmp_path: Path) -> None:
     timer = pl.Timer(duration={"seconds": 0})
     assert trained(tmp_path, timer, max_steps=9).state.global_step == 1
@@ -154,6 +192,8 @@ def test_stochastic_weight_averaging(tmp_path: Path, model: type[nn.Module]) -> 
     mean = [torch.stack(values).mean(0) for values in zip(*seen[1:4], strict=True)]
     torch.testing.assert_close(list(ours.model.parameters()), mean)
     assert rates[:4] == pytest.approx([5e-5, 3.75e-5, 0.00501875, 0.01]), "as under Lightning's own Trainer"
+    said = [entry["learning_rate"] for entry in ours.state.log_history if "learning_rate" in entry]
+    assert said[12::6] == pytest.approx(rates[2:4])
     assert (ours.state.global_step, ours.state.epoch) == (24, 4.0)
     if model is Normed:
         # An epoch is added in which nothing but statistics is learnt.
@@ -179,12 +219,30 @@ def test_weight_averaging_and_its_resumption(tmp_path: Path) -> None:
     torch.testing.assert_close(list(ours.model.parameters()), average)
     log = [entry["eval_loss"] for entry in ours.state.log_history if "eval_loss" in entry]
     assert log[-1] == ours.evaluate()["eval_loss"], "evaluated with averaged weights"
+    saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    assert all(map(torch.equal, saved.values(), (ours.model.state_dict()[name] for name in saved)))
 
     again = trainer(
         tmp_path / "again", callbacks=[pl.EMAWeightAveraging(decay=0.5)], learning_rate=0.01, **options
     )
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert weights(again) == weights(ours)
+
+
+def test_the_best_of_averaged_models_is_the_one_that_was_scored(tmp_path: Path) -> None:
+    ours = trained(
+        tmp_path,
+        pl.EMAWeightAveraging(decay=0.5),
+        learning_rate=0.5,
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+    )
+    assert ours.state.best_global_step != 6
+    assert ours.evaluate()["eval_loss"] == ours.state.best_metric
 
 
 def test_gradient_accumulation_scheduler(tmp_path: Path) -> None:
@@ -195,6 +253,8 @@ def test_gradient_accumulation_scheduler(tmp_path: Path) -> None:
     assert epochs == pytest.approx([step / 6 for step in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 18)])
     assert ours.state.max_steps == ours.state.global_step == 11
     assert ours.args.gradient_accumulation_steps == 1
+    saved = torch.load(tmp_path / "checkpoint-11" / "training_args.bin", weights_only=False)
+    assert saved.gradient_accumulation_steps == 1
 
     again = trainer(
         tmp_path / "again", callbacks=[pl.GradientAccumulationScheduler(dict(schedule))], **options
@@ -272,6 +332,21 @@ def test_backbone_finetuning(tmp_path: Path) -> None:
     assert (len(before), len(after)) == (2, 3)
     assert after[-1] == 0.001, "the callback sets it, and no schedule"
     assert ours.state.global_step == 24
+
+
+@pytest.mark.parametrize("step", [4, 9])
+def test_backbone_finetuning_is_resumed_ahead_of_thawing_and_behind_it(tmp_path: Path, step: int) -> None:
+    def made(name: str) -> compat.Trainer:
+        torch.manual_seed(0)
+        finetuning = pl.BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.001)
+        options = {"max_steps": 14, "save_strategy": "steps", "save_steps": step}
+        return trainer(tmp_path / name, callbacks=[finetuning], model=TwoParts(), **options)
+
+    whole, again = made("whole"), made("again")
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert weights(again) == weights(whole)
+    assert losses(again) == losses(whole)
 
 
 def test_both_kinds_in_their_order(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import lightning.pytorch as pl
 import pytest
@@ -12,7 +13,8 @@ import pytorch_lightning
 import torch
 import torchmetrics
 import transformers
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -194,6 +196,106 @@ def test_a_module_trains_on_an_hf_dataset(tmp_path: Path) -> None:
     assert all(map(torch.equal, ours.model.parameters(), theirs.model.parameters()))
     with pytest.raises(ArgumentError, match="`model=Wraps`: it has no `validation_step`"):
         ours.evaluate(rows())
+
+
+class Watched(Classifier):
+    """With hooks of its own, and data that it sets up itself."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def prepare_data(self) -> None:
+        self.calls.append("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        self.calls.append(f"setup {stage}")
+        self.data = Data()
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        return self.data.train_dataloader()
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        self.calls.append("before backward")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mine"] = 7
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.calls.append(f"loaded {checkpoint['mine']}")
+
+
+def test_its_hooks_and_its_files_are_its_own(tmp_path: Path) -> None:
+    ours = compat.Trainer(Watched(width=9), arguments(tmp_path, max_steps=1, save_strategy="epoch"))
+    ours.train()
+    assert ours.model.calls == ["prepare_data", "setup fit", "train 0", "before backward", "epoch 0 step 1"]
+    ours.lightning.strategy.connect(ours.lightning_module)
+    file = str(tmp_path / "own.ckpt")
+    ours.lightning.save_checkpoint(file)
+    loaded = Watched.load_from_checkpoint(file, weights_only=True)
+    assert loaded.hparams["width"] == 9
+    assert loaded.calls == ["loaded 7"]
+    assert all(map(torch.equal, loaded.state_dict().values(), ours.model.state_dict().values()))
+
+    again = compat.Trainer(Watched(), arguments(tmp_path / "again", max_steps=2))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert "loaded 7" in again.model.calls
+    further = compat.Trainer(Watched(), arguments(tmp_path / "further", max_steps=2))
+    further.train(resume_from_checkpoint=file)
+    assert all(map(torch.equal, again.model.parameters(), further.model.parameters()))
+
+
+def test_what_it_logs_of_a_validation_is_hfs_to_log(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    options = {**EPOCHS, "num_train_epochs": 1, "lightning": {"logger": logger}}
+    compat.Trainer(Classifier(), arguments(tmp_path, **options), train_dataset=Data()).train()
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        names = file.readline().strip().split(",")
+    assert [name for name in names if "acc" in name] == ["eval/acc"]
+    assert "train_loss" in names
+
+
+def test_metrics_of_hfs_are_computed_of_what_it_returns(tmp_path: Path) -> None:
+    class Returns(Classifier):
+        def validation_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            logits = self.net(batch["x"])
+            return {"loss": logits.mean(), "logits": logits}
+
+    samples = [{"x": row["x"], "labels": torch.tensor(1)} for row in rows(5)]
+
+    def count(prediction: Any) -> dict[str, float]:
+        return {"seen": len(prediction.predictions), "ones": float(prediction.label_ids.sum())}
+
+    ours = compat.Trainer(Returns(), arguments(tmp_path), eval_dataset=samples, compute_metrics=count)
+    metrics = ours.evaluate()
+    assert (metrics["eval_seen"], metrics["eval_ones"]) == (5, 5.0)
+    silent = compat.Trainer(Classifier(), arguments(tmp_path), train_dataset=Data(), compute_metrics=count)
+    with pytest.raises(ArgumentError, match=r"`Classifier\.validation_step` returns nothing"):
+        silent.evaluate()
+
+
+def test_arguments_without_effect_are_told(tmp_path: Path) -> None:
+    ours = compat.Trainer(Classifier(), arguments(tmp_path, learning_rate=3.0), train_dataset=Data())
+    with mock.patch("compat.trainer.guests.logger.warning") as warned:
+        ours.train()
+    (text,) = warned.call_args.args
+    assert "`learning_rate=3.0`, `per_device_train_batch_size=2`: without effect" in text
+    with pytest.raises(ArgumentError, match=r"`neftune_noise_alpha=5`: acts within models of Hugging Face's"):
+        compat.Trainer(Classifier(), arguments(tmp_path, neftune_noise_alpha=5), train_dataset=Data())
+
+
+def test_a_finder_looks_for_its_own_attribute(tmp_path: Path) -> None:
+    class Rated(Classifier):
+        learning_rate = 0.1
+
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            return ((self.net(batch["x"]) - batch["labels"]) ** 2).mean()
+
+    finder = LearningRateFinder(min_lr=1e-3, num_training_steps=25, early_stop_threshold=None)
+    model = Rated()
+    compat.Trainer(model, arguments(tmp_path), train_dataset=rows(32), callbacks=[finder]).train()
+    assert model.learning_rate == finder.optimal_lr.suggestion()
 
 
 class ByHand(Classifier):
