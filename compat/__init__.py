@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compat.arguments import Seq2SeqTrainingArguments, TrainingArguments
     from compat.arguments.parser import HfArgumentParser
+    from compat.cli.lightning import HFLightningCLI
     from compat.install import install, installed, uninstall
     from compat.planning import plan
     from compat.trainer import Seq2SeqTrainer, Trainer
+    from compat.trainer.datamodule import HFDataModule
     from compat.trainer.module import HFModule
     from compat.upstream.notebook import notebook_launcher
 
 __version__ = "0.1.0"
 
 _OURS = {
+    "HFDataModule": "compat.trainer.datamodule",
+    "HFLightningCLI": "compat.cli.lightning",
     "HFModule": "compat.trainer.module",
     "HfArgumentParser": "compat.arguments.parser",
     "Seq2SeqTrainer": "compat.trainer",
@@ -58,6 +62,8 @@ _TRANSFORMERS = (
 )
 
 __all__ = [  # noqa: PLE0604 (every entry is a string)
+    "HFDataModule",
+    "HFLightningCLI",
     "HFModule",
     "HfArgumentParser",
     "Seq2SeqTrainer",

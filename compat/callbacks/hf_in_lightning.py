@@ -99,6 +99,8 @@ class HFCallbacks(Answers):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
+        # That of an HFModule is divided by its window as HF divides it, and Lightning's division is too much.
+        loss = getattr(pl_module, "micro_loss", loss)
         if isinstance(loss, torch.Tensor):
             self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
         if trainer.global_step == self._seen:

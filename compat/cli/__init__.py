@@ -6,13 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from compat.cli import convert, explain, run
+from compat.cli import convert, explain, fit, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run, explain, convert)
-"""Each module adds one command: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
+COMMANDS = (run, explain, convert, fit)
+"""Each module adds commands: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
-    words, behind = _cut(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] and words[0] in fit.COMMANDS:
+        return fit.run(words)
+    words, behind = _cut(words)
     namespace, more = parser.parse_known_args(words)
     if more and not getattr(namespace, "takes_more", False):
         parser.error(f"unrecognized arguments: {' '.join(more)}")

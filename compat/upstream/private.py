@@ -270,14 +270,29 @@ PRIVATE = (
         "overridden: a LightningModule's steps use them",
     ),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
+    *(
+        Private(f"lightning.pytorch.cli:LightningCLI.{name}", _PL, use)
+        for name, use in (
+            ("_add_instantiators", "overridden: HF's arguments go into constructors"),
+            ("_instantiate_trainer", "overridden: HF's control is one of the callbacks"),
+            ("_prepare_subcommand_kwargs", "overridden: `resume_from_checkpoint` is a checkpoint"),
+            ("_add_configure_optimizers_method_to_model", "called when the model is made"),
+            ("_get", "called to read what was parsed"),
+            ("_parser", "called to read its defaults"),
+        )
+    ),
+    Private("transformers.trainer_seq2seq:Seq2SeqTrainer#_gen_kwargs", _HF, "set: how to generate"),
     Private(_TRAINER + "_move_model_to_device", _HF, "overridden: a Lightning Trainer has placed the model"),
     Private(_FIT[:-1] + "#_data_source", _PL, "replaced beside an HFModule: loaders are read in windows"),
     Private(_FIT[:-1] + "#_combined_loader", _PL, "read: how many batches an epoch is limited to"),
+    Private(_FIT[:-1] + "#_combined_loader_states_to_load", _PL, "loaded, where loaders were made before"),
+    Private(_FIT[:-1] + "#_data_fetcher", _PL, "begun anew after that"),
     *(
         Private(f"lightning.pytorch.trainer.connectors.data_connector:{name}", _PL, use)
         for name, use in (
             ("_DataLoaderSource", "subclassed: loaders are read in windows"),
             ("_process_dataloader", "called on a loader ahead of its reader"),
+            ("_resolve_overfit_batches", "called on a loader ahead of its reader"),
         )
     ),
     Private("lightning.pytorch.core.module:LightningModule#_trainer", _PL, "looked at, None before any"),

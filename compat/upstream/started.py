@@ -8,12 +8,21 @@ import multiprocessing
 import os
 import sys
 import warnings
+from typing import Any
+
+from compat.errors import ArgumentError
 
 command: list[str] = []
 """What starts this program once more; `compat run` sets it, since the script alone would run without it."""
 
 is_told = False
 """Whether `compat run --devices` has said how many processes there are."""
+
+HOW_TO_START = (
+    "Start with `torchrun` or `compat run --devices N`, or give "
+    "`TrainingArguments(lightning={'devices': N})`, which starts the others."
+)
+"""The ways to a job of several processes."""
 
 
 def is_launched() -> bool:
@@ -22,11 +31,26 @@ def is_launched() -> bool:
 
 
 def join() -> None:
-    """Take this process's rank from `srun`, where that has started it."""
+    """Take this process's rank from `srun`, where that has started it.
+
+    Raises:
+        ArgumentError: a Lightning Trainer has started it, ahead of the arguments of the first process.
+    """
     if "SLURM_NTASKS" in os.environ:
         from compat.upstream import slurm
 
         slurm.join()
+    is_told_in_part = {"NODE_RANK", "LOCAL_RANK"} <= os.environ.keys() and "RANK" not in os.environ
+    if is_told_in_part and not _has_group():
+        # HF would take it for the first process, and wait for others on a port that is taken.
+        msg = f"`devices`: Lightning has started a process that HF's arguments do not know of. {HOW_TO_START}"
+        raise ArgumentError(msg)
+
+
+def _has_group() -> bool:
+    """Whether this process is one of a group already; torch is not loaded for the question."""
+    distributed: Any = getattr(sys.modules.get("torch"), "distributed", None)
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
 
 
 def start(devices: int, num_nodes: int = 1) -> None:

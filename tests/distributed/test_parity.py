@@ -83,6 +83,13 @@ def test_equal(records: dict[str, Path], name: str) -> None:
         assert_equal(ours, theirs)
 
 
+def test_a_module_in_a_lightning_trainer_of_ones_own_ends_as_hfs_trainer(records: dict[str, Path]) -> None:
+    for rank in RANKS:
+        found = read(records["compat"], "module", rank)
+        for theirs, ours in found.values():
+            assert ours == theirs
+
+
 def test_every_rank_saves_its_generators(records: dict[str, Path]) -> None:
     saved = (records["compat"] / "best-slow-to-save").glob("checkpoint-*/rng_state_*.pth")
     assert {file.name for file in saved} == {"rng_state_0.pth", "rng_state_1.pth"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.distributed.module import compared
 from tests.distributed.setups import BY_NAME
 from tests.parity.bench import Bench, load_api
 from tests.parity.record import isolated, recorded
@@ -39,6 +40,9 @@ def main(library: str, folder: str, names: list[str]) -> None:
             found = recorded(bench, result)
         (Path(folder) / f"{place.name}-{rank}.pickle").write_bytes(pickle.dumps(found))
         dist.barrier()
+    if library == "compat":
+        found = compared(Path(folder))
+        (Path(folder) / f"module-{rank}.pickle").write_bytes(pickle.dumps(found))
     # torch's gloo threads let go of the last tensors only while Python runs: an interpreter that ends at once
     # may wait for them, and they for it.
     time.sleep(0.5)

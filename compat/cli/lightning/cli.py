@@ -1,0 +1,358 @@
+"""`HFLightningCLI`: a LightningCLI that takes Hugging Face's arguments, too."""
+
+from __future__ import annotations
+
+import glob
+import inspect
+import os
+import re
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy
+from typing_extensions import override
+
+from compat.arguments.fields import shown
+from compat.arguments.seq2seq import Seq2SeqTrainingArguments
+from compat.callbacks import to_lightning
+from compat.callbacks.loggers import reporting
+from compat.cli.lightning.data import DataFiles, Source
+from compat.cli.lightning.fates import FATES, Part
+from compat.cli.lightning.help import show_help
+from compat.cli.lightning.model import Pretrained, PretrainedModule
+from compat.cli.lightning.parser import HFArgumentParser, as_words, files_in, split, typed
+from compat.cli.lightning.predictions import write_predictions
+from compat.cli.lightning.settle import arguments_given, clashes, flags_given, refused, said_by_flags
+from compat.errors import ArgumentError, CompatError
+from compat.planning import plan
+from compat.trainer.datamodule import HFDataModule
+from compat.trainer.module import HFModule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import lightning.pytorch as pl
+
+    from compat.translate import LightningPlan
+
+COMMANDS = ("fit", "validate", "test", "predict")
+
+FILE = re.compile(r"checkpoint-(\d+)\.ckpt$")
+
+
+class HFLightningCLI(LightningCLI):
+    """A LightningCLI that reads Hugging Face's flat arguments beside Lightning's groups.
+
+    Without a class of one's own, models are transformers' by `--model.auto` and `--model.name`, and data
+    comes from files by `--data.train` and so on. A flag of Lightning's that is given wins over what HF's
+    arguments say; one that contradicts an HF argument that is given, too, is an error.
+
+    Args:
+        model_class: as in `lightning.pytorch.cli.LightningCLI`, and so are all other arguments.
+        datamodule_class: likewise.
+        seed_everything_default: False, for HF's `seed` holds.
+
+    Attributes:
+        args: HF's arguments.
+        plan: what became of them.
+        trainer: the Lightning Trainer.
+        model: the module.
+        datamodule: the data module, None where there is none.
+    """
+
+    args: Seq2SeqTrainingArguments
+    plan: LightningPlan
+
+    def __init__(self, model_class: Any = None, datamodule_class: Any = None, **kwargs: Any) -> None:
+        defaults = {
+            "seed_everything_default": False,
+            "parser_class": HFArgumentParser,
+            "save_config_kwargs": {"overwrite": True},
+        }
+        super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
+
+    # Parsing.
+
+    @override
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_hf_arguments()
+
+    @override
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        if args is not None and not isinstance(args, (list, tuple)):
+            self.config = parser.parse_object(args)
+            return
+        words = list(sys.argv[1:] if args is None else args)
+        show_help(self, words)
+        command = words[:1] if hasattr(self, "_subcommand_parsers") and words[:1] != [] else []
+        command = command if command and command[0] in COMMANDS else []
+        hf, rest = split(words[len(command) :])
+        given = typed(hf, " ".join(["compat", *command]))
+        if "lightning" in given:
+            msg = "`lightning`: the flags of Lightning are at hand. Give `--trainer.FLAG VALUE`."
+            raise ArgumentError(msg)
+        words = [*command, *self._defaults(rest), *self._loose(rest), *as_words(given)]
+        # Lightning's own warns of words beside those of the process, which the command has taken.
+        self.config = parser.parse_args(words)
+
+    def _defaults(self, words: Sequence[str]) -> Iterator[str]:
+        """The classes that stand for models and data where none is named."""
+        if self.model_class is None:
+            yield f"--model={PretrainedModule.__module__}.{PretrainedModule.__qualname__}"
+        if self.datamodule_class is None and _is_about_files(words):
+            yield f"--data={DataFiles.__module__}.{DataFiles.__qualname__}"
+
+    def _loose(self, words: Sequence[str]) -> Iterator[str]:
+        """The words, with `--model.num_labels` as one of the `kwargs` of a pretrained model."""
+        named = any(_names_model(word) for word in words) or any(map(_names_own_model, files_in(words)))
+        is_ours = self.model_class is None and not named
+        own = {"name", "auto", "kwargs", "help"}
+        for word in words:
+            name = word.partition("=")[0].removeprefix("--model.")
+            if is_ours and word.startswith("--model.") and name.partition(".")[0].rstrip("+") not in own:
+                yield word.replace("--model.", "--model.kwargs.", 1)
+            else:
+                yield word
+
+    # From words to objects.
+
+    @override
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        for kind, make in (
+            (HFModule, self._with_args),
+            (HFDataModule, self._with_args),
+            (PretrainedModule, lambda _, **given: Pretrained(**_only(given))),
+            (DataFiles, lambda _, **given: Source(_only(given), self.args.seed)),
+        ):
+            self.parser.add_instantiator(make, kind, subclasses=make == self._with_args, prepend=True)
+
+    def _with_args(self, kind: Any, *args: Any, **given: Any) -> Any:
+        given = _only(given)
+        if "args" in inspect.signature(kind).parameters:
+            given["args"] = self.args
+        return kind(*args, **given)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        own = self.config.get(self.subcommand) if self.subcommand else self.config
+        defaults = self._parser(self.subcommand).get_defaults()
+        self._explicit = flags_given(vars(own["trainer"]), vars(defaults["trainer"]))
+        self._given = arguments_given(own)
+        problems = [*refused(self._given), *clashes(own, self._given, self._explicit)]
+        if problems:
+            raise ArgumentError("\n".join(problems))
+        arguments = {**said_by_flags(self._explicit, own.get("seed_everything")), **self._given}
+        # Every problem of the arguments, ahead of the device and of other processes.
+        plan({name: value for name, value in arguments.items() if name != "lightning"})
+        self.args = Seq2SeqTrainingArguments(**arguments)
+        self.plan = plan(self.args)
+        if own.get("seed_everything") is False:
+            transformers.set_seed(self.args.seed)
+
+    @override
+    def instantiate_classes(self) -> None:
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.model = self._get(self.config_init, "model")
+        self.datamodule = self._get(self.config_init, "data")
+        source = self.datamodule if isinstance(self.datamodule, Source) else None
+        if source is not None and source.is_empty:
+            source = self.datamodule = None
+        if isinstance(self.model, Pretrained):
+            lacks_data = source is None and self.datamodule is None and self.subcommand is not None
+            if lacks_data and self.model.name is not None:
+                msg = f"`data`: `compat {self.subcommand}` needs some. Give `--data.train FILE`."
+                raise ArgumentError(msg)
+            self.model, made = self.model.build(self.args, source, self.subcommand or "run")
+            self.datamodule = self.datamodule if made is None else made
+        elif source is not None:
+            msg = "`data`: files are prepared for models by `--model.name`. Give `--data.class_path` instead."
+            raise ArgumentError(msg)
+        self._refuse_without_hf()
+        self._evaluate_what_there_is()
+        self._add_configure_optimizers_method_to_model(self.subcommand)
+        self.trainer = self.instantiate_trainer()
+
+    def _refuse_without_hf(self) -> None:
+        """Refuse arguments that concern HF's module or data where there is none."""
+        parts = {
+            Part.MODULE: ("model", self.model, HFModule),
+            Part.DATA: ("data", self.datamodule, HFDataModule),
+        }
+        problems = []
+        for name, value in self._given.items():
+            key, part, kind = parts.get(FATES[name].part, ("", None, object))
+            if isinstance(part, kind):
+                continue
+            other = "there is no `data`" if part is None else f"`{key}` is a {type(part).__name__}"
+            problems.append(
+                f"`{shown(name, value)}`: it concerns a `compat.{kind.__name__}`, and {other}. "
+                f"Leave it out, or derive yours from `compat.{kind.__name__}`."
+            )
+        if problems:
+            raise ArgumentError("\n".join(problems))
+
+    def _evaluate_what_there_is(self) -> None:
+        """Evaluate once in an epoch where there is something to evaluate on, and nothing is said."""
+        silent = not {"eval_strategy", "evaluation_strategy", "eval_steps"} & self._given.keys()
+        owner = self.datamodule if self.datamodule is not None else self.model
+        if silent and is_overridden("val_dataloader", owner):
+            self.args.eval_strategy = IntervalStrategy.EPOCH
+
+    # The Lightning Trainer.
+
+    @property
+    def _has_flow(self) -> bool:
+        """Whether HF's control decides when to log, evaluate and save."""
+        parts = {FATES[name].part for name in self._given}
+        return isinstance(self.model, HFModule) or bool(parts & {Part.CONTROL, Part.LOGGER})
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The Lightning Trainer, with the flags that HF's arguments become where none is given."""
+        flags = {
+            name: value
+            for name, value in {**self._flags(), **self._own_flags()}.items()
+            if name not in self._explicit
+        }
+        return super().instantiate_trainer(**{**flags, **kwargs})
+
+    def _flags(self) -> dict[str, Any]:
+        """The flags of the plan; for a module of one's own only what is said, Lightning's defaults else."""
+        flags = dict(self.plan.flags)
+        name = flags.pop("strategy")
+        if name == "ddp":
+            options = dict(self.plan.strategy_options)
+            options["timeout"] = timedelta(seconds=options["timeout"])
+            flags["strategy"] = DDPStrategy(**options)
+        if not isinstance(self.model, HFModule):
+            said = {FATES[field].note for field in self._given} | {"accelerator", "devices", "num_nodes"}
+            flags = {flag: value for flag, value in flags.items() if flag in {*said, "strategy"}}
+        return flags
+
+    def _own_flags(self) -> dict[str, Any]:
+        flags: dict[str, Any] = {"enable_progress_bar": not self.args.disable_tqdm}
+        if self._has_flow or "output_dir" in self._given:
+            flags["default_root_dir"] = self.args.output_dir
+        if not self._has_flow:
+            return flags
+        flags |= {
+            "logger": False,
+            "num_sanity_val_steps": 0,
+        }
+        if not any(isinstance(each, Checkpoint) for each in self._callbacks()):
+            flags["enable_checkpointing"] = False
+        return flags
+
+    def _callbacks(self) -> list[Any]:
+        given = (self._get(self.config_init, "trainer") or {}).get("callbacks") or []
+        return given if isinstance(given, list) else [given]
+
+    @override
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
+        if self._has_flow:
+            with reporting(self.args) as own:
+                kinds = get_reporting_integration_callbacks(self.args.report_to)
+            listed = [transformers.DefaultFlowCallback(), *own, *kinds]
+            if self.args.disable_tqdm:
+                listed.append(transformers.PrinterCallback())
+            processing = getattr(self.datamodule, "processing_class", None)
+            callbacks = [*callbacks, to_lightning(listed, args=self.args, processing_class=processing)]
+        return super()._instantiate_trainer(config, callbacks)
+
+    # Commands.
+
+    @override
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        given: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        asked = self.args.resume_from_checkpoint
+        if asked is None or subcommand != "fit":
+            return given
+        if given.get("ckpt_path") is not None:
+            msg = f"`resume_from_checkpoint={asked!r}` and `ckpt_path`: they say the same. Leave one out."
+            raise ArgumentError(msg)
+        return {**given, "ckpt_path": self._newest(asked)}
+
+    def _newest(self, asked: Any) -> str | None:
+        """The file that `resume_from_checkpoint` means."""
+        word = str(asked).lower()
+        if word not in {"true", "auto"}:
+            if os.path.isfile(asked):
+                return str(asked)
+            msg = f"`resume_from_checkpoint={asked!r}`: no such file. Give a .ckpt, True or 'auto'."
+            raise ArgumentError(msg)
+        files = [
+            name for name in glob.glob(os.path.join(self.args.output_dir, "*.ckpt")) if FILE.search(name)
+        ]
+        if not files and word == "true":
+            msg = (
+                f"`resume_from_checkpoint=True`: there is no checkpoint-N.ckpt in {self.args.output_dir}. "
+                "Give 'auto' to begin afresh then."
+            )
+            raise ArgumentError(msg)
+        return max(files, key=lambda name: int(FILE.search(name)[1]), default=None)  # type: ignore[index]
+
+    def after_fit(self) -> None:
+        """Leave a folder that `from_pretrained` reads."""
+        if isinstance(self.model, HFModule) and not getattr(self.trainer, "fast_dev_run", False):
+            self.model.save_pretrained(self.args.output_dir)
+            if self.trainer.is_global_zero:
+                print(f"The trained model lies in {self.args.output_dir}.")
+
+    def predict(self, **given: Any) -> None:
+        """Predict, and write what was predicted beside the rows, where the data comes from files."""
+        outputs = self.trainer.predict(**given)
+        if hasattr(self.datamodule, "rows"):
+            path = write_predictions(self.args.output_dir, self.datamodule, outputs, self.trainer)
+            print(f"The predictions are in {path}.")
+
+
+def _only(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments, without what jsonargparse adds for its own ends."""
+    return {name: value for name, value in given.items() if name != "applied_instantiation_links"}
+
+
+def _names_model(word: str) -> bool:
+    return word.startswith(("--model=", "--model.class_path")) or word == "--model"
+
+
+def _names_own_model(settings: Any) -> bool:
+    """Whether the settings in a file name a model's class that is not ours."""
+    parts = [settings, *settings.values()] if isinstance(settings, dict) else []
+    models = [
+        part["model"] for part in parts if isinstance(part, dict) and isinstance(part.get("model"), dict)
+    ]
+    ours = f".{PretrainedModule.__name__}"
+    return any(not str(model.get("class_path", ours)).endswith(ours) for model in models)
+
+
+def _is_about_files(words: Sequence[str]) -> bool:
+    named = any(word.startswith(("--data=", "--data.class_path")) or word == "--data" for word in words)
+    return not named
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one of the commands.
+
+    Args:
+        words: the command and its arguments.
+
+    Returns:
+        0, or 2 and what is wrong on stderr.
+    """
+    prefix = {"default_env": True, "env_prefix": "COMPAT", "prog": "compat"}
+    try:
+        HFLightningCLI(
+            args=list(words), parser_kwargs={**prefix, **{name: dict(prefix) for name in COMMANDS}}
+        )
+    except CompatError as error:
+        sys.stderr.write(f"compat {words[0]}: {error}\n")
+        return 2
+    return 0

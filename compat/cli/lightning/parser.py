@@ -1,0 +1,146 @@
+"""The parser of `compat fit`: Lightning's groups and HF's flat arguments, with errors that say what to do."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import itertools
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+from lightning.pytorch import callbacks, loggers, strategies
+from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
+
+from compat.arguments.checks import nearest
+from compat.arguments.fields import FIELDS
+from compat.arguments.parser import HfArgumentParser
+from compat.arguments.seq2seq import Seq2SeqTrainingArguments
+from compat.cli.lightning.data import DataFiles
+from compat.cli.lightning.fates import FATES, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+OPTION = re.compile(r"--[A-Za-z][\w.\-]*|(?<=[Oo]ption ')[\w.]+")
+
+
+class HFArgumentParser(LightningArgumentParser):
+    """Lightning's parser, which leaves `args` to the command: it makes HF's arguments of the flat ones."""
+
+    @override
+    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_subclass_arguments(*args, **{**kwargs, "skip": {"args", *kwargs.get("skip", ())}})
+
+    @override
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_class_arguments(*args, **{**kwargs, "skip": {"args", *kwargs.get("skip", ())}})
+
+    def add_hf_arguments(self) -> None:
+        """Take every HF argument by its flat name, of every generation."""
+        group = self.add_argument_group("Arguments of Hugging Face's Trainer")
+        for name in FIELDS:
+            fate = FATES[name]
+            how = "not here" if fate.part is Part.REFUSED else fate.part.value
+            text = ": ".join(filter(None, (how, fate.note))).replace("%", "%%")
+            group.add_argument(f"--{name}", type=Any, default=argparse.SUPPRESS, help=text)
+
+    def known(self) -> list[str]:
+        """The names of all options, and those of the classes that stand for models and data."""
+        own = {option for action in self._actions for option in action.option_strings}
+        return sorted({*own, *(f"--{key}.{name}" for key, names in STANDINS.items() for name in names)})
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", None) or self
+        if not self.exit_on_error:
+            # One of jsonargparse's own: the parser around it tells which key it is about.
+            super().error(message, ex)
+        prog = parser.prog.replace(" [options]", "")
+        sys.stderr.write("\n".join([f"{prog}: {message}", *_guesses(str(message), parser.known()), ""]))
+        raise SystemExit(2)
+
+
+STANDINS = {
+    "model": ("name", "auto", "num_labels", "class_path"),
+    "data": tuple(name for name in inspect.signature(DataFiles).parameters),
+}
+"""Key → the options of the class that stands for it where none is named."""
+
+
+def _guesses(message: str, known: list[str]) -> Iterator[str]:
+    """For each word of an error that resembles a name: the question whether that was meant."""
+    key = re.search(r"[Kk]ey [\"'](model|data|trainer)[.\"']", message)
+    for word in dict.fromkeys(OPTION.findall(message)):
+        bare = word.lstrip("-")
+        full = f"--{key[1]}.{bare}" if key and not word.startswith("--") else f"--{bare}"
+        if full not in known and f"--{bare}" not in known and (guess := nearest(full, known)):
+            yield f"`{word}`: {guess}"
+    for word in re.findall(r"Given value: (\w+)$", message, re.MULTILINE):
+        if guess := nearest(word, [*callbacks.__all__, *loggers.__all__, *strategies.__all__]):
+            yield f"`{word}`: {guess}"
+
+
+def split(words: Sequence[str], own: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """A command line's words: those of HF's flat arguments, and the rest.
+
+    Args:
+        words: the command line.
+        own: names that are not HF's here, though they may look so.
+    """
+    hf: list[str] = []
+    rest: list[str] = []
+    current = rest
+    for word in words:
+        if word.startswith("-") and not _is_number(word):
+            name = word.partition("=")[0].lstrip("-").replace("-", "_")
+            is_hf = word.startswith("--") and name not in own and _is_hf(name)
+            current = hf if is_hf else rest
+        current.append(word)
+    return hf, rest
+
+
+def _is_hf(name: str) -> bool:
+    return name in FIELDS or (name.startswith("no_") and name[3:] in FIELDS)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def typed(words: Sequence[str], command: str) -> dict[str, Any]:
+    """HF's arguments among the words of a command line, read as HF scripts read them.
+
+    Args:
+        words: HF's part of the command line.
+        command: the command, for errors.
+
+    Returns:
+        Argument → value.
+    """
+    parser = HfArgumentParser(Seq2SeqTrainingArguments, prog=command, usage=argparse.SUPPRESS, add_help=False)
+    return parser.typed(words)
+
+
+def as_words(given: dict[str, Any]) -> Iterator[str]:
+    """HF's arguments as words of Lightning's parser."""
+    for name, value in given.items():
+        yield f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def files_in(words: Sequence[str]) -> Iterator[Any]:
+    """The settings in the files that a command line names; what cannot be read is for others to refuse."""
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
+        option, equals, value = word.partition("=")
+        if option not in {"-c", "--config"}:
+            continue
+        with contextlib.suppress(OSError, yaml.YAMLError), open(value if equals else after) as file:
+            yield yaml.safe_load(file)

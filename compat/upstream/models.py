@@ -1,0 +1,47 @@
+"""What HF's Trainer switches on in a model before training, told by the names of each release."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OF_THE_NEWEST = ("every_n_layers", "offload")
+"""Entries of `activation_checkpointing_kwargs` that are the model's, and none of torch's."""
+
+
+def checkpoint_activations(model: nn.Module, args: Any) -> None:
+    """Have a model compute activations again in the backward, where the arguments say so."""
+    if getattr(args, "activation_checkpointing", None):
+        given = dict(args.activation_checkpointing_kwargs or {})
+        own = {name: given.pop(name) for name in OF_THE_NEWEST if name in given}
+        enable: Any = getattr(model, "activation_checkpointing_enable", None)
+        if enable is not None:
+            enable(activation_checkpointing_kwargs=given or None, **own)
+            return
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given or None)  # type: ignore[operator]
+    elif getattr(args, "gradient_checkpointing", None):
+        given = args.gradient_checkpointing_kwargs
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given)  # type: ignore[operator]
+
+
+def activated_neftune(hf: Any) -> Any:
+    """Add NEFTune's noise to the embeddings, where the arguments say so.
+
+    Args:
+        hf: an HF Trainer.
+
+    Returns:
+        A handle whose `remove` ends it; None where there is no noise.
+    """
+    if hf.neftune_noise_alpha is None:
+        return None
+    if hasattr(transformers.Trainer, "_activate_neftune"):
+        hf._activate_neftune(hf.model)
+        return hf.neftune_hook_handle
+    from transformers.integrations.neftune import activate_neftune
+
+    return activate_neftune(hf.model, hf.neftune_noise_alpha, hf.accelerator)
