@@ -112,17 +112,17 @@ def take_in_new_groups(optimizer: Any, scheduler: Any) -> None:
     rates = getattr(scheduler, "base_lrs", None)
     if rates is None:
         return
-    for group in optimizer.param_groups[len(rates) :]:
+    for place, group in enumerate(optimizer.param_groups[len(rates) :], len(rates)):
         if isinstance(scheduler, LambdaLR):
             rates.append(1.0)
-            scheduler.lr_lambdas.append(_kept_by(group))
+            scheduler.lr_lambdas.append(_kept_by(optimizer, place))
         else:
             rates.append(group.setdefault("initial_lr", group["lr"]))
 
 
-def _kept_by(group: dict[str, Any]) -> Callable[[int], float]:
+def _kept_by(optimizer: Any, place: int) -> Callable[[int], float]:
     # A function, for the state of a scheduler leaves those out.
     def rate(_: int) -> float:
-        return float(group["lr"])
+        return float(optimizer.param_groups[place]["lr"])
 
     return rate

@@ -226,13 +226,14 @@ class Watched(Classifier):
         self.calls.append(f"loaded {checkpoint['mine']}")
 
 
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
 def test_its_hooks_and_its_files_are_its_own(tmp_path: Path) -> None:
-    ours = compat.Trainer(Watched(width=9), arguments(tmp_path, max_steps=1, save_strategy="epoch"))
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    own = ModelCheckpoint(tmp_path, "own", every_n_train_steps=1)
+    ours = compat.Trainer(Watched(width=9), arguments(tmp_path, **options), callbacks=[own])
     ours.train()
     assert ours.model.calls == ["prepare_data", "setup fit", "train 0", "before backward", "epoch 0 step 1"]
-    ours.lightning.strategy.connect(ours.lightning_module)
     file = str(tmp_path / "own.ckpt")
-    ours.lightning.save_checkpoint(file)
     loaded = Watched.load_from_checkpoint(file, weights_only=True)
     assert loaded.hparams["width"] == 9
     assert loaded.calls == ["loaded 7"]

@@ -66,7 +66,8 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
     add_config(checkpoint, options, path.parent, names=tree["state_dict"])
     skeleton = None if checkpoint.has_adapters else skeleton_of(checkpoint)
     names = {name: name.replace("_orig_mod.", "") for name in tree["state_dict"]}
-    prefix = prefix_of(path, list(names.values()), skeleton, PREFIX if FILES in tree else options.prefix)
+    told = PREFIX if options.prefix is None and FILES in tree else options.prefix
+    prefix = prefix_of(path, list(names.values()), skeleton, told)
     of_model = {
         names[key].removeprefix(prefix): tensor
         for key, tensor in tree["state_dict"].items()
