@@ -50,9 +50,12 @@ def run(command: str, prepared: Path) -> None:
         patch.setattr(Trainer, "announces_plan", Trainer.announces_plan)
         patch.setitem(sys.modules, "__main__", sys.modules["__main__"])
         try:
-            assert main(words) == 0
+            status = main(words)
+        except SystemExit as ended:
+            status = ended.code
         finally:
             uninstall()
+    assert not status, command
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)

@@ -206,7 +206,11 @@ class Bookkeeping(pl.Callback):
             return
         loss = self._take_loss(trainer)
         logs = {} if loss is None else {"loss": loss / steps}
-        logs.update(logged(trainer))
+        found = logged(trainer)
+        if hasattr(trainer.lightning_module, "micro_loss"):
+            # An HFModule's name for the loss of each update step, of which `loss` is the mean.
+            found.pop("train_loss", None)
+        logs.update(found)
         if self._learning_rate is not None:
             logs["learning_rate"] = self._learning_rate
         self._logged_at = self.state.global_step

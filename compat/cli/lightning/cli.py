@@ -30,6 +30,7 @@ from compat.cli.lightning.model import Pretrained, PretrainedModule
 from compat.cli.lightning.parser import HFArgumentParser, as_words, files_in, split, typed
 from compat.cli.lightning.predictions import write_predictions
 from compat.cli.lightning.settle import arguments_given, clashes, flags_given, refused, said_by_flags
+from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
 from compat.planning import plan
 from compat.trainer.datamodule import HFDataModule
@@ -348,10 +349,10 @@ def run(words: Sequence[str]) -> int:
         0, or 2 and what is wrong on stderr.
     """
     prefix = {"default_env": True, "env_prefix": "COMPAT", "prog": "compat"}
+    parser_kwargs = {**prefix, **{name: dict(prefix) for name in COMMANDS}}
     try:
-        HFLightningCLI(
-            args=list(words), parser_kwargs={**prefix, **{name: dict(prefix) for name in COMMANDS}}
-        )
+        with own_warnings():
+            HFLightningCLI(args=list(words), parser_kwargs=parser_kwargs)
     except CompatError as error:
         sys.stderr.write(f"compat {words[0]}: {error}\n")
         return 2
