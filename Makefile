@@ -6,15 +6,19 @@ ARGS ?=
 NEWEST := .venv
 OLDEST := .venv-4.53
 
+# pip compiles nothing: most modules are never imported, and those that are keep what Python makes of them.
+export PYTHONDONTWRITEBYTECODE :=
+
 # One thread per test process, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := -m pytest -n 3
 
 # What does not depend on transformers is tried with the newest one alone: how processes start and end, what
-# steps cost, how checkpoints change their form, how commands print and run, programs made from a plan.
+# steps cost, how checkpoints change their form, how commands print and run, programs made from a plan, guides.
 TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
-	cli/test_explain.py cli/test_run.py engine/test_signals.py trainer/test_preemption.py \
-	translate/test_source.py $(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py))
+	cli/test_explain.py cli/test_run.py engine/test_signals.py test_guides.py trainer/test_preemption.py \
+	translate/test_source.py upstream/test_started.py \
+	$(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py))
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.
@@ -97,12 +101,12 @@ clean: ## Remove environments, caches, builds and runs
 # older set of packages would make it another one than a fresh machine gets.
 $(NEWEST)/ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev,docs]'
+	$(@D)/bin/python -m pip install --quiet --no-compile -c $< -e '.[dev,docs]'
 	@touch $@
 
 $(OLDEST)/ready: constraints-4.53.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet -c $< -e '.[dev]'
+	$(@D)/bin/python -m pip install --quiet --no-compile -c $< -e '.[dev]'
 	@touch $@
 
 $(NEWEST)-deepspeed/ready: constraints.txt $(NEWEST)/ready
@@ -110,5 +114,5 @@ $(OLDEST)-deepspeed/ready: constraints-4.53.txt $(OLDEST)/ready
 $(addsuffix /ready,$(WITH_DEEPSPEED)): %-deepspeed/ready:
 	$*/bin/python -m venv --clear $(@D)
 	$*/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
-	$(@D)/bin/python -m pip install --quiet -c $< -e '.[deepspeed]'
+	$(@D)/bin/python -m pip install --quiet --no-compile -c $< -e '.[deepspeed]'
 	@touch $@

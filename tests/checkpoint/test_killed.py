@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).parent / "scripts" / "killed.py"
 def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_one(
     tmp_path: Path, flags: dict[str, bool]
 ) -> None:
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "4", "5", json.dumps(flags)]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "3", "5", json.dumps(flags)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["killed"] == 4
+    assert found["killed"] == 3
     assert found["resumed"] >= 1
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
         whole, killed = (
