@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_")
+PREFIXES = ("ACCELERATE_", "FSDP_", "PL_", "TORCHELASTIC_")
 RANKS = {
     "GROUP_RANK",
     "LOCAL_RANK",

@@ -98,6 +98,10 @@ def somewhere(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from compat.upstream import started
 
     monkeypatch.setattr(started, "command", [])
+    # Lightning tells the processes that it starts of a seed.
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 COLUMNS = ("--data.text_column", "review", "--data.label_column", "topic")

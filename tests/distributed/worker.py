@@ -29,6 +29,8 @@ def main(library: str, folder: str, names: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rank = os.environ["RANK"]
+    # As a script's `seed_everything` leaves it; seeds are HF's.
+    os.environ["PL_GLOBAL_SEED"] = "3"
     for name in names:
         place = Path(folder) / name.replace("/", "-")
         place.mkdir(parents=True, exist_ok=True)

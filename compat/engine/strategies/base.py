@@ -9,6 +9,8 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from compat.upstream.environment import hidden
+
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
@@ -46,6 +48,12 @@ class WhereHFHasIt(Strategy):
 
 class OfSeveralProcesses(WhereHFHasIt):
     """A strategy of several processes: HF wraps or shards the model when it prepares it."""
+
+    @override
+    def setup_environment(self) -> None:
+        # Lightning would seed anew from what a script's `seed_everything` has left; seeds are HF's.
+        with hidden("PL_GLOBAL_SEED"):
+            super().setup_environment()
 
     @override
     def setup(self, trainer: pl.Trainer) -> None:
