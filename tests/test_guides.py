@@ -14,6 +14,7 @@ import pytest
 from compat.cli import main
 from compat.install import uninstall
 from compat.trainer import Trainer
+from compat.upstream import started
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -48,6 +49,8 @@ def run(command: str, prepared: Path) -> None:
         patch.setattr(sys, "excepthook", sys.excepthook)
         patch.setattr(sys, "path", list(sys.path))
         patch.setattr(Trainer, "announces_plan", Trainer.announces_plan)
+        patch.setattr(started, "command", [])
+        patch.setattr(started, "is_told", started.is_told)
         patch.setitem(sys.modules, "__main__", sys.modules["__main__"])
         try:
             status = main(words)
