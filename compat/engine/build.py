@@ -187,13 +187,12 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
 
 def _show_evaluation_schedule(trainer: pl.Trainer, args: Any) -> None:
     """Say in Lightning's words when HF evaluates: where callbacks that watch a metric look it up."""
-    strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
-    by_steps = strategy == "steps"
+    by_steps = args.eval_strategy == "steps"
     trainer.val_check_interval = (
         max(1, int(args.eval_steps)) * args.gradient_accumulation_steps if by_steps else 1.0
     )
     # Not after each epoch: such callbacks wait for an evaluation then.
-    is_late = bool(args.eval_delay) and strategy != "no"
+    is_late = bool(args.eval_delay) and args.eval_strategy != "no"
     trainer.check_val_every_n_epoch = None if by_steps or is_late else 1
 
 

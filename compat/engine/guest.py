@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -18,10 +19,9 @@ from typing_extensions import override
 
 from compat.engine.module import TrainerModule
 from compat.errors import ArgumentError
-from compat.upstream.distributions import check_distribution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -87,7 +87,6 @@ def check_guest(module: Any) -> None:
     Raises:
         ArgumentError: what stands against it, and the way out.
     """
-    check_distribution(module, "model")
     name = type(module).__name__
     way_out = "Train it with `lightning.Trainer` itself."
     if not module.automatic_optimization:
@@ -117,10 +116,15 @@ class GuestModule(TrainerModule):
 
     def call(self, hook: str, *args: Any) -> Any:
         """Call a method of the user's module as Lightning would, so that it can log."""
+        with self._calling(hook) as guest:
+            return getattr(guest, hook)(*args)
+
+    @contextlib.contextmanager
+    def _calling(self, hook: str) -> Iterator[Any]:
         guest: Any = self.model
         outer, guest._current_fx_name = guest._current_fx_name, hook
         try:
-            return getattr(guest, hook)(*args)
+            yield guest
         finally:
             guest._current_fx_name = outer
 
@@ -132,14 +136,10 @@ class GuestModule(TrainerModule):
             model: the model as HF calls it.
             batch: on its device.
         """
-        guest: Any = self.model
-        outer, guest._current_fx_name = guest._current_fx_name, name
-        try:
+        with self._calling(name) as guest:
             takes_index = is_param_in_hook_signature(getattr(guest, name), "batch_idx", min_args=2)
             args = (batch, self.batch_idx) if takes_index else (batch,)
             return self._redirect(model, guest, name, *args)
-        finally:
-            guest._current_fx_name = outer
 
     @property
     def batch_idx(self) -> int:

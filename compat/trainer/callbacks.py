@@ -67,13 +67,8 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
     lr_scheduler: Any
     optimizer: Any
     _lightning: Any
+    _session_in_progress: Any
     _lightning_callbacks: list[Any]
-
-    def _take_lightning_callbacks(self, callbacks: list[Any]) -> None:
-        self._lightning_callbacks = []
-        for callback in callbacks:
-            self._lightning_callbacks.append(callback)
-            self._make_room(callback)
 
     def _make_room(self, callback: Any) -> None:
         """Two progress bars would draw over each other."""
@@ -166,7 +161,7 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
         return kept
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        session = self.lightning_module.session
+        session = self._session_in_progress
         accumulation, args = self.args.gradient_accumulation_steps, self.args
         if state_dict is None:
             made = self._with_what_callbacks_make_of_it().get("state_dict", {})

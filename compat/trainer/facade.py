@@ -75,7 +75,8 @@ class Trainer(GenerationsMixin, LackedMethods):
             super().__init__(*given.args, **given.kwargs)
         # Where HF has its own: after the flow, before what a script gives.
         self.callback_handler.callbacks[1:1] = own
-        self._take_lightning_callbacks(callbacks)
+        for callback in callbacks:
+            self.add_callback(callback)
         if is_guest(self.model):
             self.model_accepts_loss_kwargs = False
         if is_adapted(self, "compute_loss"):

@@ -16,7 +16,7 @@ from compat.arguments.fields import shown
 from compat.engine.guest import TRANSFERS, GuestModule, check_guest, is_guest, loss_of
 from compat.errors import ArgumentError
 from compat.trainer.callbacks import CallbacksMixin
-from compat.upstream.distributions import check_distribution, role_in_other
+from compat.upstream.distributions import check_distribution
 
 if TYPE_CHECKING:
     from compat.trainer.given import Given
@@ -161,9 +161,7 @@ def welcome(given: Given) -> None:
     from compat.trainer.module import HFModule  # which is built on this
 
     model = given["model"]
-    role = role_in_other(model)
-    if role is not None:
-        check_distribution(model, "model")
+    check_distribution(model, "model")
     if isinstance(model, HFModule):
         given["model"] = model = model.model
     if is_guest(model):

@@ -186,16 +186,6 @@ def overlaid(variables: Mapping[str, str]) -> Iterator[None]:
                     os.environ[name] = value
 
 
-@contextlib.contextmanager
-def hidden(*names: str) -> Iterator[None]:
-    """Have the block not see variables."""
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
 _MARK = "_made_for_a_compat_trainer"
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from compat.upstream.environment import hidden
+from compat.upstream.environment import concealed
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -52,7 +52,7 @@ class OfSeveralProcesses(WhereHFHasIt):
     @override
     def setup_environment(self) -> None:
         # Lightning would seed anew from what a script's `seed_everything` has left; seeds are HF's.
-        with hidden("PL_GLOBAL_SEED"):
+        with concealed(("PL_GLOBAL_SEED",)):
             super().setup_environment()
 
     @override
