@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compat.cli.lightning import HFLightningCLI
     from compat.install import install, installed, uninstall
     from compat.planning import plan
+    from compat.rebasing import on_lightning
     from compat.trainer import Seq2SeqTrainer, Trainer
     from compat.trainer.datamodule import HFDataModule
     from compat.trainer.module import HFModule
@@ -34,6 +35,7 @@ _OURS = {
     "install": "compat.install",
     "installed": "compat.install",
     "notebook_launcher": "compat.upstream.notebook",
+    "on_lightning": "compat.rebasing",
     "plan": "compat.planning",
     "uninstall": "compat.install",
 }
@@ -73,6 +75,7 @@ __all__ = [  # noqa: PLE0604 (every entry is a string)
     "install",
     "installed",
     "notebook_launcher",
+    "on_lightning",
     "plan",
     "uninstall",
     *_TRANSFORMERS,

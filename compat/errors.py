@@ -29,5 +29,13 @@ class InstallError(CompatError, RuntimeError):
     """`compat.install()` found something that it cannot patch; nothing has been touched."""
 
 
+class RebaseError(CompatError, TypeError):
+    """`compat.on_lightning()` was given a class that stands on neither HF's Trainer nor HF's arguments."""
+
+
+class MissingLibraryError(CompatError, ImportError):
+    """A library that is optional, and needed for what was asked, is not installed."""
+
+
 class UnknownArgumentError(ArgumentError, TypeError):
     """An argument that does not exist; a `TypeError`, as Python itself raises for one."""

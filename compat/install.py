@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import sys
@@ -188,10 +187,13 @@ def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
 
 def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
     """Constructors of argument classes that were made before, and know one release's names alone."""
+    from compat.rebasing import is_generated
+
     return [
         (kind, "__init__", _taking_other_names(vars(kind)["__init__"]))
         for kind in _with_descendants([kind for kind, _, _ in bases])
-        if "__init__" in vars(kind) and dataclasses.is_dataclass(kind)
+        # One that somebody has written hands on what it is given.
+        if "__init__" in vars(kind) and is_generated(vars(kind)["__init__"])
     ]
 
 

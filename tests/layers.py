@@ -22,6 +22,7 @@ LAYERS = (
     ("compat",),
     ("trl", "sentence_transformers"),
     ("install",),
+    ("rebasing",),
     ("trainer",),
     ("engine", "callbacks", "checkpoint", "planning"),
     ("translate",),

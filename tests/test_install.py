@@ -168,6 +168,18 @@ def test_arguments_made_before_take_the_names_of_every_generation(tmp_path: Path
         Grandchild(str(tmp_path), tomorrow=True)
 
 
+def test_a_constructor_written_before_hands_on_what_it_is_given(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Written(transformers.TrainingArguments):
+        def __init__(self, folder: str, **kwargs: object) -> None:
+            super().__init__(folder, **kwargs)
+
+    compat.install()
+    with pytest.warns(FutureWarning, match="evaluation_strategy"):
+        args = Written(str(tmp_path), evaluation_strategy="epoch", use_cpu=True)
+    assert args.eval_strategy == "epoch"
+
+
 def test_scripts_get_our_parser() -> None:
     compat.install()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -52,6 +53,9 @@ class OtherName:
         # A copy of the arguments gets what is said by the other name, and must not be told twice.
         if _asked_by_dataclasses() or COMPLETE not in values:
             return None
+        # A subclass that has the name for itself, and empty, has it empty until it is given.
+        if self.field.name not in args.given_otherwise and own_default(type(args), self.field.name) is None:
+            return None
         found = migration(self.field.name, native_defaults(type(args)))
         return self.field.default if found is None else found.read(values)
 
@@ -64,17 +68,21 @@ class OtherName:
             values[self.field.name] = value
         else:
             found.write(values, value, {})
+            if own_default(type(args), self.field.name) is not INHERITED:
+                values["given_otherwise"] = {**args.given_otherwise, self.field.name: value}
 
 
 def _asked_by_dataclasses() -> bool:
     return sys._getframe(2).f_globals.get("__name__") == "dataclasses"
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def _native_defaults(kind: Any) -> dict[str, Any]:
     return {
-        field.name: field.default_factory()
-        if field.default_factory is not dataclasses.MISSING
-        else field.default
+        field.name: _default(field)
         for field in dataclasses.fields(kind)
         if field.name not in getattr(kind, "other_names", ())
     }
@@ -82,6 +90,18 @@ def _native_defaults(kind: Any) -> dict[str, Any]:
 
 native_defaults: Callable[[Any], dict[str, Any]] = functools.cache(_native_defaults)
 """The arguments that a class's release has itself, and the class's own, with their defaults."""
+
+
+def _own_default(kind: Any, name: str) -> Any:
+    declaring = next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
+    is_ours = name in vars(declaring).get("other_names", ())
+    return INHERITED if is_ours else _default(kind.__dataclass_fields__[name])
+
+
+INHERITED = object()
+
+own_default: Callable[[Any, str], Any] = functools.cache(_own_default)
+"""The default of a subclass's own field by the name of another generation; INHERITED where it has none."""
 
 
 def _uncover(kind: Any) -> None:

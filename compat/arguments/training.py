@@ -19,7 +19,9 @@ from compat.arguments.lightning import count
 from compat.arguments.machine import machine_problems, processes_for
 from compat.arguments.names import (
     COMPLETE,
+    INHERITED,
     native_defaults,
+    own_default,
     uncover,
     warn_of_old_names,
     with_other_names,
@@ -68,7 +70,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
     other_names: ClassVar[frozenset[str]]
     on_given: ClassVar[Any] = None
-    """Called with what was given, before anything is made of it."""
+    """Called with the class and with what it was given, before anything is made of it."""
     accelerate_environment: ClassVar[dict[str, str]] = {}
     given_otherwise: ClassVar[dict[str, Any]] = {}
 
@@ -82,7 +84,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         given = dict(values)
         uncover(type(self))
         if TrainingArguments.on_given is not None:
-            TrainingArguments.on_given(given)
+            TrainingArguments.on_given(type(self), given)
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
         started.join()
         here = Here.look(is_distributed=started.is_launched())
@@ -166,7 +168,9 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         values = self.__dict__
         if name == "lightning":
             return values.get(name) is not None
-        return name not in self.other_names or name in values
+        if name not in self.other_names or name in values:
+            return True
+        return own_default(type(self), name) is not INHERITED
 
     def __str__(self) -> str:
         names = sorted(field.name for field in dataclasses.fields(self) if self._shows(field.name))

@@ -11,7 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from compat.arguments.checks import nearest
-from compat.arguments.fields import FIELDS
+from compat.arguments.fields import FIELDS, shown
 from compat.cli.run import run_script
 from compat.errors import CompatError
 
@@ -173,8 +173,9 @@ def _from_saved(path: str) -> dict[str, Any]:
 class _MadeError(BaseException):
     """Ends a script at the point where it has its arguments; no `except Exception` stops it."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, kind: type, given: dict[str, Any]) -> None:
         super().__init__()
+        self.kind = kind
         self.given = given
 
 
@@ -194,8 +195,8 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
     from compat.arguments.training import TrainingArguments
     from compat.install import install, uninstall
 
-    def stop(given: dict[str, Any]) -> None:
-        raise _MadeError(given)
+    def stop(kind: type, given: dict[str, Any]) -> None:
+        raise _MadeError(kind, given)
 
     install()
     TrainingArguments.on_given = stop
@@ -203,12 +204,12 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
         with contextlib.redirect_stdout(sys.stderr):
             run_script(words[0], words[1:])
     except _MadeError as made:
-        defaults = native_defaults(TrainingArguments)
-        return {
-            name: value
-            for name, value in made.given.items()
-            if value is not None and value != defaults.get(name) and name in NAMES
-        }
+        defaults = {**native_defaults(made.kind), **native_defaults(TrainingArguments)}
+        changed = {n: v for n, v in made.given.items() if v is not None and v != defaults.get(n)}
+        for name in changed.keys() - NAMES:
+            where = f"left to the own code of {made.kind.__name__}"
+            sys.stderr.write(f"compat explain: `{shown(name, changed[name])}`: {where}.\n")
+        return {name: value for name, value in changed.items() if name in NAMES}
     finally:
         TrainingArguments.on_given = None
         uninstall()

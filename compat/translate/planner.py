@@ -87,6 +87,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     Raises:
         ArgumentError: every conflict found, in one error.
     """
+    library = type(args).__name__
     args = as_run(args, facts)
     problems = [problem for check in _CHECKS for problem in check(args, facts)]
     if problems:
@@ -108,6 +109,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
             *(_with_origin(setting, args) for setting in fsdp_settings(args, name)),
             *deepspeed_settings(args),
             *_other_names(args),
+            *_own(args, library),
             *_lightning(flags),
         ),
         strategy=name,
@@ -256,6 +258,22 @@ def _other_names(args: Any) -> Iterator[Setting]:
             becomes=_masked(name, value),
             note=ALONE.get(name, rule.note) if said is None else rule.note,
             changed=True,
+        )
+
+
+def _own(args: Any, library: str) -> Iterator[Setting]:
+    """The arguments that a subclass adds: no rule of ours knows them, and its own code acts on them."""
+    own = args.defaults.keys() - RULES.keys() - {"lightning"}
+    for name in sorted(name for name in own if not name.startswith("_")):
+        value = getattr(args, name)
+        yield Setting(
+            field=name,
+            value=value,
+            kind=Kind.LIBRARY,
+            target=f"the own code of {library}",
+            becomes=value,
+            note="an argument of its own; nothing is made of it here",
+            changed=_changed(args, name, value, args.defaults[name]),
         )
 
 

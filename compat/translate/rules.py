@@ -19,6 +19,7 @@ class Kind(Enum):
     CALLBACK = "callback"
     CHECKPOINT = "checkpoint"
     HF = "kept by HF"
+    LIBRARY = "left to its library"
     RETIRED = "retired"
     REFUSED = "refused"
 

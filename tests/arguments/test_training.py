@@ -175,6 +175,25 @@ def test_a_subclass_is_shown_with_its_fields() -> None:
     assert "\nbeta=2.0,\n" in str(args)
 
 
+@dataclass
+class Renames(compat.TrainingArguments):
+    evaluation_strategy: str | None = dataclasses.field(default_factory=lambda: None)
+
+    def __post_init__(self) -> None:
+        if self.evaluation_strategy is not None:
+            self.eval_strategy, self.evaluation_strategy = self.evaluation_strategy, None
+        super().__post_init__()
+
+
+def test_a_subclass_may_have_an_old_name_for_itself() -> None:
+    args = quietly(Renames, **BASE, evaluation_strategy="epoch")
+    assert (args.eval_strategy, args.evaluation_strategy) == ("epoch", None)
+    assert args.to_dict()["evaluation_strategy"] is None
+    assert "\nevaluation_strategy=None,\n" in str(args)
+    args.evaluation_strategy = "steps"
+    assert (args.eval_strategy, args.evaluation_strategy) == ("steps", "steps")
+
+
 def test_a_subclass_may_have_its_own_constructor() -> None:
     args = quietly(Custom, "out", alpha=4, evaluation_strategy="epoch", report_to=[])
     assert (args.output_dir, args.alpha, args.eval_strategy) == ("out", 4, "epoch")

@@ -238,6 +238,18 @@ def test_a_script_is_run_until_it_has_its_arguments(
     assert found["learning_rate"] == 0.125
 
 
+def test_what_a_script_adds_to_the_arguments_is_told_and_left_to_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = "@dataclass\nclass Mine(TrainingArguments):\n    packing: bool = False\n    length: int = 5\n"
+    script = SCRIPT.replace("\nrate", f"\nfrom dataclasses import dataclass\n{own}\nrate")
+    write(tmp_path, script.replace("args = TrainingArguments(", "args = Mine(packing=True, output_dir="))
+    main(["explain", "--format", "json", "--", "script.py"])
+    shown = capsys.readouterr()
+    assert shown.err == "compat explain: `packing=True`: left to the own code of Mine.\n"
+    assert values(json.loads(shown.out))["learning_rate"] == 0.5
+
+
 REFUSED: list[tuple[list[str], list[str]]] = [
     (["--lerning_rate", "1"], ["compat explain: `--lerning_rate`", "Did you mean `--learning_rate`?"]),
     (["--learning_rate", "-1"], ["`learning_rate=-1.0`", "Give 0 or more."]),

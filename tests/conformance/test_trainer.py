@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 from dataclasses import fields
@@ -13,6 +12,7 @@ import pytest
 import transformers
 
 import compat
+from tests.conformance.signatures import accepted, parameters
 
 SURFACE = Path(__file__).parent / "surface"
 GENERATIONS = ("4.37.2", "4.53.1", "5.23.0")
@@ -31,27 +31,6 @@ LACKING = {
 
 def surface(generation: str, name: str) -> dict[str, Any]:
     return json.loads((SURFACE / f"transformers-{generation}.json").read_text())[name]
-
-
-def parameters(signature: str) -> tuple[set[str], set[str]]:
-    """The names in a signature, and those of them that stand for any further ones."""
-    arguments = ast.parse(f"def f({signature}): ...").body[0].args
-    named = {a.arg for a in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]} - {"self"}
-    return named, {"**"} if arguments.kwarg else set()
-
-
-def accepted(ours: type, method: str) -> tuple[set[str], set[str]]:
-    """The names that a method takes; one that passes on whatever it gets takes what the next one takes."""
-    named, further = set(), set()
-    for function in (vars(base)[method] for base in ours.__mro__ if method in vars(base)):
-        is_static = isinstance(function, staticmethod)
-        found = list(inspect.signature(function.__func__ if is_static else function).parameters.values())
-        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        named |= {parameter.name for parameter in found[not is_static :] if parameter.kind in by_name}
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in found):
-            break
-        further = {"**"}
-    return named, further
 
 
 def lacking(generation: str, name: str) -> set[tuple[str, str]]:

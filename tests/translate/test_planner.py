@@ -29,6 +29,26 @@ def test_every_field_of_the_installed_release_has_one_rule() -> None:
     assert missing == set()
 
 
+@dataclasses.dataclass
+class LibraryArguments(compat.TrainingArguments):
+    packing: bool = False
+    max_length: int = 512
+
+
+def test_arguments_that_a_library_adds_are_told_and_left_to_it(tmp_path: Path) -> None:
+    made = plan(LibraryArguments(str(tmp_path), packing=True, use_cpu=True), CPU)
+    found = {
+        setting.field: (setting.value, setting.outcome, setting.changed)
+        for setting in made.settings
+        if setting.kind is Kind.LIBRARY
+    }
+    assert found == {
+        "packing": (True, "the own code of LibraryArguments", True),
+        "max_length": (512, "the own code of LibraryArguments", False),
+    }
+    assert not [s for s in plan(arguments(tmp_path), CPU).settings if s.kind is Kind.LIBRARY]
+
+
 @pytest.mark.parametrize(
     ("options", "flag", "value"),
     [

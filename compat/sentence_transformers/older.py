@@ -1,0 +1,77 @@
+"""Methods of Sentence Transformers' trainers that a release has renamed, or given other parameters."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class OlderMethods:
+    """What trainers of Sentence Transformers 5.1 have, and later ones lack.
+
+    There, prompts and routes were handed from method to method; today they are read from the arguments.
+    """
+
+    args: Any
+    loss: Any
+
+    def preprocess_dataset(
+        self,
+        dataset: Any = None,
+        *positional: Any,
+        prompts: Any = None,
+        router_mapping: Any = None,
+        **named: Any,
+    ) -> Any:
+        """Prepare a dataset for training with several datasets, losses, prompts or routes.
+
+        Mirrors `sentence_transformers.SentenceTransformerTrainer.preprocess_dataset`.
+
+        Args:
+            dataset: a dataset, or a dict of datasets.
+            positional: the installed release's own parameters; `dataset_name` for one.
+            prompts: those to prepare for; the arguments' where None.
+            router_mapping: the routes to prepare for; the arguments' where None.
+            named: as `positional`.
+        """
+        with self._asked_for(prompts=prompts, router_mapping=router_mapping):
+            parent: Any = super()
+            return parent.preprocess_dataset(dataset, *positional, **named)
+
+    def maybe_add_dataset_name_column(
+        self,
+        dataset: Any,
+        prompts: Any = None,
+        router_mapping: Any = None,
+        dataset_name: str | None = None,
+    ) -> Any:
+        """Tell each sample of a dict of datasets where it comes from, if a loss, a prompt or a route asks.
+
+        Mirrors `sentence_transformers.SentenceTransformerTrainer.maybe_add_dataset_name_column` of 5.1.
+
+        Args:
+            dataset: a dataset, or a dict of datasets.
+            prompts: those to prepare for; the arguments' where None.
+            router_mapping: the routes to prepare for; the arguments' where None.
+            dataset_name: the name of a single dataset.
+        """
+        trainer: Any = self
+        with self._asked_for(prompts=prompts, router_mapping=router_mapping):
+            if not trainer.should_dataset_name_column_be_added(dataset, self.args, self.loss):
+                return dataset
+        return trainer.add_dataset_name_column(dataset, dataset_name)
+
+    @contextlib.contextmanager
+    def _asked_for(self, **asked: Any) -> Iterator[None]:
+        """Have arguments for the length of a call."""
+        before = {name: getattr(self.args, name) for name, value in asked.items() if value is not None}
+        for name in before:
+            setattr(self.args, name, asked[name])
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self.args, name, value)
