@@ -180,6 +180,24 @@ def test_a_constructor_written_before_hands_on_what_it_is_given(tmp_path: Path) 
     assert args.eval_strategy == "epoch"
 
 
+LIBRARIES = {
+    "sentence_transformers": ("SentenceTransformerTrainer", "CrossEncoderTrainer", "SparseEncoderTrainer"),
+    "setfit.trainer": ("BCSentenceTransformersTrainer",),
+    "trl": ("SFTTrainer", "DPOTrainer", "KTOTrainer", "RewardTrainer", "GRPOTrainer", "RLOOTrainer"),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_libraries_imported_before_are_on_ours_until_it_is_undone(library: str) -> None:
+    module = pytest.importorskip(library, reason="a library that is optional")
+    kinds = [getattr(module, name) for name in LIBRARIES[library]]
+    before = [kind.__mro__ for kind in kinds]
+    compat.install()
+    assert all(issubclass(kind, compat.Trainer) for kind in kinds)
+    compat.uninstall()
+    assert [kind.__mro__ for kind in kinds] == before
+
+
 def test_scripts_get_our_parser() -> None:
     compat.install()
     try:
