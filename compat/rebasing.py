@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import dataclasses
 import functools
@@ -29,7 +30,7 @@ def on_lightning(kind: Kind) -> Kind:
     The class returned is derived from both: the library's code runs unchanged, and `super()` leads from it to
     ours, where HF's was. It has the name, module, documentation and signature of the original; both are told
     apart by `is` alone, for `isinstance` and `issubclass` hold both ways. Nothing is patched: the original
-    goes on running on HF's Trainer.
+    goes on running on HF's Trainer. Arguments are saved as the original's.
 
     Args:
         kind: a class derived from `transformers.Trainer` or `transformers.TrainingArguments`, such as
@@ -54,8 +55,10 @@ def _make(kind: Any) -> Any:
         raise RebaseError(msg)
     if kind is _hf(ours):
         return ours
-    made = posing_as(kind, (kind, ours), (on_lightning, (kind,)))
-    return _with_all_names(made) if dataclasses.is_dataclass(made) else made
+    made_by = (on_lightning, (kind,))
+    if dataclasses.is_dataclass(kind):
+        return _with_all_names(posing_as(kind, (_SavedAsOriginal, kind, ours), made_by))
+    return posing_as(kind, (kind, ours), made_by)
 
 
 _rebased: Callable[[Any], Any] = functools.cache(_make)
@@ -85,6 +88,27 @@ def _hf(ours: Any) -> Any:
 
 def _is_compat(module: str) -> bool:
     return module.partition(".")[0] == "compat"
+
+
+class _SavedAsOriginal:
+    """Arguments whose pickle, `training_args.bin`, is one of the original: it is read without `compat`."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        original = vars(type(self)).get("original")
+        if original is None:
+            return super().__reduce_ex__(protocol)
+        # Not as a new object, whose class pickle holds against the one before it.
+        return copyreg._reconstructor, (original, object, None), dict(vars(self))  # type: ignore[attr-defined]
+
+    def __copy__(self) -> Any:
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = object.__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
 
 
 def _with_all_names(kind: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import compat
+from compat.checkpoint.inert import read_arguments
 from compat.errors import RebaseError, UnknownArgumentError
 from compat.upstream.environment import contained
 from compat.upstream.trainer import HFTrainer
@@ -169,7 +170,25 @@ def test_arguments_take_the_names_of_every_generation(tmp_path: Path) -> None:
     assert args.lightning == {"profiler": "simple"}
     assert isinstance(args, (LibraryArguments, compat.TrainingArguments))
     assert isinstance(LibraryArguments(str(tmp_path), use_cpu=True), ours)
-    assert type(unpickled(args)) is type(copy.deepcopy(args)) is ours
+
+
+def test_arguments_are_saved_as_the_original_s(tmp_path: Path) -> None:
+    args = compat.on_lightning(LibraryArguments)(str(tmp_path / "out"), use_cpu=True, learning_rate=0.25)
+    for copied in (copy.copy(args), copy.deepcopy(args)):
+        assert type(copied) is type(args)
+        assert copied.to_dict() == args.to_dict()
+    torch.save(args, tmp_path / "training_args.bin")
+    assert read_arguments(str(tmp_path / "training_args.bin"))["learning_rate"] == 0.25
+    saved = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    assert type(saved) is LibraryArguments
+    assert (saved.learning_rate, saved.mine) == (0.25, 7)
+
+    class Mine(type(args)):
+        pass
+
+    assert type(copy.deepcopy(Mine(str(tmp_path), use_cpu=True))) is Mine
+    with pytest.raises((AttributeError, pickle.PicklingError), match="Mine"):
+        pickle.dumps(Mine(str(tmp_path), use_cpu=True))
 
 
 def test_arguments_name_the_nearest_one(tmp_path: Path) -> None:
