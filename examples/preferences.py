@@ -26,7 +26,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 END, PAD = "<end>", "<pad>"
 VOCABULARY = 2048
 CONTEXT = 96
-LONGEST = 160  # characters of a sentence
+LENGTHS = range(20, 160)  # characters of a sentence
 HELD_OUT = 10  # one module in so many
 PROMPT = "def send_message(self, message, timeout):"
 
@@ -49,13 +49,17 @@ def is_apart(file: Path) -> bool:
 def pairs_of(source: str) -> list[dict[str, str]]:
     """Returns a pair for each documented function of a module whose docstring says more than its summary."""
     functions = (
-        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     found = []
     for function in functions:
-        summary, *others = [" ".join(part.split()) for part in sentences(ast.get_docstring(function) or "")] or [""]
-        others = [other for other in others if 20 < len(other) <= LONGEST]
-        if others and 20 < len(summary) <= LONGEST:
+        summary, *others = [
+            " ".join(part.split()) for part in sentences(ast.get_docstring(function) or "")
+        ] or [""]
+        others = [other for other in others if len(other) in LENGTHS]
+        if others and len(summary) in LENGTHS:
             signature = f"def {function.name}({', '.join(a.arg for a in function.args.args)}):"
             found.append({"prompt": signature, "chosen": f" {summary}", "rejected": f" {others[0]}"})
     return found
@@ -121,19 +125,19 @@ def draw(sft: list[dict], dpo: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Trains in two stages, and tells how often the model prefers a summary before and after the second."""
+    """Trains in two stages, and tells how often the model prefers a summary after the second."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output_dir", default="runs/preferences")
-    parser.add_argument("--sft_steps", type=int, default=300, help="update steps of the first stage")
-    parser.add_argument("--dpo_steps", type=int, default=150, help="update steps of the second stage")
+    parser.add_argument("--sft_steps", type=int, default=250, help="update steps of the first stage")
+    parser.add_argument("--dpo_steps", type=int, default=100, help="update steps of the second stage")
     parser.add_argument("--samples", type=int, help="train on so many pairs, and hold out as many at most")
     options = parser.parse_args()
     set_seed(42)
     pairs, held_out = (part[: options.samples] for part in read_pairs())
-    random.Random(0).shuffle(pairs)
+    random.shuffle(pairs)
     tokenizer = build_tokenizer(pairs)
     common = {
-        "per_device_train_batch_size": 32,
+        "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
         "logging_steps": 5,
         "eval_strategy": "steps",
@@ -149,7 +153,7 @@ def main() -> None:
         args=SFTConfig(
             f"{options.output_dir}/sft",
             max_steps=options.sft_steps,
-            eval_steps=max(options.sft_steps // 5, 1),
+            eval_steps=max(options.sft_steps // 4, 1),
             learning_rate=3e-3,
             lr_scheduler_type="cosine",
             **common,
@@ -167,7 +171,7 @@ def main() -> None:
         args=DPOConfig(
             f"{options.output_dir}/dpo",
             max_steps=options.dpo_steps,
-            eval_steps=max(options.dpo_steps // 5, 1),
+            eval_steps=max(options.dpo_steps // 4, 1),
             eval_on_start=True,
             learning_rate=2e-4,
             warmup_steps=10,
@@ -183,12 +187,12 @@ def main() -> None:
     dpo = trainer.state.log_history
     picture = Path(options.output_dir, "training.png")
     draw(sft, dpo, picture)
-    accuracy = [row["eval_rewards/accuracies"] for row in dpo if "eval_rewards/accuracies" in row]
+    last = [row for row in dpo if "eval_loss" in row][-1]
     print(f"\n{PROMPT}\n    after SFT: {before}\n    after DPO: {write(trainer.model, tokenizer)}\n")
     print(f"pairs                     {len(pairs)}, held out {len(held_out)}")
     print(f"SFT loss, held out        {[row['eval_loss'] for row in sft if 'eval_loss' in row][-1]:8.3f}")
-    print(f"DPO margin, held out      {[row['eval_rewards/margins'] for row in dpo if 'eval_loss' in row][-1]:8.3f}")
-    print(f"summaries preferred       {accuracy[-1]:8.1%}")
+    print(f"DPO margin, held out      {last['eval_rewards/margins']:8.3f}")
+    print(f"summaries preferred       {last['eval_rewards/accuracies']:8.1%}")
     print(f"picture                   {picture}")
 
 

@@ -14,12 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests import leaks
+from tests import leaks, warm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell what stands for Python in scripts that tests start; workers are told by their environment."""
+    if not hasattr(config, "workerinput"):
+        warm.begin()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,15 +6,11 @@ import importlib.util
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from compat.cli import main
-from compat.install import uninstall
-from compat.trainer import Trainer
-from compat.upstream import started
+from tests.commands import run_in_process
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -44,21 +40,7 @@ def run(command: str, prepared: Path) -> None:
         return
     program, *words = shlex.split(command)
     assert program == "compat", f"no test runs `{command}`"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [program, *words])
-        patch.setattr(sys, "excepthook", sys.excepthook)
-        patch.setattr(sys, "path", list(sys.path))
-        patch.setattr(Trainer, "announces_plan", Trainer.announces_plan)
-        patch.setattr(started, "command", [])
-        patch.setattr(started, "is_told", started.is_told)
-        patch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-        try:
-            status = main(words)
-        except SystemExit as ended:
-            status = ended.code
-        finally:
-            uninstall()
-    assert not status, command
+    assert not run_in_process(*words), command
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)

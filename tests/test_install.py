@@ -18,6 +18,7 @@ from compat import install as _  # noqa: F401 (loads the module whose function s
 from compat.errors import InstallError
 from compat.upstream.environment import contained
 from compat.upstream.trainer import HFTrainer
+from tests.warm import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def test_the_module_of_that_name_installs_too() -> None:
         "compat.uninstall(); print(transformers.Trainer.__module__)"
     )
     shown = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [PYTHON, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert shown.stdout.split() == ["compat.trainer.facade", "transformers.trainer"]
 

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import PYTHON
 
 BENCH = Path(__file__).with_name("bench.py")
 STEPS = 6
 
 
 def run(contender):
-    command = [sys.executable, BENCH, "--contender", contender, "--model", "tiny", "--processes", "1"]
+    command = [PYTHON, BENCH, "--contender", contender, "--model", "tiny", "--processes", "1"]
     done = subprocess.run([*command, "--steps", str(STEPS)], capture_output=True, text=True, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"con')]
     return {result["accumulation"]: result for result in results}

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import PYTHON
 
 SCRIPT = Path(__file__).parent / "scripts" / "killed.py"
 
@@ -15,7 +16,7 @@ SCRIPT = Path(__file__).parent / "scripts" / "killed.py"
 def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_one(
     tmp_path: Path, flags: dict[str, bool]
 ) -> None:
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "3", "5", json.dumps(flags)]
+    command = [PYTHON, str(SCRIPT), str(tmp_path), "3", "5", json.dumps(flags)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["killed"] == 3

@@ -24,8 +24,9 @@ from compat.cli.explain import known_only
 from compat.upstream.environment import contained
 from tests.cli.test_run import run, write
 from tests.test_planning import BASE
+from tests.warm import PYTHON
 
-EXPLAIN = [sys.executable, "-W", "ignore", "-m", "compat", "explain"]
+EXPLAIN = [PYTHON, "-W", "ignore", "-m", "compat", "explain"]
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 SCRIPT = """

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import warm
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMPAT = [sys.executable, "-W", "ignore", "-m", "compat", "run"]
+COMPAT = [warm.PYTHON, "-W", "ignore", "-m", "compat", "run"]
 BARE = [
     sys.executable,
     "-W",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import PYTHON
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -27,7 +28,7 @@ NEW = """--do_train --do_eval --use_cpu --eval_strategy epoch --save_strategy ep
 def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
     folder.mkdir()
     return subprocess.run(
-        [sys.executable, "-m", "compat", "run", *words],
+        [PYTHON, "-m", "compat", "run", *words],
         capture_output=True,
         text=True,
         timeout=240,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock
+
+from tests.warm import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def torchrun(
 ) -> list[str]:
     """The command line of one torchrun agent."""
     return [
-        *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
+        *(PYTHON, "-W", "ignore", "-m", "torch.distributed.run"),
         *(f"--nnodes={nodes}", f"--node_rank={node}", f"--nproc_per_node={processes}"),
         *("--master_addr=127.0.0.1", f"--master_port={port or free_port()}"),
         *words,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.distributed import jobs
+from tests.warm import PYTHON
 
 SCRIPT = str(Path(__file__).with_name("scripts") / "forms.py")
 FORMS = (1, 2, 4)
@@ -20,7 +20,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
     folder = jobs.once(
         tmp_path_factory,
         "forms",
-        lambda folder: jobs.finished(jobs.run([sys.executable, "-W", "ignore", SCRIPT, str(folder)])),
+        lambda folder: jobs.finished(jobs.run([PYTHON, "-W", "ignore", SCRIPT, str(folder)])),
     )
     return {
         processes: [

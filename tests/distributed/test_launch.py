@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.distributed import jobs
 
 SCRIPT = str(Path(__file__).with_name("scripts") / "train.py")
-PYTHON = (sys.executable, "-W", "ignore")
+PYTHON = (warm.PYTHON, "-W", "ignore")
 COMPAT_RUN = ("-m", "compat", "run", "--quiet")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "--num_machines=1")
 
@@ -48,7 +49,7 @@ WAYS = {
         {},
     ),
     "python, devices asked for by the arguments": lambda words: (
-        [*PYTHON, *words, "--lightning.devices", "2"],
+        [sys.executable, "-W", "ignore", *words, "--lightning.devices", "2"],
         {"LIBRARY": "compat"},
     ),
 }

@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from compat.engine.signals import Listener, Survivor
+from tests.warm import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ print("went on")
 def test_the_status_tells_what_ended_the_process(tmp_path: Path, name: str, status: int) -> None:
     root = str(Path(__file__).parents[2])
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path), name],
+        [PYTHON, "-W", "ignore", "-c", SCRIPT, str(tmp_path), name],
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,

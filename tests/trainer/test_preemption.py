@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from compat.checkpoint.whole import last_whole
 from compat.upstream.trainer import HFTrainer
 from tests.small import rows, trainer, weights
+from tests.warm import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,7 +255,7 @@ trainer(sys.argv[1], callbacks=[at], **RUN).train()
 )
 def test_statuses(tmp_path: Path, names: list[str], status: int, saved: list[str]) -> None:
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TWICE, str(tmp_path), *names],
+        [PYTHON, "-W", "ignore", "-c", TWICE, str(tmp_path), *names],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=False,
         timeout=120,
