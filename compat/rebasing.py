@@ -58,7 +58,21 @@ def _make(kind: Any) -> Any:
     made_by = (on_lightning, (kind,))
     if dataclasses.is_dataclass(kind):
         return _with_all_names(posing_as(kind, (_SavedAsOriginal, kind, ours), made_by))
-    return posing_as(kind, (kind, ours), made_by)
+    made = posing_as(kind, (kind, ours), made_by)
+    for name, arguments in _arguments_of(kind).items():
+        setattr(made, name, on_lightning(arguments))
+    return made
+
+
+def _arguments_of(kind: Any) -> dict[str, Any]:
+    """The classes of arguments that a trainer has for attributes, to make some where it is given none."""
+    attributes = {name: value for base in kind.__mro__[::-1] for name, value in vars(base).items()}
+    of_hf = _hf(TrainingArguments)
+    return {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, type) and issubclass(value, of_hf)
+    }
 
 
 _rebased: Callable[[Any], Any] = functools.cache(_make)

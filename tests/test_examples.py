@@ -18,6 +18,11 @@ pytestmark = [
 
 
 CASES = {
+    "embeddings": (
+        "sentence_transformers",
+        ("--samples", "32", "--held_out", "8"),
+        ("training.png", "model.safetensors", "README.md"),
+    ),
     "preferences": (
         "trl",
         ("--sft_steps", "4", "--dpo_steps", "2", "--samples", "64"),

@@ -154,6 +154,16 @@ def test_the_library_trains_on_lightning_to_the_same_bit(tmp_path: Path) -> None
     assert len(theirs[0]) == 3
 
 
+def test_a_trainer_that_makes_its_arguments_itself_makes_ours(tmp_path: Path) -> None:
+    class Making(Library):
+        arguments_class = LibraryArguments
+
+    kind = compat.on_lightning(Making)
+    assert kind.arguments_class is compat.on_lightning(LibraryArguments)
+    assert isinstance(kind.arguments_class(str(tmp_path), report_to=[]), compat.TrainingArguments)
+    assert Making.arguments_class is LibraryArguments
+
+
 def test_nothing_is_patched(tmp_path: Path) -> None:
     compat.on_lightning(Library)
     assert Library.__bases__ == (HFTrainer,)

@@ -14,7 +14,7 @@ from compat.arguments.fields import FIELDS, Field
 from compat.arguments.generations import ALONE, NEW, OLD, migration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 # The forms that HF's parser of command lines understands.
 _TYPES: dict[str, Any] = {
@@ -54,7 +54,8 @@ class OtherName:
         if _asked_by_dataclasses() or COMPLETE not in values:
             return None
         # A subclass that has the name for itself, and empty, has it empty until it is given.
-        if self.field.name not in args.given_otherwise and own_default(type(args), self.field.name) is None:
+        own = own_fields(type(args))
+        if self.field.name in own.keys() - args.given_otherwise.keys() and own[self.field.name] is None:
             return None
         found = migration(self.field.name, native_defaults(type(args)))
         return self.field.default if found is None else found.read(values)
@@ -68,7 +69,7 @@ class OtherName:
             values[self.field.name] = value
         else:
             found.write(values, value, {})
-            if own_default(type(args), self.field.name) is not INHERITED:
+            if self.field.name in own_fields(type(args)):
                 values["given_otherwise"] = {**args.given_otherwise, self.field.name: value}
 
 
@@ -92,16 +93,29 @@ native_defaults: Callable[[Any], dict[str, Any]] = functools.cache(_native_defau
 """The arguments that a class's release has itself, and the class's own, with their defaults."""
 
 
-def _own_default(kind: Any, name: str) -> Any:
-    declaring = next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
-    is_ours = name in vars(declaring).get("other_names", ())
-    return INHERITED if is_ours else _default(kind.__dataclass_fields__[name])
+def _place_of_ours(kind: Any) -> int:
+    return next(place for place, base in enumerate(kind.__mro__) if "other_names" in vars(base))
 
 
-INHERITED = object()
+def _names_of_subclass(kind: Any) -> tuple[str, ...]:
+    later = kind.__mro__[: _place_of_ours(kind)]
+    return tuple(dict.fromkeys(name for base in later[::-1] for name in inspect.get_annotations(base)))
 
-own_default: Callable[[Any, str], Any] = functools.cache(_own_default)
-"""The default of a subclass's own field by the name of another generation; INHERITED where it has none."""
+
+names_of_subclass: Callable[[Any], tuple[str, ...]] = functools.cache(_names_of_subclass)
+"""What a subclass of ours declares itself, in its order."""
+
+
+def _own_fields(kind: Any) -> dict[str, Any]:
+    hf = kind.__mro__[_place_of_ours(kind) + 1]
+    inherited = {field.name for field in dataclasses.fields(hf)}
+    own = {field.name: _default(field) for field in dataclasses.fields(kind) if field.name not in inherited}
+    return {name: own[name] for name in names_of_subclass(kind) if name in own}
+
+
+own_fields: Callable[[Any], dict[str, Any]] = functools.cache(_own_fields)
+"""The fields that a subclass has beyond HF's, in its order, with their defaults; some may have the names of
+other generations."""
 
 
 def _uncover(kind: Any) -> None:
@@ -161,7 +175,7 @@ def explained(name: str) -> str:
     return "It came with transformers 5."
 
 
-def warn_of_old_names(names: tuple[str, ...]) -> None:
+def warn_of_old_names(names: Iterable[str]) -> None:
     """One warning for each old name that was given, with the new one, at the line that gave it."""
     for name in names:
         found = OLD.get(name)

@@ -19,9 +19,9 @@ from compat.arguments.lightning import count
 from compat.arguments.machine import machine_problems, processes_for
 from compat.arguments.names import (
     COMPLETE,
-    INHERITED,
+    names_of_subclass,
     native_defaults,
-    own_default,
+    own_fields,
     uncover,
     warn_of_old_names,
     with_other_names,
@@ -92,7 +92,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         found = [*found, *map(Problem, machine_problems(self, kind, here))]
         if found:
             self._refuse(found)
-        warn_of_old_names(migrated.old)
+        warn_of_old_names(name for name in migrated.old if name not in names_of_subclass(type(self)))
         warn_of_first(given)
         self._start_other_processes(here.devices or 1 if kind == "cuda" else 1)
         concealed = hidden(values, native_defaults(type(self)))
@@ -160,6 +160,9 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         values = self.__dict__
         known: dict[str, Any] = super().to_dict()
         shown = {name: value for name, value in known.items() if self._shows(name)}
+        for name in [name for name in own_fields(type(self)) if name in shown]:
+            # Where a subclass has put it, also if it is the name of another generation.
+            shown[name] = shown.pop(name)
         if values.get("lightning") is not None:
             shown["lightning"] = described(self.lightning)
         return shown
@@ -168,9 +171,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         values = self.__dict__
         if name == "lightning":
             return values.get(name) is not None
-        if name not in self.other_names or name in values:
-            return True
-        return own_default(type(self), name) is not INHERITED
+        return name not in self.other_names or name in values or name in own_fields(type(self))
 
     def __str__(self) -> str:
         names = sorted(field.name for field in dataclasses.fields(self) if self._shows(field.name))

@@ -89,7 +89,9 @@ class AutomaticOptimization(_AutomaticOptimization):
             return
         loss, session.pending_loss = session.pending_loss, None
         options, session.backward_options = session.backward_options, {}
-        self.trainer.strategy.backward(loss, optimizer, **options)
+        # A hook of the backward may call the model again, whose gradients wait for the window as well.
+        with session.hf._sync_context(session.place, session.model):
+            self.trainer.strategy.backward(loss, optimizer, **options)
 
     @override
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
@@ -440,8 +442,12 @@ class PredictionLoop(_PredictionLoop):
 
 @contextlib.contextmanager
 def own_warnings() -> Iterator[None]:
-    """Keep back a warning that Lightning draws from torch when it reads a loader; no script can act on it."""
+    """Keep back what Lightning warns of when it reads a loader; no script can act on it."""
     with warnings.catch_warnings():
+        # HF counts the steps to a log over all epochs.
+        warnings.filterwarnings(
+            "ignore", message="The number of training batches .* smaller than the logging"
+        )
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         yield

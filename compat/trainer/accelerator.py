@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
+from compat.errors import ArgumentError
 from compat.upstream.environment import detached
 from compat.upstream.sharding import embeddings_with_the_rest, tied_again, wrap_by_class
 from compat.upstream.trainer import HF_TRAINING_STEP
@@ -59,6 +60,29 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         face._lightning = face._session = None
         face.state = detached(face.state)
         return face
+
+    def compute_in(self, precision: str) -> None:
+        """Compute in the precision that arguments have asked for.
+
+        An accelerator that a subclass builds reads it in a variable, which HF's arguments leave behind under
+        transformers 4 and ours do not.
+
+        Args:
+            precision: "no", "bf16" or "fp16".
+
+        Raises:
+            ArgumentError: fp16, whose gradients would have to be scaled in a loop that is not ours.
+        """
+        if precision == self.mixed_precision or self.mixed_precision != "no":
+            return
+        if precision != "bf16":
+            msg = (
+                f"`{precision}=True`: this trainer builds an accelerator of its own, and steps by itself. "
+                "Give `bf16=True`, or leave both out."
+            )
+            raise ArgumentError(msg)
+        self.state._mixed_precision = precision
+        self.native_amp = True
 
     @contextlib.contextmanager
     def serving(self, trainer: pl.Trainer, session: Session) -> Iterator[None]:
@@ -313,6 +337,24 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def _autocast_options(self, handler: Any = None) -> dict[str, Any]:
         handler = handler or self.autocast_handler
         return {} if handler is None else dict(handler.to_kwargs())
+
+
+class Adopting:
+    """`trainer.accelerator`: what is put there is given our face, also by a subclass that trains by itself.
+
+    It is read as any attribute of an instance is.
+    """
+
+    def __set__(self, trainer: Any, accelerator: Any) -> None:
+        if issubclass(type(accelerator), accelerate.Accelerator):
+            accelerator = LightningAccelerator.adopt(accelerator)
+            args = getattr(trainer, "args", None)
+            written: dict[str, str] = getattr(args, "accelerate_environment", {})
+            accelerator.compute_in(written.get("ACCELERATE_MIXED_PRECISION", "no"))
+        vars(trainer)["accelerator"] = accelerator
+
+    def __delete__(self, trainer: Any) -> None:
+        del vars(trainer)["accelerator"]
 
 
 def _was_called_by(function: Any) -> bool:

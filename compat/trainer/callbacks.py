@@ -68,7 +68,7 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
     optimizer: Any
     _lightning: Any
     _session_in_progress: Any
-    _lightning_callbacks: list[Any]
+    _lightning_callbacks: tuple[Any, ...] = ()
 
     def _make_room(self, callback: Any) -> None:
         """Two progress bars would draw over each other."""
@@ -89,7 +89,7 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
                 super().add_callback(part)
                 continue
             made = _made(part)
-            self._lightning_callbacks.append(made)
+            self._lightning_callbacks = (*self._lightning_callbacks, made)
             self._make_room(made)
             if self._lightning is not None:
                 self._lightning.callbacks.append(made)
@@ -108,7 +108,8 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
             return super().pop_callback(callback)
         for held in self._lightning_callbacks:
             if held is callback or type(held) is callback:
-                self._lightning_callbacks.remove(held)
+                kept = (one for one in self._lightning_callbacks if one is not held)
+                self._lightning_callbacks = tuple(kept)
                 if self._lightning is not None and held in self._lightning.callbacks:
                     self._lightning.callbacks.remove(held)
                 return held

@@ -11,7 +11,7 @@ from compat.callbacks.loggers import reporting
 from compat.engine.build import check_supported
 from compat.engine.guest import is_guest
 from compat.errors import ArgumentError
-from compat.trainer.accelerator import LightningAccelerator
+from compat.trainer.accelerator import Adopting
 from compat.trainer.callbacks import set_apart
 from compat.trainer.generations import GenerationsMixin, LackedMethods
 from compat.trainer.given import Given
@@ -62,6 +62,7 @@ class Trainer(GenerationsMixin, LackedMethods):
     _lightning = None
     _lightning_module = None
     _mesh: ParallelismConfig | None = None
+    accelerator: Any = Adopting()
 
     @takes_tokenizer(HFTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -70,7 +71,6 @@ class Trainer(GenerationsMixin, LackedMethods):
         given = Given(args, kwargs)
         welcome(given)
         callbacks = set_apart(given)
-        self._lightning_callbacks = []
         with reporting(given["args"]) as own:
             super().__init__(*given.args, **given.kwargs)
         # Where HF has its own: after the flow, before what a script gives.
@@ -101,7 +101,6 @@ class Trainer(GenerationsMixin, LackedMethods):
         with own_accelerator_state(), overlaid(_accelerate_environment(self.args, self.plan.strategy)):
             super().create_accelerator_and_postprocess()
         _refuse_unsupported(self.accelerator.distributed_type.value)
-        self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self._lay_mesh_where_accelerate_does_not()
         self._shard_where_accelerate_does_not()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class HonouringMixin(PreemptionMixin):
     """HF's methods, doing also what arguments of other generations and Lightning's flags ask for."""
 
-    _past_index: int
+    _past_index: int = -1
     _past: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

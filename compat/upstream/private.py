@@ -269,6 +269,11 @@ PRIVATE = (
         _HF,
         "overridden: a LightningModule's steps use them",
     ),
+    Private(
+        "accelerate.state:AcceleratorState#_mixed_precision",
+        _AC,
+        "set where a trainer builds an accelerator of its own",
+    ),
     Private("accelerate.state:AcceleratorState._shared_state", _AC, "marked as made for a trainer of ours"),
     *(
         Private(f"lightning.pytorch.cli:LightningCLI.{name}", _PL, use)

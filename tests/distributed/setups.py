@@ -70,8 +70,34 @@ def by_hand(bench: Bench) -> Any:
     return kept
 
 
+def forward_within_backward(base: type) -> type:
+    """A Trainer whose model is called again while the backward runs, as losses with a gradient cache do."""
+
+    class Again(base):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            with torch.no_grad():
+                logits = model(**inputs)["logits"]
+            loss: Any = ((logits.requires_grad_() - inputs["labels"].view_as(logits)) ** 2).mean()
+
+            def again(gradient: torch.Tensor) -> None:
+                with torch.enable_grad():
+                    (model(**inputs)["logits"] * gradient).sum().backward()
+
+            logits.register_hook(again)
+            return (loss, {"logits": logits}) if return_outputs else loss
+
+    return Again
+
+
 SETUPS = (
     Setup("accelerator/by-hand", script=by_hand),
+    Setup(
+        "accumulation/forward-within-backward",
+        subclass=forward_within_backward,
+        args={"gradient_accumulation_steps": 3},
+    ),
     Setup("sharing/uneven-batches", args=sharing(even_batches=False), **EVEN),
     Setup("sharing/split-batches", args=sharing(split_batches=True)),
     Setup("sharing/split-batches-uneven", args=sharing(split_batches=True, even_batches=False), **EVEN),

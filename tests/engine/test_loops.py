@@ -194,6 +194,15 @@ def test_an_empty_train_dataset_ends_with_a_warning(tmp_path: Path, caplog: Any)
     assert "not to be a single sample" in caplog.text
 
 
+def test_an_epoch_shorter_than_the_steps_to_a_log_is_no_reason_to_warn(tmp_path: Path) -> None:
+    logger = pl.loggers.CSVLogger(str(tmp_path))
+    ours = trainer(
+        tmp_path, train_dataset=rows(4), max_steps=6, logging_steps=5, lightning={"logger": logger}
+    )
+    ours.train()  # a warning would be an error
+    assert [entry["step"] for entry in ours.state.log_history] == [5, 6]
+
+
 def test_an_evaluation_leaves_the_loader_of_the_run_in_use(tmp_path: Path) -> None:
     seen: list[bool] = []
 

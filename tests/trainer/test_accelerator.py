@@ -4,6 +4,7 @@ import copy
 import inspect
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import accelerate
 import pytest
@@ -14,11 +15,15 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import AutocastKwargs
 from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 import compat
+from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.upstream.accelerator import ACCELERATOR, AS_IT_IS
-from tests.small import losses, rows, trainer, weights
+from tests.parity.record import isolated
+from tests.small import Regression, arguments, losses, rows, trainer, weights
 
 
 def test_it_is_an_accelerator(tmp_path: Path) -> None:
@@ -245,3 +250,79 @@ def test_lomo_is_found_without_a_wrapper(tmp_path: Path) -> None:
     optimizer = face.prepare(Fused([weight]))
     face.lomo_backward(weight.sum(), 0.1)
     assert optimizer.told == (1.0, 0.1)
+
+
+def training_by_itself(base: Any) -> Any:
+    """As some trainers do: an accelerator and a loop of their own, and HF's constructor never called."""
+
+    class Alone(base):  # type: ignore[misc]
+        def __init__(self, model: nn.Module, args: Any, data: list[Any]) -> None:
+            self.args, self.model, self.model_init = args, model, None
+            accelerator = accelerate.Accelerator(gradient_accumulation_steps=2)
+            self.accelerator = accelerator
+            self.is_deepspeed_enabled = self.is_fsdp_enabled = False
+            self.is_fsdp_xla_enabled = self.is_tp_enabled = False
+            self.hub_model_id = self.hp_search_backend = self.processing_class = self.data_collator = None
+            self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            self.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer)
+            self.callback_handler = CallbackHandler(
+                [DefaultFlowCallback], model, None, self.optimizer, self.lr_scheduler
+            )
+            self.control, self.current_flos = TrainerControl(), 0
+            self.state = TrainerState(stateful_callbacks=[self.control])
+            self.add_callback(TrainerCallback)
+            loader = torch.utils.data.DataLoader(data, batch_size=2)
+            self.model, self.optimizer, self.dataloader = accelerator.prepare(model, self.optimizer, loader)
+            self.model_wrapped = self.model
+
+        def train(self) -> list[float]:
+            found = []
+            for batch in self.dataloader:
+                with self.accelerator.accumulate(self.model):
+                    loss = self.model(**batch)["loss"]
+                    self.accelerator.backward(loss)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                    found.append(loss.item())
+            self.state.global_step = 3
+            self._save_checkpoint(self.model, None)
+            return found
+
+    return Alone
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_subclass_that_trains_by_itself(tmp_path: Path, bf16: bool) -> None:
+    found = []
+    for library in (transformers, compat):
+        options = {"bf16": bf16, "use_cpu": True, "report_to": []}
+        with isolated(forgiving=library is transformers):
+            args = library.TrainingArguments(str(tmp_path / library.__name__), **options)
+            torch.manual_seed(0)
+            alone = training_by_itself(library.Trainer)(Regression(), args, rows())
+            found.append((alone.train(), weights(alone)))
+    assert found[0] == found[1]
+    assert type(alone.accelerator) is LightningAccelerator
+    saved = [
+        sorted(f.name for f in tmp_path.glob(f"{of}/checkpoint-3/*.*")) for of in ("transformers", "compat")
+    ]
+    assert set(saved[0]) <= set(saved[1])
+    assert "optimizer.pt" in saved[0]
+
+
+def test_another_precision_than_bf16_is_refused_there(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    vars(args)["accelerate_environment"] = {"ACCELERATE_MIXED_PRECISION": "fp16"}
+    with pytest.raises(ArgumentError, match="`fp16=True`: this trainer builds an accelerator of its own"):
+        training_by_itself(compat.Trainer)(Regression(), args, rows())
+
+
+def test_what_is_no_accelerator_stays_what_it_is(tmp_path: Path) -> None:
+    ours = trainer(tmp_path)
+    face, stand_in = ours.accelerator, Mock(spec=accelerate.Accelerator)
+    ours.accelerator = stand_in
+    assert ours.accelerator is stand_in
+    del ours.accelerator
+    assert "accelerator" not in vars(ours)
+    ours.accelerator = face
+    assert ours.accelerator is face

@@ -479,7 +479,7 @@ def test_add_pop_and_remove_know_both_kinds(tmp_path: Path) -> None:
 def test_what_was_wrapped_for_another_trainer_is_unwrapped(tmp_path: Path) -> None:
     stopping, of_hf = pl.EarlyStopping("eval_loss"), transformers.EarlyStoppingCallback(2)
     ours = trainer(tmp_path, callbacks=[to_hf(stopping), to_lightning([of_hf, transformers.PrinterCallback])])
-    assert ours._lightning_callbacks == [stopping]
+    assert ours._lightning_callbacks == (stopping,)
     assert of_hf in ours.callback_handler.callbacks
 
 

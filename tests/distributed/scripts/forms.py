@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,7 +83,7 @@ def write(folder):
     time.sleep(0.5)
 
 
-def run(folder, processes):
+def run(work, processes):
     """Run a job of so many processes; they are forked, since most of a small job is its imports."""
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
     children = []
@@ -93,7 +94,7 @@ def run(folder, processes):
                 os.environ.update(job, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(processes))
             status = 1
             try:
-                write(folder)
+                work()
                 status = 0
             except BaseException:  # noqa: BLE001 (a forked process must not go on in its parent's place)
                 traceback.print_exc()
@@ -112,4 +113,5 @@ if __name__ == "__main__":
     # Imported once, ahead of the forks.
     assert transformers.Trainer, compat.Trainer
     torch.set_num_threads(1)
-    sys.exit(any(status for processes in (1, 2, 4) for status in run(Path(sys.argv[1]), processes)))
+    work = partial(write, Path(sys.argv[1]))
+    sys.exit(any(status for processes in (1, 2, 4) for status in run(work, processes)))
