@@ -29,6 +29,7 @@ TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
 
 # DeepSpeed is tried where it is installed, in environments that borrow the rest likewise. It runs on a CPU.
 LEGS := $(NEWEST)
+WITH_ZERO := tests/distributed/test_deepspeed.py tests/distributed/test_preferences.py::test_equal_under_zero
 WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 .DEFAULT_GOAL := help
@@ -54,7 +55,7 @@ test-oldest: $(OLDEST)/ready ## Run all tests with the oldest transformers (4.53
 test-deepspeed: $(addsuffix /ready,$(WITH_DEEPSPEED)) ## Run the tests that need DeepSpeed; LEGS=.venv-4.53 with the oldest transformers
 	for environment in $(WITH_DEEPSPEED); do \
 		DS_ACCELERATOR=cpu $$environment/bin/python -c 'import deepspeed' && \
-		$(TEST_ENV) $$environment/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS) || exit 1; \
+		$(TEST_ENV) $$environment/bin/python -m pytest $(WITH_ZERO) $(ARGS) || exit 1; \
 	done
 
 lint: $(NEWEST)/ready ## Check style, format and the direction of imports

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import trl
 
 import compat
+from tests.distributed.sharded import zero
 from tests.parity.bench import ALWAYS
 from tests.parity.parts.preferences import Models, lengths, rows, tokenizer
 from tests.parity.record import isolated
@@ -46,10 +47,14 @@ SETUPS = {
     "groups-sharded": (groups, SHARDED),
     "online": (online, {}),
     "online-sharded": (online, SHARDED),
+    "groups-zero": (groups, zero(2)),
+    "online-zero": (online, zero(3)),
 }
 
 
-def whole(model):
+def whole(model, trainer):
+    if trainer.is_deepspeed_enabled:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped) if model is trainer.model else {}
     found = model.state_dict().items()
     return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in found}
 
@@ -72,8 +77,8 @@ def main(library: str, folder: Path, names: list[str]) -> None:
             trainer.train()
             found = {
                 "losses": [entry for entry in trainer.state.log_history if "loss" in entry],
-                "weights": whole(trainer.model),
-                "reference": whole(trainer.ref_model),
+                "weights": whole(trainer.model, trainer),
+                "reference": whole(trainer.ref_model, trainer),
                 "kind": trainer.accelerator.distributed_type.value,
             }
         torch.save(found, folder / f"{name}-{rank}.pt")
