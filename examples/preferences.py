@@ -184,6 +184,8 @@ def main() -> None:
     )
     trainer.train()
     trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
     dpo = trainer.state.log_history
     picture = Path(options.output_dir, "training.png")
     draw(sft, dpo, picture)

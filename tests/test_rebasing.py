@@ -130,6 +130,23 @@ def test_a_pickle_brings_back_the_class_on_lightning(kind: type) -> None:
     assert unpickled(kind) is kind
 
 
+@pytest.mark.parametrize("kind", [Library, Whole])
+def test_what_has_nothing_to_do_with_either_is_neither(kind: type) -> None:
+    ours = compat.on_lightning(kind)
+    for one in (kind, ours):
+        assert not isinstance([], one)
+        assert not issubclass(list, one)
+        assert not issubclass(compat.Seq2SeqTrainer, one)
+
+
+def test_a_library_s_own_names_are_left_alone() -> None:
+    class Named(Library):
+        original, made_by = "a", "b"
+
+    ours = compat.on_lightning(Named)
+    assert (ours.original, ours.made_by) == ("a", "b")
+
+
 def test_what_is_abstract_stays_so(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="abstract"):
         compat.on_lightning(Abstract)(small.Regression(), small.arguments(tmp_path))
@@ -223,6 +240,31 @@ def test_a_constructor_that_somebody_has_written_is_kept(tmp_path: Path) -> None
     assert (args.mine, args.eval_strategy, args.output_dir) == (8, "epoch", str(tmp_path))
 
 
+def test_a_constructor_written_in_a_console_is_kept_too(tmp_path: Path) -> None:
+    code = (
+        "@dataclasses.dataclass\n"
+        "class Typed(transformers.TrainingArguments):\n"
+        "    def __init__(self, folder, **kwargs):\n"
+        "        super().__init__(folder, **kwargs)\n"
+    )
+    names: dict[str, Any] = {"dataclasses": dataclasses, "transformers": transformers, "__name__": __name__}
+    exec(compile(code, "<string>", "exec"), names)  # noqa: S102 (as a console does)
+    assert compat.on_lightning(names["Typed"])(folder=str(tmp_path), use_cpu=True).output_dir == str(tmp_path)
+
+
+def test_state_is_what_a_class_says_it_is(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Careful(transformers.TrainingArguments):
+        code: str = "s3cret"
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {**vars(self), "code": None}
+
+    args = compat.on_lightning(Careful)(str(tmp_path), use_cpu=True)
+    assert copy.deepcopy(args).code is None
+    assert args.__reduce_ex__(4)[2]["code"] is None
+
+
 def test_install_and_uninstall_leave_it_alone(tmp_path: Path) -> None:
     ours = compat.on_lightning(Library)
     compat.install()
@@ -234,5 +276,7 @@ def test_install_and_uninstall_leave_it_alone(tmp_path: Path) -> None:
 
 
 def test_any_other_class_is_refused_with_the_way_out() -> None:
+    with pytest.raises(RebaseError, match="not a class"):
+        compat.on_lightning({})
     with pytest.raises(RebaseError, match=r"`builtins.dict`: derived neither.*call `compat.install\(\)`"):
         compat.on_lightning(dict)

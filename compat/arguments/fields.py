@@ -214,10 +214,15 @@ FIELDS: dict[str, Field] = {
 SECRETS = frozenset({"hub_token", "push_to_hub_token"})
 """Arguments whose value is shown nowhere."""
 
+OF_SECRETS = ("token", "key", "secret", "password")
+"""How names of others' secrets end; HF masks all that end with `_token`."""
+
 
 def is_secret(name: str) -> bool:
     """Whether an argument's value is shown nowhere: a secret's, or that of what may be one misspelt."""
-    return name in SECRETS or (name not in FIELDS and bool(get_close_matches(name, SECRETS)))
+    if name in FIELDS:
+        return name in SECRETS
+    return name.endswith(OF_SECRETS) or bool(get_close_matches(name, SECRETS))
 
 
 def shown(name: str, value: Any) -> str:

@@ -118,6 +118,20 @@ own_fields: Callable[[Any], dict[str, Any]] = functools.cache(_own_fields)
 other generations."""
 
 
+def drop_overruled(values: dict[str, Any], kind: Any) -> None:
+    """Forget a subclass's default by an old name, where a caller says another thing by today's.
+
+    Args:
+        values: the arguments as they were given, which change.
+        kind: the class of arguments.
+    """
+    native = native_defaults(kind)
+    for name, default in own_fields(kind).items():
+        found = migration(name, native) if name in kind.other_names else None
+        if found is not None and values.get(name) == default and values.get(found.says) != native[found.says]:
+            values.pop(name, None)
+
+
 def _uncover(kind: Any) -> None:
     for base in kind.__mro__:
         for name in kind.other_names & vars(base).keys():

@@ -19,6 +19,7 @@ from compat.arguments.lightning import count
 from compat.arguments.machine import machine_problems, processes_for
 from compat.arguments.names import (
     COMPLETE,
+    drop_overruled,
     names_of_subclass,
     native_defaults,
     own_fields,
@@ -85,6 +86,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         uncover(type(self))
         if TrainingArguments.on_given is not None:
             TrainingArguments.on_given(type(self), given)
+        drop_overruled(values, type(self))
         migrated, found = settle(values, native_defaults(type(self)), CHOICES)
         started.join()
         here = Here.look(is_distributed=started.is_launched())

@@ -204,8 +204,12 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
         with contextlib.redirect_stdout(sys.stderr):
             run_script(words[0], words[1:])
     except _MadeError as made:
+        from compat.translate.plan import plain
+
         defaults = {**native_defaults(made.kind), **native_defaults(TrainingArguments)}
-        changed = {n: v for n, v in made.given.items() if v is not None and v != defaults.get(n)}
+        changed = {
+            n: v for n, v in made.given.items() if v is not None and plain(v) != plain(defaults.get(n))
+        }
         for name in changed.keys() - NAMES:
             where = f"left to the own code of {made.kind.__name__}"
             sys.stderr.write(f"compat explain: `{shown(name, changed[name])}`: {where}.\n")

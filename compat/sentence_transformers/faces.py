@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -77,9 +78,11 @@ def _check_installed() -> None:
 
 
 def _values(name: str) -> Iterator[Any]:
-    for home in HOMES:
-        yield getattr(_module(home), name, _ABSENT)
-    yield _module(f"{LIBRARY}.{name}") or _ABSENT
+    """What has the name, modules last: `losses` is one of the library, and one of some of its parts."""
+    found = [getattr(_module(home), name, _ABSENT) for home in HOMES]
+    yield from (value for value in found if not isinstance(value, ModuleType))
+    # Where a release has moved its modules, it warns of the older place.
+    yield _module(f"{LIBRARY}.sentence_transformer.{name}") or _module(f"{LIBRARY}.{name}") or _ABSENT
 
 
 def _module(name: str) -> Any:

@@ -345,6 +345,15 @@ class Adopting:
     It is read as any attribute of an instance is.
     """
 
+    def __get__(self, trainer: Any, owner: type | None = None) -> Any:
+        if trainer is None:
+            return self
+        try:
+            return vars(trainer)["accelerator"]
+        except KeyError:
+            msg = f"{type(trainer).__name__!r} object has no attribute 'accelerator'"
+            raise AttributeError(msg) from None
+
     def __set__(self, trainer: Any, accelerator: Any) -> None:
         if issubclass(type(accelerator), accelerate.Accelerator):
             accelerator = LightningAccelerator.adopt(accelerator)
@@ -354,6 +363,7 @@ class Adopting:
         vars(trainer)["accelerator"] = accelerator
 
     def __delete__(self, trainer: Any) -> None:
+        self.__get__(trainer)
         del vars(trainer)["accelerator"]
 
 

@@ -171,7 +171,7 @@ class LightningPlan:
         """What became of the changed arguments, a line for each thing that they became."""
         outcomes: dict[str, list[str]] = {}
         for setting in self.changed():
-            value = f"{setting.field}={plain(setting.value)!r}"
+            value = f"{setting.field}={plain(setting.value)!r}" if setting.field else setting.note
             outcomes.setdefault(_in_short(setting), []).append(value)
         width = max(map(len, outcomes), default=0)
         return "\n".join(

@@ -7,7 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compat.arguments.fields import SECRETS
+from compat.arguments.fields import SECRETS, is_secret
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Fate, count
@@ -264,8 +264,8 @@ def _other_names(args: Any) -> Iterator[Setting]:
 def _own(args: Any, library: str) -> Iterator[Setting]:
     """The arguments that a subclass adds: no rule of ours knows them, and its own code acts on them."""
     own = args.defaults.keys() - RULES.keys() - {"lightning"}
-    for name in sorted(name for name in own if not name.startswith("_")):
-        value = getattr(args, name)
+    for name in sorted(name for name in own if not name.startswith("_") and hasattr(args, name)):
+        value = plain("<secret>" if is_secret(name) else getattr(args, name))
         yield Setting(
             field=name,
             value=value,
@@ -273,7 +273,8 @@ def _own(args: Any, library: str) -> Iterator[Setting]:
             target=f"the own code of {library}",
             becomes=value,
             note="an argument of its own; nothing is made of it here",
-            changed=_changed(args, name, value, args.defaults[name]),
+            # A class may fill in None for what nobody has given.
+            changed=value not in (None, plain(args.defaults[name])),
         )
 
 

@@ -198,6 +198,16 @@ def test_a_subclass_may_have_old_names_for_itself() -> None:
     assert (args.eval_strategy, args.evaluation_strategy) == ("steps", "steps")
 
 
+@dataclass
+class OldDefault(compat.TrainingArguments):
+    evaluation_strategy: str = "steps"
+
+
+def test_what_is_given_wins_over_a_subclass_s_default_by_an_old_name() -> None:
+    assert quietly(OldDefault, **BASE).eval_strategy == "steps"
+    assert quietly(OldDefault, **BASE, eval_strategy="epoch").eval_strategy == "epoch"
+
+
 def test_a_subclass_may_have_its_own_constructor() -> None:
     args = quietly(Custom, "out", alpha=4, evaluation_strategy="epoch", report_to=[])
     assert (args.output_dir, args.alpha, args.eval_strategy) == ("out", 4, "epoch")

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 import transformers
 
 import compat
@@ -33,10 +34,20 @@ def test_every_field_of_the_installed_release_has_one_rule() -> None:
 class LibraryArguments(compat.TrainingArguments):
     packing: bool = False
     max_length: int = 512
+    api_key: str | None = None
+    shape: Any = None
+    filled_in: int | None = 0
+    later: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.filled_in = None
 
 
 def test_arguments_that_a_library_adds_are_told_and_left_to_it(tmp_path: Path) -> None:
-    made = plan(LibraryArguments(str(tmp_path), packing=True, use_cpu=True), CPU)
+    given = LibraryArguments(str(tmp_path), packing=True, api_key="s3cret", shape=torch.ones(2), use_cpu=True)
+    made = plan(given, CPU)
+    assert "s3cret" not in made.summary() + made.to_json()
     found = {
         setting.field: (setting.value, setting.outcome, setting.changed)
         for setting in made.settings
@@ -45,6 +56,9 @@ def test_arguments_that_a_library_adds_are_told_and_left_to_it(tmp_path: Path) -
     assert found == {
         "packing": (True, "the own code of LibraryArguments", True),
         "max_length": (512, "the own code of LibraryArguments", False),
+        "api_key": ("<secret>", "the own code of LibraryArguments", True),
+        "shape": ("tensor([1., 1.])", "the own code of LibraryArguments", True),
+        "filled_in": (None, "the own code of LibraryArguments", False),
     }
     assert not [s for s in plan(arguments(tmp_path), CPU).settings if s.kind is Kind.LIBRARY]
 

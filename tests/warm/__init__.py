@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 PYTHON = str(Path(__file__).with_name("python"))
@@ -19,4 +20,9 @@ PYTHON = str(Path(__file__).with_name("python"))
 
 def begin() -> None:
     """Tell the executable which Python it stands for, and which process is the session."""
-    os.environ.update(WARM_PYTHON=sys.executable, WARM_SESSION=str(os.getpid()))
+    # Not in the folder for temporary files, whose path may be too long for a socket.
+    os.environ.update(
+        WARM_PYTHON=sys.executable,
+        WARM_SESSION=str(os.getpid()),
+        WARM_SOCKET=f"/tmp/warm-{os.getpid()}-{time.time_ns()}",  # noqa: S108 (nobody else guesses it)
+    )

@@ -22,6 +22,8 @@ import threading
 import warnings
 from typing import Any
 
+import numpy as np
+
 LOADED = ("torch", "torch.distributed.run", "transformers.trainer", "lightning.pytorch", "datasets", "peft")
 """What is loaded beforehand. Not `compat`, of which tests look at how it is loaded."""
 
@@ -67,6 +69,7 @@ def keep(client: socket.socket) -> Request:
     if process == 0:
         client.close()
         os.setsid()
+        np.random.seed()  # noqa: NPY002 (the generator that every fork would share)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)

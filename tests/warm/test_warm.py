@@ -45,6 +45,15 @@ def test_a_program_finds_what_it_finds_under_python(tmp_path: Path, words: list[
     assert found[0] == found[1]
 
 
+def test_generators_begin_as_under_python() -> None:
+    code = "import numpy, torch; print(numpy.random.rand(), torch.get_num_threads())"
+    shown = {
+        subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    }
+    assert len(shown) == 2
+    assert {line.split()[1] for line in shown} == {"1"}
+
+
 @pytest.mark.parametrize(
     ("code", "status", "error"),
     [
