@@ -13,6 +13,7 @@ from datasets import DatasetDict
 from transformers import TrainerCallback
 
 import compat
+from tests.parity.bench import ALWAYS
 from tests.parity.parts.embeddings import (
     WIDTH,
     classes,
@@ -53,17 +54,6 @@ from compat import sentence_transformers as ours  # noqa: E402
 # transformers, accelerate and torch warn of their own doings; what they warn of is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-ALWAYS = {
-    "report_to": "none",
-    "disable_tqdm": True,
-    "use_cpu": True,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "learning_rate": 0.01,
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-}
 EVALUATES = {"eval_strategy": "steps", "eval_steps": 2}
 SAVES = {"save_strategy": "steps", "save_steps": 2}
 LASTING = re.compile(r"[\d.]+ (seconds|minutes)")
