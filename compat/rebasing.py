@@ -54,7 +54,7 @@ def on_lightning(kind: Kind) -> Kind:
 
 
 def _make(kind: Any) -> Any:
-    ours = next((ours for ours in OURS if issubclass(kind, _hf(ours))), None)
+    ours = ours_for(kind)
     if ours is None:
         msg = (
             f"`{kind.__module__}.{kind.__qualname__}`: derived neither from transformers.Trainer nor from "
@@ -70,6 +70,11 @@ def _make(kind: Any) -> Any:
     for name, arguments in _arguments_of(kind).items():
         setattr(made, name, on_lightning(arguments))
     return made
+
+
+def ours_for(kind: type) -> Any:
+    """What a class of somebody else's is put on; None where it stands on nothing of HF's that we have."""
+    return next((ours for ours in OURS if issubclass(kind, _hf(ours))), None)
 
 
 def _arguments_of(kind: Any) -> dict[str, Any]:

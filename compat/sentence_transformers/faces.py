@@ -7,11 +7,8 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import transformers
-from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
-
 from compat.errors import MissingLibraryError
-from compat.rebasing import on_lightning, posing_as
+from compat.rebasing import on_lightning, ours_for, posing_as
 from compat.sentence_transformers.older import OlderMethods
 from compat.trainer import Trainer
 
@@ -55,7 +52,7 @@ def face(name: str) -> Any:
             "Check the spelling, or import it from where it lives."
         )
         raise AttributeError(msg)
-    if not isinstance(found, type) or not issubclass(found, (HFTrainer, transformers.TrainingArguments)):
+    if not isinstance(found, type) or ours_for(found) is None:
         return found
     ours = on_lightning(found)
     if not issubclass(ours, Trainer):

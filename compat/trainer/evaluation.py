@@ -13,7 +13,6 @@ from transformers.utils import logging
 
 from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation, Validation, is_fitting, is_running, run_evaluation
-from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.training import TrainingMixin
 
 if TYPE_CHECKING:
@@ -131,7 +130,6 @@ class EvaluationMixin(TrainingMixin):
 
     def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
         args = self.args
-        self.accelerator = LightningAccelerator.adopt(self.accelerator)
         if self._needs_inference_engine():
             deepspeed_init(self, num_training_steps=0, inference=True)
         model: nn.Module = self._wrap_model(self.model, training=False, dataloader=dataloader)

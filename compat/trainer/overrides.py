@@ -11,8 +11,6 @@ import inspect
 import weakref
 from typing import Any
 
-from compat.trainer.accelerator import LightningAccelerator
-
 CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "training_step": (3, ()),
     "compute_loss": (2, ("num_items_in_batch",)),
@@ -73,8 +71,8 @@ class AdaptedStep(Adapted):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the override, with its losses divided for it."""
-        accelerator = LightningAccelerator.adopt(self.trainer.accelerator)
-        with accelerator.dividing_by(self.trainer.args.gradient_accumulation_steps):
+        trainer = self.trainer
+        with trainer.accelerator.dividing_by(trainer.args.gradient_accumulation_steps):
             return super().__call__(*args, **kwargs)
 
 

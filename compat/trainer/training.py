@@ -25,7 +25,6 @@ from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.errors import CompatError
-from compat.trainer.accelerator import LightningAccelerator
 from compat.trainer.finders import FINDERS, find
 from compat.trainer.guests import DataOfModule, GuestsMixin
 from compat.trainer.older import take_older_name
@@ -147,7 +146,6 @@ class TrainingMixin(GuestsMixin):
                 "which would not call it. Override `training_step` or `get_batch_samples`, or use a callback."
             )
             raise CompatError(msg)
-        self.accelerator: Any = LightningAccelerator.adopt(self.accelerator)
         self.accelerator.free_memory()
         self._leave_evaluation()
         self._fit_to_processes(resume_from_checkpoint)

@@ -7,7 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compat.arguments.fields import SECRETS, is_secret
+from compat.arguments.fields import is_secret
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Fate, count
@@ -265,13 +265,13 @@ def _own(args: Any, library: str) -> Iterator[Setting]:
     """The arguments that a subclass adds: no rule of ours knows them, and its own code acts on them."""
     own = args.defaults.keys() - RULES.keys() - {"lightning"}
     for name in sorted(name for name in own if not name.startswith("_") and hasattr(args, name)):
-        value = plain("<secret>" if is_secret(name) else getattr(args, name))
+        value = plain(getattr(args, name))
         yield Setting(
             field=name,
-            value=value,
+            value=_masked(name, value),
             kind=Kind.LIBRARY,
             target=f"the own code of {library}",
-            becomes=value,
+            becomes=_masked(name, value),
             note="an argument of its own; nothing is made of it here",
             # A class may fill in None for what nobody has given.
             changed=value not in (None, plain(args.defaults[name])),
@@ -279,11 +279,11 @@ def _own(args: Any, library: str) -> Iterator[Setting]:
 
 
 def _masked(name: str, value: Any) -> Any:
-    return "<secret>" if name in SECRETS and value is not None else value
+    return "<secret>" if is_secret(name) and value is not None else value
 
 
 def _said(args: Any, name: str) -> str:
-    return "<secret>" if name in SECRETS else repr(plain(getattr(args, name)))
+    return "<secret>" if is_secret(name) else repr(plain(getattr(args, name)))
 
 
 def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:

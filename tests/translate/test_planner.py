@@ -35,6 +35,7 @@ class LibraryArguments(compat.TrainingArguments):
     packing: bool = False
     max_length: int = 512
     api_key: str | None = None
+    other_key: str | None = None
     shape: Any = None
     filled_in: int | None = 0
     later: int = dataclasses.field(init=False)
@@ -57,6 +58,7 @@ def test_arguments_that_a_library_adds_are_told_and_left_to_it(tmp_path: Path) -
         "packing": (True, "the own code of LibraryArguments", True),
         "max_length": (512, "the own code of LibraryArguments", False),
         "api_key": ("<secret>", "the own code of LibraryArguments", True),
+        "other_key": (None, "the own code of LibraryArguments", False),
         "shape": ("tensor([1., 1.])", "the own code of LibraryArguments", True),
         "filled_in": (None, "the own code of LibraryArguments", False),
     }
