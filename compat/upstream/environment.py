@@ -31,6 +31,9 @@ LOCAL_SIZES = (
 )
 """Variables by which launchers tell how many processes they have started on this machine."""
 
+LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
+"""Variables by which they tell a process its place on this machine."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
@@ -101,20 +104,29 @@ class Facts:
     @classmethod
     def of(cls, args: Any) -> Facts:
         """Read the facts from HF arguments, which have chosen a device by the time they exist."""
-        world_size: int = args.world_size
+        is_distributed = args.parallel_mode.value in {"distributed", "tpu"}
+        return cls._of(args, args.world_size, Here.look(is_distributed=is_distributed))
+
+    @classmethod
+    def of_state(cls, state: Any) -> Facts:
+        """Read the facts from the state that accelerate keeps of this process."""
+        return cls._of(state, state.num_processes, Here.look(is_distributed=state.num_processes > 1))
+
+    @classmethod
+    def _of(cls, process: Any, world_size: int, here: Here) -> Facts:
         devices = min(_first_number(LOCAL_SIZES, world_size), world_size)
         return cls(
-            device_type=args.device.type,
-            device_index=args.device.index,
+            device_type=process.device.type,
+            device_index=process.device.index,
             devices=devices,
             num_nodes=max(1, world_size // devices),
             world_size=world_size,
-            process_index=args.process_index,
-            local_process_index=args.local_process_index,
+            process_index=process.process_index,
+            local_process_index=process.local_process_index,
             main_address=os.environ.get("MASTER_ADDR", cls.main_address),
             main_port=_first_number(("MASTER_PORT",), cls.main_port),
-            launched=_configuration(),
-            here=Here.look(is_distributed=args.parallel_mode.value in {"distributed", "tpu"}),
+            launched=configuration(),
+            here=here,
         )
 
     @staticmethod
@@ -133,8 +145,14 @@ def _first_number(names: tuple[str, ...], default: int) -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
 
 
-def _configuration() -> dict[str, str]:
+def configuration() -> dict[str, str]:
+    """The variables by which something is handed to accelerate."""
     return {k: v for k, v in os.environ.items() if k.startswith(CONFIGURATION_PREFIXES)}
+
+
+def local_rank() -> int:
+    """Place of this process among those of this machine, as its launcher tells; 0 without a launcher."""
+    return _first_number(LOCAL_RANKS, 0)
 
 
 def is_kept_on_cpu() -> bool:
@@ -145,12 +163,12 @@ def is_kept_on_cpu() -> bool:
 @contextlib.contextmanager
 def contained() -> Iterator[dict[str, str]]:
     """Undo what the block does to accelerate's variables, and fill the yielded dict with it at the end."""
-    before = _configuration()
+    before = configuration()
     written: dict[str, str] = {}
     try:
         yield written
     finally:
-        after = _configuration()
+        after = configuration()
         written.update({k: v for k, v in after.items() if before.get(k) != v})
         for name in after.keys() - before.keys():
             del os.environ[name]

@@ -1,0 +1,76 @@
+"""TRL 0.7's interface on Lightning and on today's transformers; `trl` itself need not be installed.
+
+Scripts of 2023 and 2024 change one word, `from compat.trl import PPOTrainer`, or none: `compat run script.py`
+finds out that a script is of that time. Modules and names are those of TRL 0.7.11.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.7.11"
+"""The release whose interface this is: scripts of that time compare it."""
+
+HOMES = {
+    "core": ("set_seed",),
+    "environment": ("TextEnvironment", "TextHistory"),
+    "extras": ("BestOfNSampler",),
+    "import_utils": (
+        "is_bitsandbytes_available",
+        "is_diffusers_available",
+        "is_npu_available",
+        "is_peft_available",
+        "is_wandb_available",
+        "is_xpu_available",
+    ),
+    "models": (
+        "SUPPORTED_ARCHITECTURES",
+        "AutoModelForCausalLMWithValueHead",
+        "AutoModelForSeq2SeqLMWithValueHead",
+        "DDPOPipelineOutput",
+        "DDPOSchedulerOutput",
+        "DDPOStableDiffusionPipeline",
+        "DefaultDDPOStableDiffusionPipeline",
+        "PreTrainedModelWrapper",
+        "create_reference_model",
+        "setup_chat_format",
+    ),
+    "trainer": (
+        "DDPOConfig",
+        "DDPOTrainer",
+        "DPOTrainer",
+        "DataCollatorForCompletionOnlyLM",
+        "IterativeSFTTrainer",
+        "ModelConfig",
+        "PPOConfig",
+        "PPOTrainer",
+        "RewardConfig",
+        "RewardTrainer",
+        "SFTTrainer",
+    ),
+    "trainer.utils": ("get_kbit_device_map", "get_peft_config", "get_quantization_config"),
+}
+"""A module → the names that TRL 0.7.11 offers of it at its root."""
+
+MODULES = ("core", "environment", "extras", "import_utils", "models", "trainer")
+"""The modules that are there once TRL 0.7.11 has been imported."""
+
+_HOME_OF = {name: home for home, names in HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 (a list of strings)
+
+
+def __getattr__(name: str) -> Any:
+    home = name if name in MODULES else _HOME_OF.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}; TRL 0.7.11 has no such name"
+        raise AttributeError(msg)
+    module = importlib.import_module(f"{__name__}.{home}")
+    value = module if name in MODULES else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *MODULES})

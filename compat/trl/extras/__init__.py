@@ -1,0 +1,10 @@
+"""Beside the trainers: the best of several samples, and the formats of datasets.
+
+Mirrors `trl/extras` of TRL 0.7.11.
+"""
+
+from __future__ import annotations
+
+from compat.trl.extras.best_of_n_sampler import BestOfNSampler
+
+__all__ = ["BestOfNSampler"]

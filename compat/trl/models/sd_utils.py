@@ -1,0 +1,109 @@
+"""Names of LoRA's weights, from PEFT's and from older diffusers' to those that diffusers saves.
+
+Mirrors `trl/models/sd_utils.py` of TRL 0.7.11.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from compat.errors import ArgumentError
+
+
+class StateDictType(enum.Enum):
+    """Whose names weights have."""
+
+    DIFFUSERS_OLD = "diffusers_old"
+    PEFT = "peft"
+
+
+_OF_TEXT = ("q", "k", "v", "out")
+_OF_IMAGES = ("to_q", "to_k", "to_v", "to_out.0")
+_SIDES = {"lora_A": "down", "lora_B": "up"}
+
+PEFT_TO_DIFFUSERS = {
+    **{
+        f".{name}_proj.{theirs}": f".{name}_proj.lora_linear_layer.{side}"
+        for name in _OF_TEXT
+        for theirs, side in _SIDES.items()
+    },
+    **{f"{name}.{theirs}": f"{name}.lora.{side}" for name in _OF_IMAGES for theirs, side in _SIDES.items()},
+}
+"""What stands in PEFT's names → in diffusers': of text encoders, and of U-Nets."""
+
+DIFFUSERS_OLD_TO_DIFFUSERS = {
+    f".to_{name}_lora.{side}": f".{name}_proj.lora_linear_layer.{side}"
+    for name in _OF_TEXT
+    for side in _SIDES.values()
+}
+"""What stands in older diffusers' names → in today's."""
+
+DIFFUSERS_STATE_DICT_MAPPINGS = {
+    StateDictType.DIFFUSERS_OLD: DIFFUSERS_OLD_TO_DIFFUSERS,
+    StateDictType.PEFT: PEFT_TO_DIFFUSERS,
+}
+"""Whose names → how they are changed."""
+
+KEYS_TO_ALWAYS_REPLACE = {".processor.": "."}
+"""What is changed in every name first."""
+
+
+def convert_state_dict(state_dict: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
+    """Returns the weights under other names: the first part of `mapping` that a name has is replaced.
+
+    Args:
+        state_dict: weights by name.
+        mapping: part of a name → what replaces it.
+    """
+    return {_renamed(name, mapping): weight for name, weight in state_dict.items()}
+
+
+def _renamed(name: str, mapping: dict[str, str]) -> str:
+    for old, new in KEYS_TO_ALWAYS_REPLACE.items():
+        name = name.replace(old, new)
+    part = next((part for part in mapping if part in name), None)
+    return name if part is None else name.replace(part, mapping[part])
+
+
+def convert_state_dict_to_diffusers(
+    state_dict: dict[str, Any], original_type: StateDictType | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """Returns LoRA's weights under the names that diffusers saves them by.
+
+    Args:
+        state_dict: weights by name, of PEFT, of older diffusers, or under these names already.
+        original_type: whose names they have; found by looking if it is left out.
+        kwargs: `adapter_name`, which PEFT puts into its names.
+
+    Raises:
+        ValueError: nobody is known whose names these are.
+    """
+    adapter = kwargs.pop("adapter_name", None)
+    kind = original_type or _kind(state_dict, "" if adapter is None else f".{adapter}")
+    if kind is None:
+        return state_dict
+    if kind not in DIFFUSERS_STATE_DICT_MAPPINGS:
+        known = [each.value for each in DIFFUSERS_STATE_DICT_MAPPINGS]
+        msg = f"`original_type={kind}`: Original type {kind} is not supported. Choose among {known}."
+        raise ArgumentError(msg)
+    return convert_state_dict(state_dict, DIFFUSERS_STATE_DICT_MAPPINGS[kind])
+
+
+def _kind(state_dict: dict[str, Any], adapter: str) -> StateDictType | None:
+    """Returns whose names these are, None for those that diffusers saves."""
+
+    def has(part: str) -> bool:
+        return any(part in name for name in state_dict)
+
+    if has("to_out_lora"):
+        return StateDictType.DIFFUSERS_OLD
+    if has(f".lora_A{adapter}.weight"):
+        return StateDictType.PEFT
+    if has("lora_linear_layer"):
+        return None
+    msg = (
+        f"`state_dict`: Could not automatically infer state dict type from names as {[*state_dict][:1]}. "
+        "Give `original_type`."
+    )
+    raise ArgumentError(msg)

@@ -1,0 +1,182 @@
+"""From a prompt and two answers to tokens, as `DPOTrainer` wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Tokens = dict[str, list[int]]
+"""`input_ids` and `attention_mask` of one text."""
+
+PARTS = ("input_ids", "attention_mask")
+SIDES = ("chosen", "rejected")
+
+TRUNCATIONS: dict[str, Callable[[int], slice]] = {
+    "keep_start": lambda length: slice(None, length),
+    "keep_end": lambda length: slice(-length, None),
+}
+"""A truncation mode → which tokens of a prompt that is too long are kept."""
+
+
+@dataclass(frozen=True)
+class RowTokenizer:
+    """Tokenizes the rows of a dataset of preferences.
+
+    Attributes:
+        tokenizer: the model's.
+        is_encoder_decoder: whether the prompt is read by an encoder of its own.
+        max_length: longest prompt and answer together, in tokens; of decoder-only models.
+        max_prompt_length: what a prompt that is too long is cut to.
+        max_target_length: longest answer; of encoder-decoder models.
+        truncation_mode: which end of a prompt is kept; of decoder-only models.
+        label_pad_token_id: the label of a prompt's tokens.
+    """
+
+    tokenizer: Any
+    is_encoder_decoder: bool
+    max_length: int
+    max_prompt_length: int
+    max_target_length: int | None
+    truncation_mode: str
+    label_pad_token_id: int
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Tokenize a row, as `datasets.Dataset.map` asks for it."""
+        return self.tokenize(row, self.split)
+
+    def tokenize(
+        self, row: dict[str, Any], split: Callable[[str, str], dict[str, list[int]]], model: Any = None
+    ) -> dict[str, Any]:
+        """Tokenize a row.
+
+        Args:
+            row: has texts `prompt`, `chosen` and `rejected`.
+            split: `build_tokenized_answer`.
+            model: an encoder-decoder model that makes decoder inputs of labels.
+
+        Returns:
+            `prompt_input_ids` and `prompt_attention_mask`, and for each side `_labels`; beside them
+            `_input_ids` and `_attention_mask` of prompt and answer together where there is no encoder.
+
+        Raises:
+            ValueError: a part is no text; the two prompts differ in more than their last token.
+        """
+        if self.is_encoder_decoder:
+            return self._for_encoder(row, model)
+        for name in ("prompt", *SIDES):
+            if not isinstance(row[name], str):
+                msg = f"{name} should be an str but got {type(row[name])}. Make it a text."
+                raise ValueError(msg)  # noqa: TRY004 (TRL's)
+        answers = {side: split(row["prompt"], row[side]) for side in SIDES}
+        prompts: dict[str, Tokens] = {
+            side: {part: tokens[f"prompt_{part}"] for part in PARTS} for side, tokens in answers.items()
+        }
+        shortest = _shared_length(*(prompt["input_ids"] for prompt in prompts.values()))
+        # The last token of the prompt may be one with the first of an answer: generation begins ahead of it.
+        alone = self.tokenizer(row["prompt"], add_special_tokens=False)
+        prompts["prompt"] = {part: alone[part][:shortest] for part in PARTS}
+        # Whatever else the tokenizer tells of the prompt; nothing of ours reads it.
+        rest = {f"prompt_{part}": values[:shortest] for part, values in alone.items() if part not in PARTS}
+        return rest | self._fitted({side: self._begun(tokens) for side, tokens in prompts.items()}, answers)
+
+    def _begun(self, prompt: Tokens) -> Tokens:
+        return _joined(self._special("bos"), prompt)
+
+    def _special(self, name: str) -> Tokens:
+        token = getattr(self.tokenizer, f"{name}_token_id")
+        return {part: [] for part in PARTS} if token is None else {"input_ids": [token], "attention_mask": [1]}
+
+    def _fitted(self, prompts: dict[str, Tokens], answers: dict[str, Any]) -> dict[str, Any]:
+        """Cut prompts first, answers then, and put them together."""
+        ended = {
+            side: _joined({part: answers[side][part] for part in PARTS}, self._special("eos")) for side in SIDES
+        }
+        longest = max(len(answer["input_ids"]) for answer in ended.values())
+
+        def is_too_long(prompt: Tokens) -> bool:
+            return len(prompt["input_ids"]) + longest > self.max_length
+
+        prompts = {side: self._cut(one) if is_too_long(one) else one for side, one in prompts.items()}
+        room = slice(self.max_length - self.max_prompt_length)
+        found: dict[str, Any] = {}
+        for side in SIDES:
+            prompt, answer = prompts[side], ended[side]
+            if is_too_long(prompt):
+                answer = {part: values[room] for part, values in answer.items()}
+            whole = _joined(prompt, answer)
+            found |= {f"{side}_{part}": values for part, values in whole.items()}
+            masked = [self.label_pad_token_id] * len(prompt["input_ids"])
+            found[f"{side}_labels"] = [*masked, *answer["input_ids"]]
+        return found | {f"prompt_{part}": values for part, values in prompts["prompt"].items()}
+
+    def _cut(self, prompt: Tokens) -> Tokens:
+        if self.truncation_mode not in TRUNCATIONS:
+            msg = f"Unknown truncation mode: {self.truncation_mode}. `truncation_mode` is one of {[*TRUNCATIONS]}."
+            raise ValueError(msg)
+        kept = TRUNCATIONS[self.truncation_mode](self.max_prompt_length)
+        return {part: values[kept] for part, values in prompt.items()}
+
+    def split(self, prompt: str, answer: str) -> dict[str, list[int]]:
+        """Tokenize a prompt and its answer as one text, and part the tokens.
+
+        Args:
+            prompt: the prompt.
+            answer: what follows it.
+
+        Returns:
+            `prompt_input_ids` and `prompt_attention_mask`, `input_ids` and `attention_mask` of the answer. A
+            token that belongs to both is the answer's.
+
+        Raises:
+            ValueError: the whole has fewer tokens than the prompt.
+        """
+        whole = self.tokenizer(prompt + answer, add_special_tokens=False)
+        alone = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        border = len(alone)
+        if border > len(whole["input_ids"]):
+            msg = (
+                "Prompt input ids and answer input ids should have the same length as the tokens of both: the "
+                f"prompt has {border} and both have {len(whole['input_ids'])}. End the prompt at a word's end."
+            )
+            raise ValueError(msg)
+        if whole["input_ids"][:border] != alone:
+            border -= 1
+        return {
+            **{f"prompt_{part}": whole[part][:border] for part in PARTS},
+            **{part: whole[part][border:] for part in PARTS},
+        }
+
+    def _for_encoder(self, row: dict[str, Any], model: Any) -> dict[str, Any]:
+        def read(name: str, length: int | None) -> Any:
+            return self.tokenizer(row[name], truncation=True, max_length=length, add_special_tokens=True)
+
+        found = {f"{side}_labels": read(side, self.max_target_length)["input_ids"] for side in SIDES}
+        prompt = read("prompt", self.max_prompt_length)
+        found |= {f"prompt_{part}": prompt[part] for part in PARTS}
+        if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            for side in reversed(SIDES):
+                labels = torch.tensor([found[f"{side}_labels"]])
+                inputs = model.prepare_decoder_input_ids_from_labels(labels=labels)
+                found[f"{side}_decoder_input_ids"] = inputs[0].tolist()
+        return found
+
+
+def _joined(first: Tokens, second: Tokens) -> Tokens:
+    return {part: [*first[part], *second[part]] for part in PARTS}
+
+
+def _shared_length(chosen: list[int], rejected: list[int]) -> int:
+    """Length of the shorter of two tokenizations of one prompt, which differ in their last token at most."""
+    differing = sum(one != other for one, other in zip(chosen, rejected, strict=False))
+    if differing > 1 or abs(len(chosen) - len(rejected)) > 1:
+        msg = (
+            "Chosen and rejected prompt_input_ids might only differ on the last token due to tokenizer merge ops. "
+            f"Here {differing} tokens differ, of {len(chosen)} and {len(rejected)}. End the prompt at a word's end."
+        )
+        raise ValueError(msg)
+    return min(len(chosen), len(rejected))

@@ -1,0 +1,181 @@
+"""What `PPOTrainer` is told. Mirrors `trl.trainer.ppo_config` of 0.7.11."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeAlias, TypeVar
+
+from compat.trl.core import flatten_dict
+from compat.trl.import_utils import is_wandb_available
+from compat.trl.trainer.utils import exact_div
+
+if TYPE_CHECKING:
+    T = TypeVar("T")
+    JSONDict: TypeAlias = dict[str, Any] | None
+    Hidden: TypeAlias = T | None
+else:
+    try:
+        import tyro
+
+        JSONDict = Annotated[dict | None, tyro.conf.arg(metavar="JSON", constructor=json.loads)]
+        Hidden = tyro.conf.Suppress
+    except ImportError:  # scripts that read their command line by it bring it along
+        JSONDict = dict | None
+        Hidden = Optional
+
+KL_PENALTIES = ("kl", "abs", "mse", "full")
+"""The estimators of the KL divergence from the reference model."""
+
+
+@dataclass
+class PPOConfig:
+    """The configuration of `PPOTrainer`; sizes are in examples, per process.
+
+    Attributes:
+        exp_name: name of the experiment: the script's, without `.py`.
+        seed: of all random numbers.
+        log_with: a tracker of accelerate's: "wandb", "tensorboard".
+        task_name: for the tracker alone.
+        model_name: for the tracker alone.
+        query_dataset: for the tracker alone.
+        reward_model: for the tracker alone.
+        remove_unused_columns: whether columns of a `datasets.Dataset` go that the model does not take.
+        tracker_kwargs: a tracker's name → its arguments.
+        accelerator_kwargs: further arguments of `accelerate.Accelerator`.
+        project_kwargs: arguments of `accelerate.utils.ProjectConfiguration`, `logging_dir` for one.
+        tracker_project_name: name of the project at the tracker.
+        push_to_hub_if_best_kwargs: arguments of `push_to_hub`, `repo_id` among them, which is then called
+            whenever the mean score is the best one yet.
+        steps: number of examples that are meant to be trained on.
+        learning_rate: of Adam.
+        adap_kl_ctrl: whether the KL coefficient follows a target.
+        init_kl_coef: the KL coefficient to begin with.
+        kl_penalty: its estimator: "kl" (difference of log-probabilities), "abs", "mse", or "full", over the
+            whole vocabulary.
+        target: the KL divergence, in nats per response, that the coefficient is steered to.
+        horizon: in examples, how slowly it is steered.
+        gamma: discount of later rewards.
+        lam: discount of later temporal differences in GAE.
+        cliprange: of the probability ratio.
+        cliprange_value: of the values.
+        vf_coef: weight of the value loss.
+        batch_size: of one call of `step`.
+        forward_batch_size: old name of `mini_batch_size`.
+        mini_batch_size: of one forward and backward pass.
+        gradient_accumulation_steps: mini batches of one optimizer step.
+        world_size: number of processes; filled in by the trainer.
+        ppo_epochs: how often each batch is gone through.
+        max_grad_norm: of clipping; none without it.
+        optimize_cuda_cache: old name of `optimize_device_cache`.
+        optimize_device_cache: whether the device's cache is emptied after each pass.
+        early_stopping: whether a batch is left when the policy has moved too far.
+        target_kl: the approximate KL divergence that may be passed by half.
+        compare_steps: steps between comparisons with the best mean score.
+        ratio_threshold: mini batches with a larger mean probability ratio are left out.
+        use_score_scaling: whether scores are divided by their running standard deviation.
+        use_score_norm: whether their running mean is subtracted as well.
+        score_clip: the largest absolute score.
+        whiten_rewards: whether rewards are whitened before advantages are computed.
+        is_encoder_decoder: filled in by the trainer.
+        is_peft_model: filled in by the trainer.
+        backward_batch_size: of one optimizer step; computed.
+        global_backward_batch_size: the same over all processes; filled in by the trainer.
+        global_batch_size: `batch_size` over all processes; filled in by the trainer.
+        lightning: flags of Lightning Fabric: accelerator, strategy, devices, num_nodes, precision, plugins,
+            callbacks, loggers.
+
+    Raises:
+        ValueError: `batch_size` is no multiple of `mini_batch_size * gradient_accumulation_steps`.
+        ImportError: `log_with="wandb"`, which is not installed.
+    """
+
+    exp_name: str = os.path.basename(sys.argv[0])[: -len(".py")]
+    seed: int = 0
+    log_with: Literal["wandb", "tensorboard"] | None = None
+    task_name: str | None = None
+    model_name: str | None = "gpt2"
+    query_dataset: str | None = "imdb"
+    reward_model: str | None = "sentiment-analysis:lvwerra/distilbert-imdb"
+    remove_unused_columns: bool = True
+    tracker_kwargs: JSONDict = field(default_factory=dict)
+    accelerator_kwargs: JSONDict = field(default_factory=dict)
+    project_kwargs: JSONDict = field(default_factory=dict)
+    tracker_project_name: str = "trl"
+    push_to_hub_if_best_kwargs: JSONDict = field(default_factory=dict)
+    steps: int = 20000
+    learning_rate: float = 1.41e-5
+    adap_kl_ctrl: bool = True
+    init_kl_coef: float | None = 0.2
+    kl_penalty: Literal["kl", "abs", "mse", "full"] = "kl"
+    target: float | None = 6
+    horizon: float | None = 10000
+    gamma: float = 1
+    lam: float = 0.95
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    vf_coef: float = 0.1
+    batch_size: int = 128
+    forward_batch_size: int | None = None
+    mini_batch_size: int = 128
+    gradient_accumulation_steps: int = 1
+    world_size: Hidden[int] = None
+    ppo_epochs: int = 4
+    max_grad_norm: float | None = None
+    optimize_cuda_cache: bool | None = None
+    optimize_device_cache: bool | None = False
+    early_stopping: bool = False
+    target_kl: float = 1
+    compare_steps: int = 1
+    ratio_threshold: float = 10.0
+    use_score_scaling: bool = False
+    use_score_norm: bool = False
+    score_clip: float | None = None
+    whiten_rewards: bool = False
+    is_encoder_decoder: Hidden[bool] = None
+    is_peft_model: Hidden[bool] = None
+    backward_batch_size: Hidden[int] = None
+    global_backward_batch_size: Hidden[int] = None
+    global_batch_size: Hidden[int] = None
+    lightning: JSONDict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.forward_batch_size is not None:
+            warnings.warn(
+                "`forward_batch_size` is deprecated, and takes the place of `mini_batch_size`, in forward "
+                "passes and in optimization. Give `mini_batch_size` instead.",
+                UserWarning,
+                stacklevel=3,
+            )
+            self.mini_batch_size = self.forward_batch_size
+        if self.optimize_cuda_cache is not None:
+            warnings.warn(
+                "`optimize_cuda_cache` is deprecated. Give `optimize_device_cache` instead.",
+                UserWarning,
+                stacklevel=3,
+            )
+            self.optimize_device_cache = self.optimize_cuda_cache
+        self.backward_batch_size = self.mini_batch_size * self.gradient_accumulation_steps
+        exact_div(
+            self.batch_size,
+            self.backward_batch_size,
+            "`batch_size`",
+            "`mini_batch_size * gradient_accumulation_steps`",
+            "`batch_size` must be a multiple of `mini_batch_size * gradient_accumulation_steps`",
+        )
+        if self.log_with == "wandb" and not is_wandb_available():
+            msg = "`log_with='wandb'`: Please install wandb to use wandb logging: `pip install wandb`."
+            raise ImportError(msg)
+        self.total_ppo_epochs = math.ceil(self.steps / self.batch_size)
+        if self.kl_penalty not in KL_PENALTIES:
+            msg = f"`kl_penalty={self.kl_penalty!r}`: no such estimator. Choose among {KL_PENALTIES}."
+            raise AssertionError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values, those within dictionaries by a path with slashes."""
+        flat: dict[str, Any] = flatten_dict(dict(self.__dict__))
+        return flat

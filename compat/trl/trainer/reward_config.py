@@ -1,0 +1,23 @@
+"""`RewardConfig`: the arguments of a `RewardTrainer`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from compat.arguments import TrainingArguments
+
+__all__ = ["RewardConfig"]
+
+
+@dataclass
+class RewardConfig(TrainingArguments):
+    """The arguments of a training run, and one of a reward model's.
+
+    Args:
+        max_length: longest sequence that the default collator pads to, in tokens.
+    """
+
+    max_length: int | None = dataclasses.field(
+        default=None, metadata={"help": "Longest sequence that the default collator pads to, in tokens."}
+    )

@@ -1,0 +1,148 @@
+"""The Trainer that TRL 0.7's trainers were written for: that of transformers 4.37, on ours."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from transformers import TrainingArguments as HFTrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from compat.arguments import TrainingArguments
+from compat.trainer import Trainer
+from compat.trl.import_utils import is_peft_available
+from compat.trl.trainer.utils import trl_sanitze_kwargs_for_tagging
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
+"""The classes of arguments that know nothing of a trainer's own."""
+
+
+class VintageTrainer(Trainer):
+    """A Trainer with the arithmetic and the names of 4.37.
+
+    The loss of a micro-batch is its own mean, divided by `gradient_accumulation_steps`, whatever the model
+    could do with the number of tokens in the window. Samples are drawn in the order of then, by torch's own
+    random numbers, unless `accelerator_config` or `data_seed` ask for another one.
+
+    Args:
+        tokenizer: `processing_class` in today's words.
+        kwargs: as in `compat.Trainer`.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl"]
+
+    def __init__(self, *, tokenizer: Any = None, **kwargs: Any) -> None:
+        super().__init__(processing_class=tokenizer, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(self._tag_names)
+
+    @property
+    def tokenizer(self) -> Any:
+        """What tokenizes; `processing_class` in today's words."""
+        return self.processing_class
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self.processing_class = tokenizer
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Have samples drawn as in 4.37, which had no sampler with a seed of its own."""
+        super().create_accelerator_and_postprocess()
+        if self.args.data_seed is None and self.args.accelerator_config == AcceleratorConfig():
+            self.accelerator.dataloader_config.use_seedable_sampler = False
+
+    def push_to_hub(
+        self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any
+    ) -> str:
+        """Push the model, tagged as this trainer's.
+
+        Mirrors `transformers.Trainer.push_to_hub`.
+
+        Args:
+            commit_message: of the commit.
+            blocking: whether to wait for its end.
+            kwargs: for the model card; `tags` are added to.
+
+        Returns:
+            The address of the repository, or the upload that is under way.
+        """
+        tagged = trl_sanitze_kwargs_for_tagging(self.model, [*self._tag_names], kwargs) or {}
+        pushed: str = super().push_to_hub(commit_message=commit_message, blocking=blocking, **tagged)
+        return pushed
+
+
+def default_arguments() -> TrainingArguments:
+    """What HF's Trainer takes where it is given no arguments."""
+    return TrainingArguments(output_dir="tmp_trainer")
+
+
+def same_draws_everywhere() -> Any:
+    """Have Python's `random` stand at the same place in all processes of a job, and return that place."""
+    place = [random.getstate()]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(place)
+        random.setstate(place[0])
+    return place[0]
+
+
+def is_peft_model(model: Any) -> bool:
+    """Whether a model is PEFT's."""
+    if not is_peft_available():
+        return False
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def require_peft(peft_config: Any) -> None:
+    """Refuse an adapter where PEFT is missing.
+
+    Raises:
+        ValueError: there is a configuration and no PEFT.
+    """
+    if peft_config is not None and not is_peft_available():
+        msg = (
+            f"`peft_config={type(peft_config).__name__}`: PEFT is not installed and you passed a `peft_config` in the "
+            "trainer's kwargs, please install it to use the PEFT models: `pip install peft`."
+        )
+        raise ValueError(msg)
+
+
+def is_loaded_in_bits(model: Any) -> bool:
+    """Whether bitsandbytes has quantized a model."""
+    return any(getattr(model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
+
+
+def prepared_for_bits(model: Any, args: Any) -> Any:
+    """Have PEFT make a quantized model fit for an adapter to be trained on it.
+
+    Args:
+        model: a quantized model.
+        args: training arguments, whose gradient checkpointing is set up here.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    options: dict[str, Any] = {"use_gradient_checkpointing": getattr(args, "gradient_checkpointing", False)}
+    name = "gradient_checkpointing_kwargs"
+    given = getattr(args, name, None)
+    if given is not None and name in inspect.signature(prepare_model_for_kbit_training).parameters:
+        options[name] = given
+    return prepare_model_for_kbit_training(model, **options)
+
+
+def let_inputs_require_grad(model: Any) -> None:
+    """Let gradients reach checkpointed layers below which nothing is trained."""
+    if hasattr(model, "enable_input_require_grads"):
+        model.enable_input_require_grads()
+        return
+    model.get_input_embeddings().register_forward_hook(_require_grad)
+
+
+def _require_grad(module: nn.Module, inputs: Any, output: Any) -> None:
+    output.requires_grad_(True)

@@ -1,0 +1,1 @@
+"""Tests of `compat.trl`, and what they hold it against."""
