@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.machinery
+import importlib.util
 import os
 import runpy
 import sys
@@ -65,12 +66,44 @@ def main(namespace: argparse.Namespace) -> int:
         sys.stderr.write(f"compat run: {error}\n")
         return 2
     install()
+    _stand_in_for_trl(namespace.script, as_module=namespace.module)
     if not namespace.quiet:
         from compat.trainer import Trainer
 
         Trainer.announces_plan = True
     run_script(namespace.script, namespace.args, as_module=namespace.module)
     return 0
+
+
+def _stand_in_for_trl(script: str, *, as_module: bool) -> None:
+    """Put `compat.trl` in TRL's place for a script of 2023 or 2024, and say so."""
+    path = _source(script, as_module=as_module)
+    if path is None:
+        return
+    from compat.trl import era
+
+    missing = era.is_of_ours(era.uses_of_files([path]))
+    if not missing:
+        return
+    era.stand_in()
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(
+            f"compat run: `{script}` is written for TRL 0.7, whose interface compat.trl offers: "
+            f"{era.release()} lacks {', '.join(map(str, missing))}.\n"
+        )
+
+
+def _source(script: str, *, as_module: bool) -> str | None:
+    """The file that holds a script's text, where there is one."""
+    if as_module:
+        try:
+            spec = importlib.util.find_spec(script)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(f"{script}.__main__")
+        except (ImportError, ValueError):
+            return None  # Python tells of it, when the module is run
+        return None if spec is None else spec.origin
+    return os.path.join(script, "__main__.py") if os.path.isdir(script) else script
 
 
 def run_script(script: str, args: Sequence[str], *, as_module: bool = False) -> None:

@@ -200,12 +200,6 @@ class FabricAccelerator(LightningAccelerator):
         """
         if id(model) in self._wrapped:
             return model
-        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-            msg = (
-                "`num_shared_layers`: a model whose layers another model shares cannot be sharded apart. "
-                "Give a `ref_model` of its own, or the strategy 'ddp'."
-            )
-            raise ArgumentError(msg)
         places = self.device_placement if device_placement is None else device_placement
         moves = bool(places and not self.verify_device_map(model))
         trains = any(parameter.requires_grad for parameter in model.parameters()) and not evaluation_mode

@@ -62,9 +62,12 @@ def _turned(texts: tuple[str, ...], by: int) -> tuple[str, ...]:
 def trainer_for(
     library: Any,
     kind: str = "causal",
+    *,
     schedule: Any = None,
     adam: bool = False,
     frozen: bool = True,
+    dataset: Any = None,
+    data_collator: Any = None,
     **options: Any,
 ) -> Any:
     defaults = {
@@ -105,6 +108,8 @@ def trainer_for(
             model=model,
             ref_model=reference,
             tokenizer=parts.tokenizer(),
+            dataset=dataset,
+            data_collator=data_collator,
             **extra,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ __all__ = [
     "conversations_formatting_function",
     "get_formatting_func_from_dataset",
     "instructions_formatting_function",
+    "render",
 ]
 
 FORMAT_MAPPING: dict[str, Any] = {
@@ -26,6 +28,11 @@ FORMAT_MAPPING: dict[str, Any] = {
 """The features by which the two kinds are known."""
 
 _logger = logging.getLogger(__name__)
+
+_SAY_SO = (
+    "No chat template is defined for this tokenizer: the one that transformers 4.37 had for its class "
+    "stands in. Set `tokenizer.chat_template` to have another one."
+)
 
 
 def conversations_formatting_function(
@@ -44,9 +51,8 @@ def conversations_formatting_function(
     def to_text(rows: Any) -> str | list[str]:
         chats = rows[messages_field]
         if isinstance(chats[0], list):
-            return [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
-        text: str = tokenizer.apply_chat_template(chats, tokenize=False)
-        return text
+            return [render(tokenizer, chat) for chat in chats]
+        return render(tokenizer, chats)
 
     return to_text
 
@@ -62,12 +68,12 @@ def instructions_formatting_function(tokenizer: Any) -> Callable[[Any], Any]:
     """
 
     def as_chat(prompt: str, completion: str) -> str:
-        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-        text: str = tokenizer.apply_chat_template(chat, tokenize=False)
-        return text
+        return render(
+            tokenizer, [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        )
 
     def to_text(rows: Any) -> str | list[str]:
-        if isinstance(rows["prompt"], list):
+        if not isinstance(rows["prompt"], str):
             return [as_chat(*pair) for pair in zip(rows["prompt"], rows["completion"], strict=True)]
         return as_chat(rows["prompt"], rows["completion"])
 
@@ -103,3 +109,73 @@ def _is_chat(feature: Any) -> bool:
     # Newer releases of datasets have a class for lists.
     inner = [feature.feature] if hasattr(feature, "feature") else feature
     return bool(inner == FORMAT_MAPPING["chatml"])
+
+
+def render(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+    """Write a chat as a text, by the tokenizer's template.
+
+    A tokenizer without one had that of its class until transformers 4.44, which took these away.
+
+    Args:
+        tokenizer: the tokenizer.
+        chat: messages with a `role` and a `content`.
+
+    Raises:
+        ValueError: there is no template, and its class had none; the roles of a Llama chat do not alternate.
+    """
+    kinds = [kind.__name__ for kind in type(tokenizer).__mro__]
+    if getattr(tokenizer, "chat_template", None) is None:
+        for prefixes, write in _WRITERS.items():
+            if any(kind.startswith(prefixes) for kind in kinds):
+                _warn_once()
+                return write(tokenizer, chat)
+    text: str = tokenizer.apply_chat_template(chat, tokenize=False)
+    return text
+
+
+@functools.cache
+def _warn_once() -> None:
+    _logger.warning(_SAY_SO)
+
+
+def _write_ended(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+    return "".join(f"{message['content']}{tokenizer.eos_token}" for message in chat)
+
+
+def _write_llama(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+    system, turns = (chat[0]["content"], chat[1:]) if chat[0]["role"] == "system" else (None, chat)
+    if [turn["role"] for turn in turns] != [("user", "assistant")[place % 2] for place in range(len(turns))]:
+        msg = (
+            "Conversation roles must alternate user/assistant/user/assistant/...; they are "
+            f"{[turn['role'] for turn in turns]}. Set `tokenizer.chat_template` to one that allows for that."
+        )
+        raise ValueError(msg)
+    written = []
+    for place, turn in enumerate(turns):
+        content = turn["content"]
+        if place == 0 and system is not None:
+            content = f"<<SYS>>\n{system}\n<</SYS>>\n\n{content}"
+        if turn["role"] == "user":
+            written.append(f"{tokenizer.bos_token}[INST] {content.strip()} [/INST]")
+        else:
+            written.append(f" {content.strip()} {tokenizer.eos_token}")
+    return "".join(written)
+
+
+def _write_chatml(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+    return "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in chat)
+
+
+def _ask_transformers(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+    text: str = tokenizer.apply_chat_template(chat, tokenize=False)
+    return text
+
+
+_WRITERS: dict[tuple[str, ...], Callable[[Any, list[dict[str, str]]], str]] = {
+    ("GPT2Tokenizer", "BloomTokenizer", "GPTNeoXTokenizer"): _write_ended,
+    ("LlamaTokenizer",): _write_llama,
+    # Theirs were of no use for training on chats.
+    ("Blenderbot", "CodeLlama", "GPTSw3", "GPTSan", "GPTNeoXJapanese", "Whisper"): _ask_transformers,
+    ("PreTrainedTokenizer",): _write_chatml,
+}
+"""Names of classes begin with these → how they wrote a chat; the first that fits."""

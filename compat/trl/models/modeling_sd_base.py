@@ -12,7 +12,6 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from safetensors.torch import load_file
 from torch.distributions import Normal
 
@@ -26,12 +25,13 @@ try:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.utils import convert_unet_state_dict_to_peft
 except ImportError as error:
-    raise MissingLibraryError(
-        "DDPO needs diffusers, which is not installed. Run `pip install 'lightning-hf-compat[diffusers]'`."
-    ) from error
+    _MISSING = "DDPO: diffusers is not installed. Run `pip install 'lightning-hf-compat[diffusers]'`."
+    raise MissingLibraryError(_MISSING) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import torch
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file in which diffusers keeps LoRA's weights."""
@@ -134,7 +134,7 @@ class DDPOStableDiffusionPipeline:
         raise NotImplementedError(msg)
 
 
-def scheduler_step(  # noqa: D417 (`self` is a scheduler: the function is called with one)
+def scheduler_step(
     self: Any,
     model_output: torch.Tensor,
     timestep: Any,
@@ -174,8 +174,8 @@ def scheduler_step(  # noqa: D417 (`self` is a scheduler: the function is called
         raise ArgumentError(msg)
     if prev_sample is not None and generator is not None:
         msg = (
-            "Cannot pass both generator and prev_sample: there is nothing left to draw. Please make sure that "
-            "either `generator` or `prev_sample` stays `None`."
+            "Cannot pass both generator and prev_sample: there is nothing left to draw. Please make sure "
+            "that either `generator` or `prev_sample` stays `None`."
         )
         raise ArgumentError(msg)
     mean, deviation = _distribution(self, model_output, timestep, sample, eta, use_clipped_model_output)
@@ -184,7 +184,8 @@ def scheduler_step(  # noqa: D417 (`self` is a scheduler: the function is called
         noise = randn_tensor(model_output.shape, generator=generator, **options)  # type: ignore[arg-type]
         prev_sample = mean + deviation * noise
     # Without noise there is no density: infinities, as the formula gives them.
-    log_prob = Normal(mean, deviation, validate_args=False).log_prob(prev_sample.detach())
+    step = Normal(mean, deviation, validate_args=False)
+    log_prob: torch.Tensor = step.log_prob(prev_sample.detach())  # type: ignore[no-untyped-call]
     return DDPOSchedulerOutput(prev_sample.to(sample.dtype), log_prob.flatten(1).mean(dim=1))
 
 
@@ -196,7 +197,7 @@ def _distribution(
     eta: float,
     from_clipped: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and standard deviation of the latents after a step; the latter broadcasts to the former."""
+    """Returns mean and standard deviation, which broadcasts to it, of the latents after a step."""
     config = scheduler.config
     before = timestep - config.num_train_timesteps // scheduler.num_inference_steps
     now_kept = _kept(scheduler, timestep, sample)
@@ -264,7 +265,7 @@ class _Recorder:
             del self.scheduler.step
 
 
-def pipeline_step(  # noqa: D417 (`self` is a pipeline: the function is called with one)
+def pipeline_step(
     self: Any,
     prompt: str | list[str] | None = None,
     height: int | None = None,
@@ -442,7 +443,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
             self.sd_pipeline.unet = adapted
 
     def get_trainable_layers(self) -> Any:
-        """Returns the U-Net, with an adapter in it if LoRA is trained: the one that was loaded, or a new one."""
+        """Returns the U-Net, if LoRA is trained with an adapter in it: the loaded one, or a new one."""
         if not self.use_lora:
             return self.unet
         _needs_peft()
@@ -498,7 +499,10 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
 
     def _trained(self, models: list[Any]) -> Any:
         if len(models) != 1:
-            msg = f"`models`: Given how the trainable params were set, this should be of length 1, not {len(models)}."
+            msg = (
+                "`models`: Given how the trainable params were set, this should be of length 1, not "
+                f"{len(models)}. Prepare the U-Net alone."
+            )
             raise ArgumentError(msg)
         model = models[0]
         if not (_adapters(model) if self.use_lora else isinstance(model, UNet2DConditionModel)):
@@ -514,7 +518,7 @@ def _adapters(model: Any) -> Any:
 
 def _needs_peft() -> None:
     if not is_peft_available():
-        msg = "`use_lora=True`: LoRA needs PEFT, which is not installed. Run `pip install peft`, or train without."
+        msg = "`use_lora=True`: PEFT is not installed. Run `pip install peft`, or train without LoRA."
         raise MissingLibraryError(msg)
 
 
@@ -523,9 +527,8 @@ def _load_lora(unet: Any, path: str) -> None:
     from peft.utils import set_peft_model_state_dict
 
     if not os.path.isfile(path):
-        raise CheckpointError(
-            f"`{path}` is missing: the checkpoint has no adapter. Choose another checkpoint."
-        )
+        msg = f"`{path}` is missing: the checkpoint has no adapter. Choose another checkpoint."
+        raise CheckpointError(msg)
     saved = {name.removeprefix(f"{_OF_UNET}."): weight for name, weight in load_file(path).items()}
     (adapter,) = _adapters(unet)
     wrong = set_peft_model_state_dict(unet, convert_unet_state_dict_to_peft(saved), adapter)

@@ -89,12 +89,15 @@ class RowTokenizer:
 
     def _special(self, name: str) -> Tokens:
         token = getattr(self.tokenizer, f"{name}_token_id")
-        return {part: [] for part in PARTS} if token is None else {"input_ids": [token], "attention_mask": [1]}
+        return (
+            {part: [] for part in PARTS} if token is None else {"input_ids": [token], "attention_mask": [1]}
+        )
 
     def _fitted(self, prompts: dict[str, Tokens], answers: dict[str, Any]) -> dict[str, Any]:
         """Cut prompts first, answers then, and put them together."""
         ended = {
-            side: _joined({part: answers[side][part] for part in PARTS}, self._special("eos")) for side in SIDES
+            side: _joined({part: answers[side][part] for part in PARTS}, self._special("eos"))
+            for side in SIDES
         }
         longest = max(len(answer["input_ids"]) for answer in ended.values())
 
@@ -116,7 +119,10 @@ class RowTokenizer:
 
     def _cut(self, prompt: Tokens) -> Tokens:
         if self.truncation_mode not in TRUNCATIONS:
-            msg = f"Unknown truncation mode: {self.truncation_mode}. `truncation_mode` is one of {[*TRUNCATIONS]}."
+            msg = (
+                f"Unknown truncation mode: {self.truncation_mode}. `truncation_mode` is one of "
+                f"{[*TRUNCATIONS]}."
+            )
             raise ValueError(msg)
         kept = TRUNCATIONS[self.truncation_mode](self.max_prompt_length)
         return {part: values[kept] for part, values in prompt.items()}
@@ -140,8 +146,9 @@ class RowTokenizer:
         border = len(alone)
         if border > len(whole["input_ids"]):
             msg = (
-                "Prompt input ids and answer input ids should have the same length as the tokens of both: the "
-                f"prompt has {border} and both have {len(whole['input_ids'])}. End the prompt at a word's end."
+                "Prompt input ids and answer input ids should have the same length as the tokens of both: "
+                f"the prompt has {border} and both have {len(whole['input_ids'])}. End the prompt at a "
+                "word's end."
             )
             raise ValueError(msg)
         if whole["input_ids"][:border] != alone:
@@ -175,8 +182,9 @@ def _shared_length(chosen: list[int], rejected: list[int]) -> int:
     differing = sum(one != other for one, other in zip(chosen, rejected, strict=False))
     if differing > 1 or abs(len(chosen) - len(rejected)) > 1:
         msg = (
-            "Chosen and rejected prompt_input_ids might only differ on the last token due to tokenizer merge ops. "
-            f"Here {differing} tokens differ, of {len(chosen)} and {len(rejected)}. End the prompt at a word's end."
+            "Chosen and rejected prompt_input_ids might only differ on the last token due to tokenizer "
+            f"merge ops. Here {differing} tokens differ, of {len(chosen)} and {len(rejected)}. End the "
+            "prompt at a word's end."
         )
         raise ValueError(msg)
     return min(len(chosen), len(rejected))

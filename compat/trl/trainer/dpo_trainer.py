@@ -109,14 +109,18 @@ class DPOTrainer(VintageTrainer):
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "dpo"]
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let overrides of `get_batch_samples` be called by both of its names' owners."""
         super().__init_subclass__(**kwargs)
         if "get_batch_samples" in vars(cls):
-            cls.get_batch_samples = _serving_windows(vars(cls)["get_batch_samples"])
+            cls.get_batch_samples = _serving_windows(  # type: ignore[method-assign]
+                vars(cls)["get_batch_samples"]
+            )
 
-    def __init__(
+    def __init__(  # noqa: C901, PLR0915 (TRL's options, one after the other)
         self,
         model: PreTrainedModel | nn.Module | str | None = None,
         ref_model: PreTrainedModel | nn.Module | str | None = None,
@@ -153,31 +157,31 @@ class DPOTrainer(VintageTrainer):
     ) -> None:
         args = default_arguments() if args is None else args
         name = type(self).__name__
-        model = load_by_name(model, model_init_kwargs, name)
-        ref_model = load_by_name(ref_model, ref_model_init_kwargs, name, "ref_model")
+        policy: Any = load_by_name(model, model_init_kwargs, name)
+        reference: Any = load_by_name(ref_model, ref_model_init_kwargs, name, "ref_model")
         # Where this is set, whatever runs the model outside of the Trainer needs autocast.
         self._peft_has_been_casted_to_bf16 = False
         require_peft(peft_config)
         if peft_config is not None:
-            model = self._with_adapter(model, ref_model, args, peft_config)
-        elif args.gradient_checkpointing and model is not None:
-            let_inputs_require_grad(model)
+            policy = self._with_adapter(policy, reference, args, peft_config)
+        elif args.gradient_checkpointing and policy is not None:
+            let_inputs_require_grad(policy)
         if generate_during_eval and not is_wandb_available():
             msg = (
-                "`generate_during_eval=True` requires Weights and Biases to be installed. Please install `wandb` to "
-                "resolve."
+                "`generate_during_eval=True` requires Weights and Biases to be installed. Please install "
+                "`wandb` to resolve."
             )
             raise ValueError(msg)
-        if model is None and is_encoder_decoder is None:
+        if policy is None and is_encoder_decoder is None:
             msg = "When no model is provided, you need to pass the parameter is_encoder_decoder."
             raise ValueError(msg)
         if tokenizer is None:
             msg = "`tokenizer=None`: tokenizer must be specified to tokenize a DPO dataset. Pass one."
             raise ValueError(msg)
         self.is_encoder_decoder = bool(
-            is_encoder_decoder if model is None else model.config.is_encoder_decoder
+            is_encoder_decoder if policy is None else policy.config.is_encoder_decoder
         )
-        self.is_peft_model = is_peft_model(model)
+        self.is_peft_model = is_peft_model(policy)
         self.model_adapter_name = model_adapter_name
         self.ref_adapter_name = ref_adapter_name
         self.reference_free = reference_free
@@ -217,9 +221,9 @@ class DPOTrainer(VintageTrainer):
         with args.main_process_first(desc="tokenizing datasets"):
             train_dataset = self._tokenized(train_dataset)
             eval_dataset = self._tokenized(eval_dataset)
-        self.ref_model = ref_model
+        self.ref_model: Any = reference
         super().__init__(
-            model=model,
+            model=policy,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
@@ -245,8 +249,9 @@ class DPOTrainer(VintageTrainer):
 
         if ref_model is not None:
             msg = (
-                "You passed both a ref_model and a peft_config. For training PEFT adapters with DPO there is no need "
-                "to pass a reference model: it is the model without its adapter. Please pass `ref_model=None`."
+                "You passed both a ref_model and a peft_config. For training PEFT adapters with DPO there "
+                "is no need to pass a reference model: it is the model without its adapter. Please pass "
+                "`ref_model=None`."
             )
             raise ValueError(msg)
         if is_peft_model(model):
@@ -331,7 +336,7 @@ class DPOTrainer(VintageTrainer):
         return self._rows.tokenize(feature, self.build_tokenized_answer, model)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The dataloader of the training set, with the reference's log-probabilities where they are asked for.
+        """The training dataloader, with the reference's log-probabilities where they are asked for.
 
         Mirrors `transformers.Trainer.get_train_dataloader`.
         """
@@ -367,8 +372,9 @@ class DPOTrainer(VintageTrainer):
         dataset = own[asked] if isinstance(asked, str) else own if asked is None else asked
         if self.state.global_step and not self.is_peft_model and not _has_reference(dataset):
             warnings.warn(
-                "`precompute_ref_log_probs=True`: this dataset is evaluated for the first time, and the model has been "
-                "trained already: it is its own reference as it is now. Call `evaluate()` once ahead of `train()`.",
+                "`precompute_ref_log_probs=True`: this dataset is evaluated for the first time, and the "
+                "model has been trained already: it is its own reference as it is now. Call `evaluate()` "
+                "once ahead of `train()`.",
                 stacklevel=3,
             )
         found = self._with_reference(
@@ -476,8 +482,8 @@ class DPOTrainer(VintageTrainer):
             return pad_to_length(batch[key], length, pad_value=fill)
 
         found: dict[str, torch.Tensor] = {}
-        for key in batch:
-            if key.startswith("chosen") and isinstance(batch[key], torch.Tensor):
+        for key, values in batch.items():
+            if key.startswith("chosen") and isinstance(values, torch.Tensor):
                 other = key.replace("chosen", "rejected")
                 together = torch.cat((padded(key), padded(other)), dim=0).to(device=device)
                 found[key.replace("chosen", "concatenated")] = together
@@ -488,10 +494,10 @@ class DPOTrainer(VintageTrainer):
 
     def dpo_loss(
         self,
-        policy_chosen_logps: torch.FloatTensor,
-        policy_rejected_logps: torch.FloatTensor,
-        reference_chosen_logps: torch.FloatTensor,
-        reference_rejected_logps: torch.FloatTensor,
+        policy_chosen_logps: torch.Tensor,
+        policy_rejected_logps: torch.Tensor,
+        reference_chosen_logps: torch.Tensor,
+        reference_rejected_logps: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of `loss_type`, and the rewards that it implies.
 
@@ -531,15 +537,14 @@ class DPOTrainer(VintageTrainer):
             gains = torch.cat((beta * (chosen - rejected_kl), beta * (chosen_kl - rejected)), dim=0)
             return 1 - torch.sigmoid(gains)
         msg = (
-            f"Unknown loss type: {self.loss_type}. `loss_type` should be one of "
-            f"{['sigmoid', *_UNSMOOTHED]}."
+            f"Unknown loss type: {self.loss_type}. `loss_type` should be one of {['sigmoid', *_UNSMOOTHED]}."
         )
         raise ValueError(msg)
 
     @staticmethod
     def get_batch_logps(
-        logits: torch.FloatTensor,
-        labels: torch.LongTensor,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
         average_log_prob: bool = False,
         label_pad_token_id: int = -100,
         is_encoder_decoder: bool = False,
@@ -648,7 +653,7 @@ class DPOTrainer(VintageTrainer):
             chosen, rejected, *_ = self.concatenated_forward(reference, batch)
         return chosen, rejected
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self, model: PreTrainedModel | nn.Module, inputs: dict[str, Any], return_outputs: bool = False
     ) -> Any:
         """The loss of a batch; its metrics are kept for the next log.
@@ -667,8 +672,8 @@ class DPOTrainer(VintageTrainer):
     def _warn_of_other_collator(self, method: str) -> None:
         if not self.use_dpo_data_collator:
             warnings.warn(
-                f"{method} is only implemented for DPODataCollatorWithPadding, and you passed a data collator that "
-                f"is different. Have it make the same keys, or override `{method}`.",
+                f"{method} is only implemented for DPODataCollatorWithPadding, and you passed a data "
+                f"collator that is different. Have it make the same keys, or override `{method}`.",
                 stacklevel=3,
             )
 
@@ -708,7 +713,7 @@ class DPOTrainer(VintageTrainer):
                     reference_output = written_by(reference)
         return decoded(policy_output), decoded(reference_output)
 
-    def prediction_step(
+    def prediction_step(  # type: ignore[override]
         self,
         model: PreTrainedModel | nn.Module,
         inputs: dict[str, Any],
@@ -734,13 +739,13 @@ class DPOTrainer(VintageTrainer):
         self.store_metrics(metrics, train_eval="eval")
         if prediction_loss_only:
             return loss.detach(), None, None
-        names = [name for name in ("eval_logits/chosen", "eval_logits/rejected") if name not in (ignore_keys or ())]
+        names = [
+            name for name in ("eval_logits/chosen", "eval_logits/rejected") if name not in (ignore_keys or ())
+        ]
         logits = torch.stack([metrics[name] for name in names]).to(self.accelerator.device)
         return loss.detach(), logits, torch.zeros(len(logits), device=logits.device)
 
-    def store_metrics(
-        self, metrics: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
-    ) -> None:
+    def store_metrics(self, metrics: dict[str, Any], train_eval: Literal["train", "eval"] = "train") -> None:
         """Keep metrics until the next log, which tells their means.
 
         Args:

@@ -104,7 +104,9 @@ class IterativeSFTTrainer(VintageTrainer):
         self.tokenizer.truncation_side = "left" if truncation_mode == "keep_end" else "right"
         PPODecorators.optimize_device_cache = bool(optimize_device_cache)
 
-    def prepare_model_inputs(self, input_ids: Any, attention_mask: Any, labels: Any) -> dict[str, torch.Tensor]:
+    def prepare_model_inputs(
+        self, input_ids: Any, attention_mask: Any, labels: Any
+    ) -> dict[str, torch.Tensor]:
         """Collate the samples of a step.
 
         Args:
@@ -141,8 +143,9 @@ class IterativeSFTTrainer(VintageTrainer):
         samples = len(next(iter(batch.values())))
         if samples > length:
             warnings.warn(
-                f"`max_length={length}`: TRL 0.7.11 takes no more samples than this in a step, and {samples} are "
-                f"given; {samples - length} are left out. Give fewer, or a larger `max_length`.",
+                f"`max_length={length}`: TRL 0.7.11 takes no more samples than this in a step, and "
+                f"{samples} are given; {samples - length} are left out. Give fewer, or a larger "
+                "`max_length`.",
                 stacklevel=4,
             )
         kept = _TRUNCATIONS[self.truncation_mode](length)
@@ -220,7 +223,7 @@ class IterativeSFTTrainer(VintageTrainer):
         batch = self.prepare_model_inputs(input_ids, attention_mask, labels)
         names = [name for name in _PARTS if name in batch]
         samples = [dict(zip(names, row, strict=True)) for row in zip(*map(batch.get, names), strict=True)]  # type: ignore[arg-type]
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]
             batch_size=self.args.per_device_train_batch_size,
             shuffle=True,
@@ -282,8 +285,8 @@ def _as_list(values: Any) -> Any:
 def _check_parts(model: Any, tokenizer: Any, *, scheduler: Any, max_steps: int) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         msg = (
-            "tokenizer must be a PreTrainedTokenizerBase like a PreTrainedTokenizer or a PreTrainedTokenizerFast, "
-            f"got {type(tokenizer)}. Pass one."
+            "tokenizer must be a PreTrainedTokenizerBase like a PreTrainedTokenizer or a "
+            f"PreTrainedTokenizerFast, got {type(tokenizer)}. Pass one."
         )
         raise ValueError(msg)  # noqa: TRY004 (TRL's)
     if not isinstance(model, PreTrainedModel) and not is_peft_model(model):
@@ -291,14 +294,14 @@ def _check_parts(model: Any, tokenizer: Any, *, scheduler: Any, max_steps: int) 
         raise ValueError(msg)
     if not model.can_generate():
         warnings.warn(
-            f"The current model class {type(model)} is not compatible with `.generate()`. Please make sure that this "
-            "is intended.",
+            f"The current model class {type(model)} is not compatible with `.generate()`. Please make sure "
+            "that this is intended.",
             stacklevel=3,
         )
     if scheduler is None and max_steps == -1:
         msg = (
-            "`max_steps=-1`: when no scheduler is provided, you need to set the total number of training steps to "
-            "perform `max_steps`."
+            "`max_steps=-1`: when no scheduler is provided, you need to set the total number of training "
+            "steps to perform `max_steps`."
         )
         raise ValueError(msg)
 
@@ -323,20 +326,20 @@ def _check_given(
         raise ValueError(msg)
     if input_ids is not None and texts is not None:
         warnings.warn(
-            "Both 'input_ids' and 'texts' are provided. 'input_ids' will be overwritten using inputs provided by the "
-            "'texts' keyword argument: pass one of them.",
+            "Both 'input_ids' and 'texts' are provided. 'input_ids' will be overwritten using inputs "
+            "provided by the 'texts' keyword argument: pass one of them.",
             stacklevel=4,
         )
     if is_encoder_decoder and labels is None and texts_labels is None:
         msg = (
-            "No 'labels' or 'text_labels' are provided. When using an encoder-decoder architecture, 'labels' or "
-            "'text_labels' must be passed."
+            "No 'labels' or 'text_labels' are provided. When using an encoder-decoder architecture, "
+            "'labels' or 'text_labels' must be passed."
         )
         raise ValueError(msg)
     if is_encoder_decoder and texts_labels is not None and texts is not None and texts_labels != texts:
         warnings.warn(
-            "`texts_labels`: TRL 0.7.11 takes the `texts` themselves for labels, whatever is given here. Pass "
-            "`input_ids` and `labels` to have labels of their own.",
+            "`texts_labels`: TRL 0.7.11 takes the `texts` themselves for labels, whatever is given here. "
+            "Pass `input_ids` and `labels` to have labels of their own.",
             stacklevel=4,
         )
 

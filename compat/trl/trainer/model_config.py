@@ -11,8 +11,8 @@ from compat.trl.core import flatten_dict
 __all__ = ["ModelConfig"]
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclass
@@ -38,8 +38,12 @@ class ModelConfig:
     lora_r: int | None = _option(16, "Rank of LoRA's matrices.")
     lora_alpha: int | None = _option(32, "LoRA's alpha.")
     lora_dropout: float | None = _option(0.05, "Dropout before LoRA's matrices.")
-    lora_target_modules: list[str] | None = _option(None, "Modules that get LoRA's matrices.")
-    lora_modules_to_save: list[str] | None = _option(None, "Modules that are trained as a whole, and saved.")
+    lora_target_modules: list[str] | None = _option(  # noqa: RUF009 (a field)
+        None, "Modules that get LoRA's matrices."
+    )
+    lora_modules_to_save: list[str] | None = _option(  # noqa: RUF009 (a field)
+        None, "Modules that are trained as a whole, and saved."
+    )
     load_in_8bit: bool = _option(False, "Load the model in 8 bits; only an adapter can be trained then.")
     load_in_4bit: bool = _option(False, "Load the model in 4 bits; only an adapter can be trained then.")
     bnb_4bit_quant_type: str | None = _option("nf4", "Kind of the 4 bits: `nf4` or `fp4`.")
@@ -52,7 +56,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.load_in_8bit and self.load_in_4bit:
             msg = (
-                "`load_in_8bit=True` and `load_in_4bit=True`: a model is loaded in one precision, you can't use "
-                "8 bit and 4 bit precision at the same time. Leave one of them out."
+                "`load_in_8bit=True` and `load_in_4bit=True`: a model is loaded in one precision, you "
+                "can't use 8 bit and 4 bit precision at the same time. Leave one of them out."
             )
             raise ValueError(msg)

@@ -176,6 +176,13 @@ class PPOConfig:
             raise AssertionError(msg)
 
     def to_dict(self) -> dict[str, Any]:
-        """All values, those within dictionaries by a path with slashes."""
-        flat: dict[str, Any] = flatten_dict(dict(self.__dict__))
+        """All values, those within dictionaries by a path with slashes; Lightning's objects in words."""
+        flags = {
+            name: value if _is_plain(value) else repr(value) for name, value in (self.lightning or {}).items()
+        }
+        flat: dict[str, Any] = flatten_dict({**self.__dict__, "lightning": flags})
         return flat
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -101,7 +101,7 @@ class RewardTrainer(VintageTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self, model: PreTrainedModel | nn.Module, inputs: dict[str, Any], return_outputs: bool = False
     ) -> Any:
         """Score both sides of a batch, and compare them.
@@ -116,8 +116,8 @@ class RewardTrainer(VintageTrainer):
         """
         if not self.use_reward_data_collator:
             warnings.warn(
-                "The current compute_loss is implemented for RewardDataCollatorWithPadding, and there is another "
-                "`data_collator`. Have it make the same keys, or override `compute_loss`.",
+                "The current compute_loss is implemented for RewardDataCollatorWithPadding, and there is "
+                "another `data_collator`. Have it make the same keys, or override `compute_loss`.",
                 stacklevel=2,
             )
         scores = {
@@ -134,7 +134,7 @@ class RewardTrainer(VintageTrainer):
         loss = -functional.logsigmoid(lead).mean()
         return (loss, scores) if return_outputs else loss
 
-    def prediction_step(
+    def prediction_step(  # type: ignore[override]
         self,
         model: PreTrainedModel | nn.Module,
         inputs: dict[str, Any],
@@ -172,7 +172,8 @@ class RewardTrainer(VintageTrainer):
 def _settled_length(args: Any, max_length: int | None) -> int | None:
     if type(args) in PLAIN_ARGUMENTS:
         warnings.warn(
-            "Using `transformers.TrainingArguments` for `args` is deprecated. Please use `RewardConfig` instead.",
+            "Using `transformers.TrainingArguments` for `args` is deprecated. Please use `RewardConfig` "
+            "instead.",
             FutureWarning,
             stacklevel=3,
         )
@@ -181,12 +182,13 @@ def _settled_length(args: Any, max_length: int | None) -> int | None:
         return configured
     if configured is not None:
         msg = (
-            f"`max_length={max_length}`, `args.max_length={configured}`: you cannot specify both. Please use the "
-            "`RewardConfig` to set it once."
+            f"`max_length={max_length}`, `args.max_length={configured}`: you cannot specify both. Please "
+            "use the `RewardConfig` to set it once."
         )
         raise ValueError(msg)
     warnings.warn(
-        f"`max_length={max_length}`: the argument is deprecated. Please use the `RewardConfig` to set it instead.",
+        f"`max_length={max_length}`: the argument is deprecated. Please use the `RewardConfig` to set it "
+        "instead.",
         FutureWarning,
         stacklevel=3,
     )
@@ -196,15 +198,15 @@ def _settled_length(args: Any, max_length: int | None) -> int | None:
 def _default_collator(args: Any, tokenizer: Any, max_length: int | None) -> RewardDataCollatorWithPadding:
     if tokenizer is None:
         msg = (
-            "`tokenizer=None`: a tokenizer must be specified when using the default RewardDataCollatorWithPadding, "
-            "which pads by it. Pass one, or a `data_collator`."
+            "`tokenizer=None`: a tokenizer must be specified when using the default "
+            "RewardDataCollatorWithPadding, which pads by it. Pass one, or a `data_collator`."
         )
         raise ValueError(msg)
     if max_length is None:
         max_length = _LENGTH_BY_DEFAULT
         warnings.warn(
-            "When using RewardDataCollatorWithPadding, you should set `max_length` in RewardConfig. It will be set "
-            f"to `{max_length}` by default, but you should do it yourself in the future.",
+            "When using RewardDataCollatorWithPadding, you should set `max_length` in RewardConfig. It "
+            f"will be set to `{max_length}` by default, but you should do it yourself in the future.",
             UserWarning,
             stacklevel=3,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -84,7 +83,7 @@ class SFTTrainer(VintageTrainer):
 
     _tag_names: ClassVar[list[str]] = ["trl", "sft"]
 
-    def __init__(
+    def __init__(  # noqa: C901, PLR0912 (TRL's options, one after the other)
         self,
         model: PreTrainedModel | nn.Module | str | None = None,
         args: TrainingArguments | None = None,
@@ -113,14 +112,15 @@ class SFTTrainer(VintageTrainer):
     ) -> None:
         if packing and isinstance(data_collator, DataCollatorForCompletionOnlyLM):
             msg = (
-                "`packing=True`: a DataCollatorForCompletionOnlyLM looks for templates in whole texts, which packing "
-                "cuts; they are not compatible. Set `packing=False`, or leave the `data_collator` out."
+                "`packing=True`: a DataCollatorForCompletionOnlyLM looks for templates in whole texts, "
+                "which packing cuts; they are not compatible. Set `packing=False`, or leave the "
+                "`data_collator` out."
             )
             raise ValueError(msg)
         if infinite is not None:
             warnings.warn(
-                f"`infinite={infinite}` is deprecated and has no effect. Use `TrainingArguments.max_steps` or "
-                "`num_train_epochs` to say how long to train.",
+                f"`infinite={infinite}` is deprecated and has no effect. Use `TrainingArguments.max_steps` "
+                "or `num_train_epochs` to say how long to train.",
                 stacklevel=2,
             )
         args = default_arguments() if args is None else args
@@ -139,8 +139,9 @@ class SFTTrainer(VintageTrainer):
         self.dataset_batch_size = dataset_batch_size
         if neftune_noise_alpha is not None:
             warnings.warn(
-                f"You passed `neftune_noise_alpha={neftune_noise_alpha}` to the SFTTrainer: it will override the one in "
-                f"the `TrainingArguments`, {args.neftune_noise_alpha}. Pass it there alone.",
+                f"You passed `neftune_noise_alpha={neftune_noise_alpha}` to the SFTTrainer: it will "
+                f"override the one in the `TrainingArguments`, {args.neftune_noise_alpha}. Pass it there "
+                "alone.",
                 stacklevel=2,
             )
             args.neftune_noise_alpha = neftune_noise_alpha
@@ -149,8 +150,9 @@ class SFTTrainer(VintageTrainer):
         if not packing:
             if formatting_func is None and dataset_text_field is None:
                 msg = (
-                    "You passed `packing=False` to the SFTTrainer, but you didn't pass a `dataset_text_field` or "
-                    "`formatting_func` argument, and the dataset has neither chats nor instructions. Pass one of them."
+                    "You passed `packing=False` to the SFTTrainer, but you didn't pass a "
+                    "`dataset_text_field` or `formatting_func` argument, and the dataset has neither chats "
+                    "nor instructions. Pass one of them."
                 )
                 raise ValueError(msg)
             if data_collator is None:
@@ -181,8 +183,9 @@ class SFTTrainer(VintageTrainer):
                 eval_dataset = prepared(eval_dataset)
         if tokenizer.padding_side not in (None, "right"):
             warnings.warn(
-                f"You passed a tokenizer with `padding_side={tokenizer.padding_side!r}`, which is not equal to `right`, "
-                "to the SFTTrainer. That can overflow in half precision: set `tokenizer.padding_side = 'right'`.",
+                f"You passed a tokenizer with `padding_side={tokenizer.padding_side!r}`, which is not equal "
+                "to `right`, to the SFTTrainer. That can overflow in half precision: set "
+                "`tokenizer.padding_side = 'right'`.",
                 stacklevel=2,
             )
         super().__init__(
@@ -202,8 +205,8 @@ class SFTTrainer(VintageTrainer):
             self.train_dataset.infinite = self.args.max_steps > 0
             if self.train_dataset.infinite:
                 warnings.warn(
-                    f"You passed `packing=True` to the SFTTrainer, and `max_steps={self.args.max_steps}`: the "
-                    "dataset is gone through until these steps are made.",
+                    f"You passed `packing=True` to the SFTTrainer, and `max_steps={self.args.max_steps}`: "
+                    "the dataset is gone through until these steps are made.",
                     stacklevel=2,
                 )
 
@@ -281,8 +284,9 @@ class SFTTrainer(VintageTrainer):
         extra = sorted({*dataset.column_names} - {"input_ids", "labels", "attention_mask"})
         if extra and not remove_unused_columns:
             warnings.warn(
-                "You passed `remove_unused_columns=False` on a non-packed dataset: the default collator cannot put "
-                f"texts into a batch, and the columns {extra} are kept. Give a `data_collator` that takes them out.",
+                "You passed `remove_unused_columns=False` on a non-packed dataset: the default collator "
+                f"cannot put texts into a batch, and the columns {extra} are kept. Give a `data_collator` "
+                "that takes them out.",
                 stacklevel=2,
             )
         return dataset.map(
@@ -308,12 +312,12 @@ class SFTTrainer(VintageTrainer):
         """Pack a dataset, once, in the cache of `datasets`."""
         if dataset_text_field is None and formatting_func is None:
             msg = (
-                "You need to pass a `dataset_text_field` or `formatting_func` argument to the SFTTrainer if you want "
-                "to use `packing=True`: the dataset has neither chats nor instructions."
+                "You need to pass a `dataset_text_field` or `formatting_func` argument to the SFTTrainer "
+                "if you want to use `packing=True`: the dataset has neither chats nor instructions."
             )
             raise ValueError(msg)
         if tokenizer is None:
-            msg = "`tokenizer=None`: you need to pass a tokenizer when using `dataset_text_field` with `SFTTrainer`."
+            msg = "`tokenizer=None`: packing needs one. You need to pass a tokenizer to the SFTTrainer."
             raise ValueError(msg)
         rows = ConstantLengthDataset(
             tokenizer,
@@ -332,8 +336,8 @@ class SFTTrainer(VintageTrainer):
             return Dataset.from_generator(_sequences, gen_kwargs={"rows": rows, "draws": self._draws})
         except (DatasetGenerationError, SchemaInferenceError) as error:
             msg = (
-                "Error occurred while packing the dataset. Make sure that your dataset has enough samples to at least "
-                f"yield one packed sequence: {max_seq_length} tokens (`max_seq_length`)."
+                "Error occurred while packing the dataset. Make sure that your dataset has enough samples "
+                f"to at least yield one packed sequence: {max_seq_length} tokens (`max_seq_length`)."
             )
             raise ValueError(msg) from error
 
@@ -365,8 +369,8 @@ def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role:
         if options is not None:
             prefix = "" if role == "model" else "ref_"
             msg = (
-                f"You passed {prefix}model_kwargs to the {trainer}. But your {role} is already instantiated. Leave "
-                f"`{prefix}model_init_kwargs` out, or pass the {role} by name."
+                f"You passed {prefix}model_kwargs to the {trainer}. But your {role} is already "
+                f"instantiated. Leave `{prefix}model_init_kwargs` out, or pass the {role} by name."
             )
             raise ValueError(msg)
         return model
@@ -387,11 +391,11 @@ def _formatted(formatting_func: Any, rows: Any) -> list[str]:
     texts = formatting_func(rows)
     if not isinstance(texts, list):
         msg = (
-            "The `formatting_func` should return a list of processed strings, one for each row of the batch that it is "
-            f"given, and it returned {type(texts).__name__}: that can lead to silent bugs. Return a list, or set "
-            "`packing=True`, where it is given one row at a time."
+            "The `formatting_func` should return a list of processed strings, one for each row of the "
+            f"batch that it is given, and it returned {type(texts).__name__}: that can lead to silent bugs. "
+            "Return a list, or set `packing=True`, where it is given one row at a time."
         )
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004 (TRL's)
     return texts
 
 
@@ -412,10 +416,10 @@ def _with_adapter(model: Any, args: Any, peft_config: Any) -> tuple[Any, Any]:
 
     if not isinstance(peft_config, PeftConfig):
         msg = (
-            "If you want to use the PeftModel, you need to pass a PeftConfig object to the SFTTrainer. and you passed a "
-            f"{type(peft_config)}."
+            "If you want to use the PeftModel, you need to pass a PeftConfig object to the SFTTrainer. and "
+            f"you passed a {type(peft_config)}."
         )
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004 (TRL's)
     if is_peft_model(model):
         return model, args
     options = getattr(args, "gradient_checkpointing_kwargs", None) or {}

@@ -121,9 +121,9 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         if instruction_template and not self.mlm and pad == eos:
             warnings.warn(
-                f"The pad_token_id and eos_token_id values of this tokenizer are identical ({eos}): no label is "
-                "left for the end of a turn, and a model trained on several turns may go on asking and answering "
-                "without end. Set `tokenizer.pad_token` to another token.",
+                f"The pad_token_id and eos_token_id values of this tokenizer are identical ({eos}): no "
+                "label is left for the end of a turn, and a model trained on several turns may go on "
+                "asking and answering without end. Set `tokenizer.pad_token` to another token.",
                 stacklevel=2,
             )
 
@@ -170,8 +170,8 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         if not found:
             warnings.warn(
                 f"Could not find {kind} key `{template}` in the following instance: "
-                f"{self.tokenizer.decode(tokens)} This instance will be ignored in loss calculation. "
-                "If this happens often, increase the `max_seq_length`, or give the template as ids of tokens.",
+                f"{self.tokenizer.decode(tokens)} This instance will be ignored in loss calculation. If "
+                "this happens often, increase the `max_seq_length`, or give the template as ids of tokens.",
                 stacklevel=2,
             )
             labels[:] = self.ignore_index
@@ -212,7 +212,8 @@ class RewardDataCollatorWithPadding:
         if missing:
             msg = (
                 f"The features should include {', '.join(f'`{name}`' for name in names)}; "
-                f"{', '.join(missing)} is missing. Tokenize both sides, or give a `data_collator` of your own."
+                f"{', '.join(missing)} is missing. Tokenize both sides, or give a `data_collator` of your "
+                "own."
             )
             raise ValueError(msg)
         batch: dict[str, Any] = {}
@@ -279,7 +280,7 @@ class DPODataCollatorWithPadding:
         if self.is_encoder_decoder:
             is_read = key.startswith("prompt") and key.endswith("_input_ids")
             if not is_read and not key.startswith(("chosen", "rejected")) and "decoder" not in key:
-                msg = f"Unexpected key in batch '{key}': it begins with none of prompt, chosen and rejected. Rename it."
+                msg = f"Unexpected key in batch '{key}': it is of no prompt, chosen or rejected. Rename it."
                 raise ValueError(msg)
         else:
             is_read = key.endswith("_input_ids")
@@ -287,8 +288,9 @@ class DPODataCollatorWithPadding:
             return self.label_pad_token_id
         if self.pad_token_id is None:
             msg = (
-                "Padding is enabled, but the tokenizer is not configured with a padding token. Explicitly set "
-                "`tokenizer.pad_token` (e.g. `tokenizer.pad_token = tokenizer.eos_token`) before calling the trainer."
+                "Padding is enabled, but the tokenizer is not configured with a padding token. Explicitly "
+                "set `tokenizer.pad_token` (e.g. `tokenizer.pad_token = tokenizer.eos_token`) before "
+                "calling the trainer."
             )
             raise ValueError(msg)
         return self.pad_token_id
@@ -330,8 +332,8 @@ class ConstantLengthDataset(IterableDataset):  # type: ignore[type-arg]
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             warnings.warn(
-                f"The passed tokenizer does not have an EOS token: `eos_token_id={eos_token_id}` stands in for it. "
-                "Pass the right id if that is another one.",
+                f"The passed tokenizer does not have an EOS token: `eos_token_id={eos_token_id}` stands in "
+                "for it. Pass the right id if that is another one.",
                 stacklevel=2,
             )
         self.concat_token_id = tokenizer.eos_token_id or eos_token_id
@@ -405,8 +407,8 @@ def _positional_parameters(function: Callable[..., Any]) -> int:
 class RunningMoments:
     """Mean and deviation of a stream of numbers, over all processes.
 
-    Batches are joined as in Chan et al. (1983): `mean`, `var` (biased), `std` (unbiased) and `count` are those
-    of all numbers so far.
+    Batches are joined as in Chan et al. (1983): `mean`, `var` (biased), `std` (unbiased) and `count` are
+    those of all numbers so far.
 
     Args:
         accelerator: tells whether there are several processes, and reduces over them.
@@ -494,8 +496,8 @@ def compute_accuracy(eval_pred: tuple[np.ndarray, np.ndarray]) -> dict[str, floa
     ties = int((predictions[:, 0] == predictions[:, 1]).sum())
     if ties:
         warnings.warn(
-            f"There are {ties} out of {len(predictions)} instances where the predictions for both options are "
-            "equal. They count as if the first were preferred, so the accuracy can be misleading.",
+            f"There are {ties} out of {len(predictions)} instances where the predictions for both options "
+            "are equal. They count as if the first were preferred, so the accuracy can be misleading.",
             stacklevel=2,
         )
     return {"accuracy": float(np.mean(predictions.argmax(axis=1) == labels))}
@@ -594,7 +596,11 @@ class PerPromptStatTracker:
         }
 
 
-def neftune_post_forward_hook(module: torch.nn.Module, input: Any, output: torch.Tensor) -> torch.Tensor:
+def neftune_post_forward_hook(
+    module: torch.nn.Module,
+    input: Any,  # noqa: A002 (TRL's)
+    output: torch.Tensor,
+) -> torch.Tensor:
     """Add uniform noise to embeddings while training; a forward hook.
 
     Jain et al., NEFTune (arXiv:2310.05914): noise of magnitude alpha / sqrt(length * width).

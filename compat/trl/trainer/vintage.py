@@ -57,7 +57,7 @@ class VintageTrainer(Trainer):
         if self.args.data_seed is None and self.args.accelerator_config == AcceleratorConfig():
             self.accelerator.dataloader_config.use_seedable_sampler = False
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any
     ) -> str:
         """Push the model, tagged as this trainer's.
@@ -108,8 +108,9 @@ def require_peft(peft_config: Any) -> None:
     """
     if peft_config is not None and not is_peft_available():
         msg = (
-            f"`peft_config={type(peft_config).__name__}`: PEFT is not installed and you passed a `peft_config` in the "
-            "trainer's kwargs, please install it to use the PEFT models: `pip install peft`."
+            f"`peft_config={type(peft_config).__name__}`: PEFT is not installed and you passed a "
+            "`peft_config` in the trainer's kwargs, please install it to use the PEFT models: `pip install "
+            "peft`."
         )
         raise ValueError(msg)
 

@@ -81,7 +81,12 @@ def _adapted(*names: str) -> Any:
     import peft
 
     config = peft.LoraConfig(
-        r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
+        r=4,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+        task_type="CAUSAL_LM",
     )
     model = peft.get_peft_model(parts.causal(), config, adapter_name=names[0])
     for name in names[1:]:
@@ -128,7 +133,8 @@ def rows_and_batches(library: Any) -> dict[str, Any]:
         for name, forward in (("chosen", " not"), ("merged", "n't see"), ("inner", "x")):
             split = trainer.build_tokenized_answer("how is the film? I would", forward)
             found |= {f"split.{name}.{part}": ids for part, ids in split.items()}
-    return found
+    # newer tokenizers make none
+    return {name: value for name, value in found.items() if "token_type_ids" not in name}
 
 
 def losses(library: Any) -> dict[str, Any]:

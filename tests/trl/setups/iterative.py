@@ -13,7 +13,9 @@ from tests.trl import runs
 from tests.trl.setups import parts
 
 
-def _run(library: Any, model: Any, steps: list[dict[str, Any]], given: dict[str, Any], **options: Any) -> dict[str, Any]:
+def _run(
+    library: Any, model: Any, steps: list[dict[str, Any]], given: dict[str, Any], **options: Any
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runs.seed()
@@ -52,9 +54,13 @@ def tensors_in_windows(library: Any) -> dict[str, Any]:
 
 def evaluated(library: Any) -> dict[str, Any]:
     tokenizer = parts.tokenizer()
-    rows = datasets.Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in runs.TEXTS[:4]]})
+    rows = datasets.Dataset.from_dict(
+        {"input_ids": [tokenizer(text)["input_ids"] for text in runs.TEXTS[:4]]}
+    )
     given = {"evaluation_strategy": "steps", "eval_steps": 2}
-    return _run(library, parts.causal(), [_tensors(0)], given, eval_dataset=rows, truncation_mode="keep_start")
+    return _run(
+        library, parts.causal(), [_tensors(0)], given, eval_dataset=rows, truncation_mode="keep_start"
+    )
 
 
 def encoder_decoder(library: Any) -> dict[str, Any]:

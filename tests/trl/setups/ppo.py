@@ -131,3 +131,30 @@ def batches(library: Any) -> dict[str, Any]:
         torch.manual_seed(11)
         seen = [batch["query"] for _ in range(2) for batch in trainer.dataloader]
     return {"seen": seen, "columns": sorted(trainer.prepare_dataloader(rows).dataset.column_names)}
+
+
+def accumulated_over_batches(library: Any) -> dict[str, Any]:
+    """In the last batch of a dataloader, accelerate ends a window with each micro-batch."""
+    from datasets import Dataset
+
+    tokenizer = parts.tokenizer()
+    rows = Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in policies.QUERIES]})
+    trainer = policies.trainer_for(
+        library,
+        dataset=rows,
+        data_collator=lambda batch: [row["input_ids"] for row in batch],
+        batch_size=2,
+        mini_batch_size=1,
+        gradient_accumulation_steps=2,
+        schedule=lambda step: 1 / (1 + step),
+    )
+    _, responses, scores = policies.texts(trainer.tokenizer)
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step, queries in enumerate(trainer.dataloader):
+            stats = trainer.step([torch.tensor(query) for query in queries], responses[:2], scores[:2])
+            found.update(policies.told(step, stats))
+    for name, parameter in trainer.model.named_parameters():
+        found[f"norm/{name}"] = parameter.detach().double().norm().item()
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from typing import Any
+from unittest import mock
 
 import datasets
 
@@ -24,7 +25,11 @@ def _rows() -> Any:
 
 
 def _run(library: Any, given: dict[str, Any], **options: Any) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        mock.patch.object(datasets.config, "HF_DATASETS_CACHE", folder),
+    ):
         warnings.simplefilter("ignore")
         runs.seed()
         trainer = library("trainer").SFTTrainer(
@@ -108,7 +113,12 @@ def instructions(library: Any) -> dict[str, Any]:
     tokenizer.chat_template = TEMPLATE
     rows = datasets.Dataset.from_dict({"prompt": runs.TEXTS[:4], "completion": runs.TEXTS[4:8]})
     return _run(
-        library, {"max_steps": 2}, train_dataset=rows, eval_dataset=rows, tokenizer=tokenizer, max_seq_length=30
+        library,
+        {"max_steps": 2},
+        train_dataset=rows,
+        eval_dataset=rows,
+        tokenizer=tokenizer,
+        max_seq_length=30,
     )
 
 
@@ -117,7 +127,12 @@ def adapted(library: Any) -> dict[str, Any]:
     import torch
 
     config = peft.LoraConfig(
-        r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
+        r=4,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+        task_type="CAUSAL_LM",
     )
     runs.seed()
     model = peft.get_peft_model(parts.causal(), config)
