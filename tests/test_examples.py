@@ -18,6 +18,11 @@ pytestmark = [
 
 
 CASES = {
+    "completions": (
+        "peft",
+        ("--max_steps", "4", "--samples", "64"),
+        ("training.png", "model.safetensors"),
+    ),
     "embeddings": (
         "sentence_transformers",
         ("--samples", "32", "--held_out", "8"),
@@ -27,6 +32,11 @@ CASES = {
         "trl",
         ("--sft_steps", "4", "--dpo_steps", "2", "--samples", "64"),
         ("training.png", "sft/model.safetensors", "dpo/model.safetensors"),
+    ),
+    "steering": (
+        "vaderSentiment",
+        ("--sft_steps", "4", "--judge_steps", "4", "--ppo_steps", "2", "--batch_size", "8"),
+        ("training.png", "model.safetensors", "writer/model.safetensors"),
     ),
 }
 """Example → the library it is for, its words, and the files it leaves."""

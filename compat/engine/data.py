@@ -33,11 +33,12 @@ class WindowLoader:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._given: int | None = None
 
     def __len__(self) -> int:
         # Lightning would skip a run whose data has no length; HF begins it, and says that there are no
         # samples.
-        return max(self._session.schedule.steps_in_epoch, 1)
+        return ENDLESS if self._session.is_open else max(self._session.schedule.steps_in_epoch, 1)
 
     def __iter__(self) -> Iterator[Any]:
         """Fetch lazily: no sample and no random number is drawn before the first batch is asked for."""
@@ -55,13 +56,25 @@ class WindowLoader:
         batches = session.begin_epoch(loader, None if resumed is None else resumed.order)
         if resumed is not None:
             resumed.begin(batches)
-        windows = session.windows_in_epoch
-        for window in range(step // size, windows):
+        end = schedule.steps_in_epoch
+        if self._given is None:
+            # A checkpoint stands between windows: it has no gradients.
+            self._given = -(-step // size) * size
+        # What the epochs before this one have left of a window.
+        carried = (self._given - step) % size if hf.carries_windows else 0
+        windows = -(-(carried + end) // size) if hf.carries_windows else session.windows_in_epoch
+        windows = ENDLESS if session.is_open else windows
+        leaves_rest = hf.carries_windows and end > size
+        for window in range((carried + step) // size, windows):
             is_last = window == windows - 1
-            count = (schedule.steps_in_epoch % size or size) if is_last else size
+            count = ((carried + end) % size or size) if is_last else size
+            if window == 0:
+                count -= carried
             batches.expect(count)
             fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
             hf.current_gradient_accumulation_steps = len(fetched)
+            if session.is_open and not fetched:
+                return
             if resumed is not None and (fetched or session.counts_skipped):
                 resumed.after_first_window()
                 resumed = None
@@ -74,8 +87,10 @@ class WindowLoader:
                     closes=index == len(fetched) - 1,
                     # A window cut short by data that ran out is carried over, unless the epoch was to end
                     # here.
-                    syncs=(step + 1) % size == 0 or step + 1 - counted_from == schedule.steps_in_epoch,
+                    syncs=(carried + step + 1) % size == 0
+                    or (step + 1 - counted_from == end and not leaves_rest),
                 )
+                self._given += 1
                 yield inputs
                 step += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
 from compat.engine.position import Batches, Position, draws, draws_here, is_stateful, looks_ahead, redraw
@@ -138,7 +139,16 @@ class Session:
     @property
     def nothing_left(self) -> bool:
         """Whether all that the current epoch still lacks is its end."""
-        return self.resumes_epoch and 0 < self.schedule.steps_in_epoch <= self.steps_trained
+        return (
+            self.resumes_epoch and 0 < self.schedule.steps_in_epoch <= self.steps_trained and not self.is_open
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether epochs end with their data alone, whatever length a stream claims, as they did in 4.37."""
+        return self.hf.carries_windows and isinstance(
+            getattr(self.dataloader, "dataset", None), IterableDataset
+        )
 
     def begin(self, prepared: Prepared, position: Position | None) -> None:
         """Take over what HF has prepared, and where the run stands in its data.

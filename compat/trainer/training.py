@@ -49,6 +49,9 @@ class TrainingMixin(GuestsMixin):
     announces_plan: ClassVar[bool] = False
     """Whether `train` begins with what became of the arguments, on stderr; `compat run` has it so."""
 
+    carries_windows: ClassVar[bool] = False
+    """Whether an accumulation window that an epoch ends in goes on in the next one, as it did in 4.37."""
+
     _lightning_module: TrainerModule | None
     _train_began: float
 

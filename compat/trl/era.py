@@ -229,13 +229,24 @@ def release() -> str:
 def is_of_ours(wanted: set[Use]) -> list[Use]:
     """What of these uses the installed TRL lacks, if TRL 0.7.11 has them all; else nothing.
 
+    Of what lies in something that is gone, only the latter is named.
+
     Args:
         wanted: what is used.
     """
     if not wanted:
         return []
     missing = lacking(wanted, THEIRS)
-    return missing if missing and not lacking(missing, OURS) and not lacking(wanted, OURS) else []
+    if not missing or lacking(wanted, OURS):
+        return []
+    gone = {use.path for use in missing if use == Use(use.path)}
+    return [use for use in missing if not _is_within(use, gone)]
+
+
+def _is_within(use: Use, gone: set[str]) -> bool:
+    """Whether something that holds it is gone already."""
+    parents = {use.path[:at] for at, letter in enumerate(use.path) if letter == "."}
+    return bool(parents & gone) or (use != Use(use.path) and use.path in gone)
 
 
 def stand_in() -> None:

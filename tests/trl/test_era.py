@@ -70,6 +70,10 @@ DECISIONS = {
         "from trl import PPOTrainer\nt = PPOTrainer(1)\nt.model\nt.step()",
         ["PPOTrainer.step"],
     ),
+    "a name that is gone, and what it has": (
+        "from trl import PPOConfig, core\nPPOConfig(steps=1)\ncore.LengthSampler(1, 2)",
+        ["PPOConfig", "core"],
+    ),
     "nothing is gone": ("from trl import SFTTrainer\nt = SFTTrainer('m', args=1)\nt.train()", []),
     "one that neither has": ("from trl import PPOTrainer, NeverThere\nPPOTrainer(config=1)", []),
     "a new name and an old one": ("from trl import GRPOTrainer\nfrom trl.core import LengthSampler", []),

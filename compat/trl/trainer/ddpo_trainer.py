@@ -283,7 +283,9 @@ class DDPOTrainer(BaseTrainer):
         if self.image_samples_callback is not None:
             tracker = next(iter(self.accelerator.trackers), None)
             self.image_samples_callback(pairs, global_step, tracker)
-        everywhere = self.accelerator.gather(torch.cat(rewards)).cpu().numpy()
+        gathered = self.accelerator.gather(torch.cat(rewards)).cpu()
+        # numpy knows no bfloat16.
+        everywhere = (gathered.float() if gathered.dtype == torch.bfloat16 else gathered).numpy()
         moments = {"reward_mean": float(everywhere.mean()), "reward_std": float(everywhere.std())}
         self.accelerator.log({"reward": everywhere, "epoch": epoch, **moments}, step=global_step)
         return everywhere

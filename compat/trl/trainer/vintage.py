@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import math
 import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from transformers import TrainingArguments as HFTrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import has_length
 
 from compat.arguments import TrainingArguments
 from compat.trainer import Trainer
@@ -18,6 +21,8 @@ from compat.trl.trainer.utils import trl_sanitze_kwargs_for_tagging
 if TYPE_CHECKING:
     from torch import nn
 
+    from compat.upstream.schedule import Schedule
+
 PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
 """The classes of arguments that know nothing of a trainer's own."""
 
@@ -26,8 +31,10 @@ class VintageTrainer(Trainer):
     """A Trainer with the arithmetic and the names of 4.37.
 
     The loss of a micro-batch is its own mean, divided by `gradient_accumulation_steps`, whatever the model
-    could do with the number of tokens in the window. Samples are drawn in the order of then, by torch's own
-    random numbers, unless `accelerator_config` or `data_seed` ask for another one.
+    could do with the number of tokens in the window. A window that an epoch ends in goes on in the next
+    epoch; only where the window is longer than the epoch does each epoch end with a step. Samples are drawn
+    in the order of then, by torch's own random numbers, unless `accelerator_config` or `data_seed` ask for
+    another one.
 
     Args:
         tokenizer: `processing_class` in today's words.
@@ -35,6 +42,7 @@ class VintageTrainer(Trainer):
     """
 
     _tag_names: ClassVar[list[str]] = ["trl"]
+    carries_windows: ClassVar[bool] = True
 
     def __init__(self, *, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(processing_class=tokenizer, **kwargs)
@@ -56,6 +64,34 @@ class VintageTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if self.args.data_seed is None and self.args.accelerator_config == AcceleratorConfig():
             self.accelerator.dataloader_config.use_seedable_sampler = False
+
+    @property
+    def current_gradient_accumulation_steps(self) -> int:
+        """What a loss is divided by: a whole window, also where an epoch has fewer micro-steps."""
+        steps: int = self.args.gradient_accumulation_steps
+        return steps
+
+    @current_gradient_accumulation_steps.setter
+    def current_gradient_accumulation_steps(self, steps: int) -> None:
+        """Newer releases divide by the micro-steps that a window has in fact."""
+
+    def _measure_training(self, dataloader: Any) -> Schedule:
+        """Count the whole windows of an epoch alone."""
+        schedule: Schedule = super()._measure_training(dataloader)
+        if not has_length(dataloader):
+            return schedule
+        updates = max(schedule.steps_in_epoch // self.args.gradient_accumulation_steps, 1)
+        max_steps, epochs = self.args.max_steps, self.args.num_train_epochs
+        if max_steps > 0:
+            epochs = max_steps / updates
+        else:
+            max_steps = math.ceil(epochs * updates)
+        return dataclasses.replace(
+            schedule,
+            num_update_steps_per_epoch=updates,
+            num_train_epochs=math.ceil(epochs),
+            max_steps=max_steps,
+        )
 
     def push_to_hub(  # type: ignore[override]
         self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any

@@ -126,6 +126,35 @@ def _pipeline(library: Any, *, use_lora: bool) -> Any:
 
 
 def _run(library: Any, *, use_lora: bool, **given: Any) -> dict[str, Any]:
+    seen: list[Any] = []
+
+    def show(batches: list[Any], step: int, _tracker: Any) -> None:
+        seen.extend(
+            [step, list(words), list(told), list(images.shape)] for images, words, told, _, _ in batches
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer, logged = _trainer(library, show, use_lora=use_lora, **given)
+        # Without a tracker TRL has nothing to show images by.
+        trainer.accelerator.trackers.append(None)
+        trainer.train()
+    names = ("loss", "approx_kl", "clipfrac", "inner_epoch", "epoch", "reward_mean", "reward_std")
+    weights = trainer.sd_pipeline.unet.named_parameters()
+    trained = [(name, each) for name, each in weights if each.requires_grad]
+    rewards = [torch.as_tensor(values["reward"]) for _, values in logged if "reward" in values]
+    return {
+        **{name: [float(values[name]) for _, values in logged if name in values] for name in names},
+        "reward": torch.stack(rewards),
+        "steps": [step for step, _ in logged],
+        "seen": seen,
+        "trained": [len(trained), sum(each.numel() for _, each in trained)],
+        "weights": torch.cat([each.flatten()[:2] for name, each in sorted(trained) if "attentions" in name]),
+    }
+
+
+def _trainer(library: Any, hook: Any = None, *, use_lora: bool, **given: Any) -> tuple[Any, list[Any]]:
+    """A trainer, and the steps and values that it will log."""
     arguments = {
         "num_epochs": 2,
         "mixed_precision": "no",
@@ -137,35 +166,13 @@ def _run(library: Any, *, use_lora: bool, **given: Any) -> dict[str, Any]:
         "seed": 7,
     }
     prompts = itertools.cycle(PROMPTS)
-    seen, logged = [], []
-
-    def show(batches: list[Any], step: int, _tracker: Any) -> None:
-        seen.extend(
-            [step, list(words), list(told), list(images.shape)] for images, words, told, _, _ in batches
-        )
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pipeline = _pipeline(library, use_lora=use_lora)
-        trainer = library("trainer.ddpo_trainer").DDPOTrainer(
-            library("trainer.ddpo_config").DDPOConfig(**{**arguments, **given}),
-            lambda images, words, told: (images.mean(dim=(1, 2, 3)), {}),
-            lambda: (next(prompts), {"a": 1}),
-            pipeline,
-            show,
-        )
-        trainer.accelerator.trackers.append(None)
-        trainer.accelerator.log = lambda values, step=None: logged.append((step, values))
-        trainer.train()
-    names = ("loss", "approx_kl", "clipfrac", "inner_epoch", "epoch", "reward_mean", "reward_std")
-    trained = [(name, each) for name, each in pipeline.unet.named_parameters() if each.requires_grad]
-    return {
-        **{name: [float(values[name]) for _, values in logged if name in values] for name in names},
-        "reward": torch.stack(
-            [torch.as_tensor(values["reward"]) for _, values in logged if "reward" in values]
-        ),
-        "steps": [step for step, _ in logged],
-        "seen": seen,
-        "trained": [len(trained), sum(each.numel() for _, each in trained)],
-        "weights": torch.cat([each.flatten()[:2] for name, each in sorted(trained) if "attentions" in name]),
-    }
+    logged: list[Any] = []
+    trainer = library("trainer.ddpo_trainer").DDPOTrainer(
+        library("trainer.ddpo_config").DDPOConfig(**{**arguments, **given}),
+        lambda images, words, told: (images.mean(dim=(1, 2, 3)), {}),
+        lambda: (next(prompts), {"a": 1}),
+        _pipeline(library, use_lora=use_lora),
+        hook,
+    )
+    trainer.accelerator.log = lambda values, step=None: logged.append((step, values))
+    return trainer, logged

@@ -45,7 +45,8 @@ def _run(library: Any, given: dict[str, Any], **options: Any) -> dict[str, Any]:
         )
         output = trainer.train()
         trainer.evaluate()
-        ids = {f"ids.{place}": list(row["input_ids"]) for place, row in enumerate(trainer.train_dataset)}
+        sized = trainer.train_dataset if isinstance(trainer.train_dataset, datasets.Dataset) else ()
+        ids = {f"ids.{place}": list(row["input_ids"]) for place, row in enumerate(sized)}
         return {**runs.outcome(trainer, output), **ids, "tags": sorted(trainer.model.model_tags or [])}
 
 
@@ -57,6 +58,35 @@ def accumulated_and_shuffled(library: Any) -> dict[str, Any]:
 def evaluated_in_between(library: Any) -> dict[str, Any]:
     given = {"evaluation_strategy": "steps", "eval_steps": 4, "num_train_epochs": 2, "warmup_steps": 3}
     return _run(library, given, formatting_func=lambda rows: [f"say: {text}" for text in rows["text"]])
+
+
+def window_beyond_an_epoch(library: Any) -> dict[str, Any]:
+    given = {"gradient_accumulation_steps": 3, "num_train_epochs": 2, "evaluation_strategy": "epoch"}
+    return _run(library, given, train_dataset=_rows().select(range(10)), dataset_text_field="text")
+
+
+def window_of_more_than_an_epoch(library: Any) -> dict[str, Any]:
+    given = {"gradient_accumulation_steps": 4, "max_steps": 5}
+    return _run(library, given, train_dataset=_rows().select(range(5)), dataset_text_field="text")
+
+
+def stream(library: Any) -> dict[str, Any]:
+    tokenizer = parts.tokenizer()
+    rows = [{"text": text} for text in runs.TEXTS]
+    train, evaluation = (
+        library("trainer").ConstantLengthDataset(tokenizer, some, "text", seq_length=8, num_of_sequences=size)
+        for some, size in ((rows, 4), (rows[:5], 99))
+    )
+    options = {"train_dataset": train, "eval_dataset": evaluation, "packing": True}
+    found = {}
+    for name, given in (
+        ("steps", {"max_steps": 7}),
+        ("epochs", {"num_train_epochs": 2, "gradient_accumulation_steps": 4}),
+    ):
+        outcome = _run(library, given, **options)
+        found |= {f"{name}.{key}": value for key, value in outcome.items() if not key.startswith("ids")}
+        found |= {f"{name}.infinite": train.infinite, f"{name}.read": train.current_size}
+    return found
 
 
 def packed(library: Any) -> dict[str, Any]:

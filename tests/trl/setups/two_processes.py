@@ -1,4 +1,7 @@
-"""PPOTrainer in two processes, each with queries of its own. `PPO_LIGHTNING` gives ours flags of Fabric."""
+"""PPOTrainer in two processes, each with queries of its own, and DDPOTrainer.
+
+`PPO_LIGHTNING` gives our PPOTrainer flags of Fabric.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,33 @@ from typing import Any
 
 import torch
 
-from tests.trl import policies
-from tests.trl.setups import parts
+from tests.trl import policies, runs
+from tests.trl.setups import ddpo, parts
+
+
+# The first: once processes are a group, transformers 5 saves a model by one of them alone.
+def diffusion(library: Any) -> dict[str, Any]:
+    """Rewards of all processes, and the losses before the first optimizer step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer, logged = ddpo._trainer(
+            library,
+            use_lora=True,
+            num_epochs=1,
+            sample_batch_size=2,
+            train_gradient_accumulation_steps=2,
+            train_learning_rate=1e-2,
+            per_prompt_stat_tracking=True,
+            per_prompt_stat_tracking_min_count=2,
+        )
+        trainer.train()
+    (_, rewards), (_, losses), *_ = logged
+    if runs.is_ours(library):
+        # TRL goes around DDP's wrapper, and so lets each process train alone.
+        trained = torch.cat([each.detach().flatten() for each in trainer.trainable_layers])
+        one, other = trainer.accelerator.gather(trained[None])
+        assert torch.equal(one, other)
+    return {"rewards": rewards["reward"], **{name: float(losses[name]) for name in ("loss", "clipfrac")}}
 
 
 def _steps(**options: Any) -> Any:
