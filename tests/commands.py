@@ -10,6 +10,7 @@ import pytest
 from compat.cli import main
 from compat.install import uninstall
 from compat.trainer import Trainer
+from compat.trl import era
 from compat.upstream import started
 
 
@@ -28,4 +29,5 @@ def run_in_process(*words: str) -> Any:
         except SystemExit as ended:
             return ended.code
         finally:
+            era.stand_down()
             uninstall()

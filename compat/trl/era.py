@@ -251,15 +251,33 @@ def _is_within(use: Use, gone: set[str]) -> bool:
 
 def stand_in() -> None:
     """Have `import trl` find this package, in this process and from now on. Idempotent."""
-    if any(isinstance(finder, _StandIn) for finder in sys.meta_path):
-        return
-    for name in [name for name in sys.modules if name == THEIRS or name.startswith(f"{THEIRS}.")]:
-        del sys.modules[name]
-    sys.meta_path.insert(0, _StandIn())
+    if not any(isinstance(finder, _StandIn) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _StandIn(_taken_out()))
+
+
+def stand_down() -> None:
+    """Undo `stand_in`: `import trl` finds what it found before."""
+    for finder in [finder for finder in sys.meta_path if isinstance(finder, _StandIn)]:
+        sys.meta_path.remove(finder)
+        _taken_out()
+        sys.modules.update(finder.before)
+
+
+def _taken_out() -> dict[str, ModuleType]:
+    """The loaded modules of that name, which are no longer among the loaded ones."""
+    names = [name for name in sys.modules if name == THEIRS or name.startswith(f"{THEIRS}.")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `trl` and its modules in this package: the same modules, under another name as well."""
+    """Finds `trl` and its modules in this package: the same modules, under another name as well.
+
+    Args:
+        before: the modules that had those names.
+    """
+
+    def __init__(self, before: dict[str, ModuleType]) -> None:
+        self.before = before
 
     @override
     def find_spec(

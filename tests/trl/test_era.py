@@ -92,6 +92,7 @@ def test_who_is_asked(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 STAND_IN = """
+    import sys, types
     from compat.trl import era
     era.stand_in(); era.stand_in()
     import trl, trl.core
@@ -104,6 +105,13 @@ STAND_IN = """
         import trl.experimental
     except ModuleNotFoundError as error:
         print(error)
+    era.stand_down()
+    sys.modules["trl"] = before = types.ModuleType("trl")
+    era.stand_in()
+    import trl
+    assert trl is compat.trl
+    era.stand_down()
+    assert sys.modules["trl"] is before and "trl.core" not in sys.modules
 """
 
 

@@ -235,14 +235,16 @@ class IterativeSFTTrainer(VintageTrainer):
     @contextlib.contextmanager
     def _accumulating(self) -> Iterator[None]:
         """Have the accelerator count windows, which HF's Trainer of today does by itself."""
-        accelerator = self.accelerator
-        before = accelerator.gradient_accumulation_steps
-        accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        state = self.accelerator.gradient_state
+        before = state.plugin_kwargs
+        steps = self.args.gradient_accumulation_steps
+        # No dataloader ends a window: a step goes on with that of the one before.
+        state.plugin_kwargs = {**before, "num_steps": steps, "sync_with_dataloader": False}
         try:
             yield
         finally:
-            accelerator.gradient_accumulation_steps = before
-            accelerator.gradient_state._set_sync_gradients(True)
+            state.plugin_kwargs = before
+            state._set_sync_gradients(True)
 
     def _micro_step(self, inputs: dict[str, torch.Tensor]) -> None:
         accelerator = self.accelerator

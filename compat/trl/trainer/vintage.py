@@ -9,6 +9,7 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.utils.data import RandomSampler
 from transformers import TrainingArguments as HFTrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import has_length
@@ -64,6 +65,14 @@ class VintageTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if self.args.data_seed is None and self.args.accelerator_config == AcceleratorConfig():
             self.accelerator.dataloader_config.use_seedable_sampler = False
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Have several processes draw one order as accelerate did then: by a generator without a seed."""
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        is_plain = isinstance(sampler, RandomSampler) and sampler.generator is None
+        if is_plain and self.accelerator.num_processes > 1 and not self.accelerator.use_seedable_sampler:
+            sampler.generator = torch.Generator()
+        return sampler
 
     @property
     def current_gradient_accumulation_steps(self) -> int:
