@@ -15,6 +15,7 @@ from lightning.fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.strategies.strategy import Strategy
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from typing_extensions import override
 
 from compat.engine.build import quiet
 from compat.engine.environment import HFEnvironment
@@ -103,8 +104,16 @@ def build_fabric(
 
 def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> Any:
     """What a name stands for: ours where accelerate's settings have to reach it, else Fabric's own."""
-    build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp, "deepspeed": _deepspeed}.get(name)
-    return name if build is None else build(facts, options.get(name, options.get("ddp", {})))
+    family, _, stage = name.partition("_stage_")
+    build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp, "deepspeed": _deepspeed}.get(family)
+    if build is None or (stage and family != "deepspeed"):
+        return name
+    given = dict(options.get("ddp" if family == "auto" else family, {}))
+    if stage:
+        level, _, offload = stage.partition("_")
+        given["stage"] = int(level)
+        given.update(dict.fromkeys(("offload_optimizer", "offload_parameters"), True) if offload else {})
+    return build(facts, given)
 
 
 def _auto(facts: Facts, options: dict[str, Any]) -> Any:
@@ -120,7 +129,45 @@ def _fsdp(facts: Facts, options: dict[str, Any]) -> Any:
 
 
 def _deepspeed(facts: Facts, options: dict[str, Any]) -> Any:
-    return DeepSpeedStrategy(**options)
+    accumulation = options.pop("gradient_accumulation_steps", 1)
+    strategy = DeepSpeedAnywhere(**options)
+    # The engine keeps count of accumulation by itself.
+    if isinstance(strategy.config, dict):
+        strategy.config["gradient_accumulation_steps"] = accumulation
+        # Its own default, 1.0, is not what anybody has asked for.
+        strategy.config.setdefault("gradient_clipping", 0.0)
+    return strategy
+
+
+class DeepSpeedAnywhere(DeepSpeedStrategy):
+    """DeepSpeed's engine on any device: it also runs on a CPU, which Lightning's checks do not let it."""
+
+    @override
+    def setup_environment(self) -> None:
+        DDPStrategy.setup_environment(self)
+
+    @override
+    def _setup_distributed(self) -> None:
+        self._set_world_ranks()
+        self._init_deepspeed_distributed()
+        if not self._config_initialized:
+            self._format_config()
+            self._config_initialized = True
+
+    @override
+    def _initialize_engine(self, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> Any:
+        import deepspeed
+
+        # Lightning names the device by its index, which a CPU has not; the engine finds its rank by itself.
+        engine, stepping, _, counting = deepspeed.initialize(
+            config=self.config,
+            model=model,
+            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=scheduler,
+            dist_init_required=False,
+        )
+        return engine, stepping, counting
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:

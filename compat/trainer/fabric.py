@@ -49,14 +49,20 @@ class FabricOptimizer(SyncedOptimizer):
         optimizer: Fabric's wrapper of the optimizer.
         gradient_state: accelerate's.
         scaler: of gradients, with fp16.
+        engine: DeepSpeed's, which keeps count of windows by itself, and is stepped after each micro-batch.
     """
 
-    def __init__(self, optimizer: Any, gradient_state: Any, scaler: Any | None = None) -> None:
+    def __init__(
+        self, optimizer: Any, gradient_state: Any, scaler: Any | None = None, engine: Any | None = None
+    ) -> None:
         super().__init__(optimizer, gradient_state)
         self._scaler = scaler
+        self._engine = engine
 
     @override
     def step(self, closure: Any = None) -> Any:
+        if self._engine is not None:
+            return self._engine.step()
         if not self._gradient_state.sync_gradients:
             return None
         scaler = self._scaler
@@ -137,7 +143,10 @@ class FabricAccelerator(LightningAccelerator):
             flags,
             self.mixed_precision if self.mixed_precision in {"bf16", "fp16"} else "no",
             ddp={} if handler is None else handler.to_kwargs(),
-            deepspeed=_deepspeed_options(plugins["deepspeed_plugin"], launched),
+            deepspeed={
+                **_deepspeed_options(plugins["deepspeed_plugin"], launched),
+                "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            },
         )
         self.scaler = getattr(self._precision, "scaler", None)
 
@@ -205,7 +214,8 @@ class FabricAccelerator(LightningAccelerator):
         trains = any(parameter.requires_grad for parameter in model.parameters()) and not evaluation_mode
         if not is_compiled_module(model):
             compute_in(model, self._precision)
-        if trains or self.is_sharding or sets_up_jointly(self.fabric.strategy):
+        # DeepSpeed's engine takes a model that trains with its optimizer: one that comes alone is a reference.
+        if self.is_sharding or (trains and not sets_up_jointly(self.fabric.strategy)):
             return self._keep_model(self.fabric.setup_module(model, move_to_device=moves))
         # A wrapper of a model that does not train has nothing to do, and DDP refuses it.
         model = self._precision.convert_module(model)
@@ -226,7 +236,8 @@ class FabricAccelerator(LightningAccelerator):
         return self._keep_optimizer(self.fabric.setup_optimizers(optimizer))
 
     def _keep_optimizer(self, optimizer: Any) -> FabricOptimizer:
-        kept = FabricOptimizer(optimizer, self.gradient_state, self.scaler)
+        engine = self.fabric.strategy.model if sets_up_jointly(self.fabric.strategy) else None  # type: ignore[attr-defined]
+        kept = FabricOptimizer(optimizer, self.gradient_state, self.scaler, engine)
         self._optimizers.append(optimizer.optimizer)
         self._fabric_optimizers.append(kept)
         return kept
@@ -306,9 +317,15 @@ class FabricAccelerator(LightningAccelerator):
             model: a model, wrapped or not.
             unwrap: whether names are those of the model itself.
         """
+        bare = self.unwrap_model(model)
+        if any(hasattr(parameter, "ds_id") for parameter in bare.parameters()):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters(list(bare.parameters())):
+                return {name: tensor.detach().cpu().clone() for name, tensor in bare.state_dict().items()}
         if not self.is_sharding:
             return super().get_state_dict(model, unwrap)
-        state = self.unwrap_model(model).state_dict(keep_vars=True)
+        state = bare.state_dict(keep_vars=True)
         # Each parameter once: tied weights stay tied, and are saved once.
         parts = {id(part): part for part in state.values() if isinstance(part, DTensor)}
         whole = {key: part.full_tensor().detach().cpu() for key, part in parts.items()}

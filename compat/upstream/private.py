@@ -34,6 +34,7 @@ _HF5 = ("transformers 5.23.0",)
 _HF4 = ("transformers 4.53.1",)
 _PL = ("lightning 2.6.6",)
 _AC = ("accelerate 1.15.0",)
+_DIFFUSERS = ("diffusers 0.39.0", "diffusers 0.42.1")
 _TORCH = ("torch 2.13.0",)
 
 _TRAINER = "transformers.trainer:Trainer."
@@ -301,6 +302,11 @@ PRIVATE = (
         )
     ),
     Private("lightning.pytorch.core.module:LightningModule#_trainer", _PL, "looked at, None before any"),
+    Private(
+        "diffusers.schedulers.scheduling_ddim:DDIMScheduler._threshold_sample",
+        _DIFFUSERS,
+        "called where a scheduler's images are thresholded",
+    ),
 )
 
 

@@ -29,8 +29,8 @@ from tests.trl import golden  # noqa: E402
 from tests.trl.setups import parts  # noqa: E402
 
 
-def main(areas: list[str], root: str, folder: Path) -> None:
-    """Write the golden files of some areas."""
+def main(areas: list[str], root: str, folder: Path, only: list[str] | None = None) -> None:
+    """Write the golden files of some areas, or of those set-ups of theirs that have one of these names."""
     if root == "trl":
         release = importlib.import_module("trl").__version__
         assert release == "0.7.11", f"trl {release} is installed; 0.7.11 is what is recorded"
@@ -38,7 +38,11 @@ def main(areas: list[str], root: str, folder: Path) -> None:
         if area == "models_of_tests":
             parts.make()
             continue
-        results = {name: setup(golden.library(root)) for name, setup in golden.setups(area).items()}
+        results = {
+            name: setup(golden.library(root))
+            for name, setup in golden.setups(area).items()
+            if only is None or name in only
+        }
         rank = f"-{os.environ['RANK']}" if area == golden.OF_SEVERAL_PROCESSES else ""
         golden.write(area + rank, results, folder)
         print(f"{area}: {', '.join(results)}")
@@ -49,6 +53,7 @@ if __name__ == "__main__":
     parser.add_argument("areas", nargs="+", metavar="AREA")
     parser.add_argument("--library", default="trl", help="what is run")
     parser.add_argument("--folder", type=Path, default=golden.FOLDER, help="where the files go")
+    parser.add_argument("--only", nargs="+", metavar="SETUP", help="which set-ups; all where left out")
     asked = parser.parse_args()
-    main(asked.areas, asked.library, asked.folder)
+    main(asked.areas, asked.library, asked.folder, asked.only)
     time.sleep(0.5)  # gloo's threads may be at work still

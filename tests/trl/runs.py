@@ -71,11 +71,12 @@ def outcome(trainer: Any, output: Any = None) -> dict[str, Any]:
     Logged losses are left out: transformers 4.37 rounds them.
     """
     history = trainer.state.log_history
-    named = ("eval_loss", "eval_accuracy", "rewards/", "logps/", "logits/")
+    named = ("learning_rate", "eval_loss", "eval_accuracy", "rewards/", "logps/", "logits/")
     logged = sorted({name for entry in history for name in entry if any(part in name for part in named)})
     found = {f"log.{name}": [entry[name] for entry in history if name in entry] for name in logged}
     found |= {"steps": trainer.state.global_step}
     if output is not None:
         found |= {"training_loss": output.training_loss}
-    weights = trainer.model.named_parameters()
+    # One of TRL's trainers has the wrapper of several processes for its model.
+    weights = [(name.removeprefix("module."), p) for name, p in trainer.model.named_parameters()]
     return found | {f"weights.{n}": p for n, p in weights if any(part in n for part in KEPT)}

@@ -6,7 +6,6 @@ Mirrors `trl/models/modeling_base.py` of TRL 0.7.11.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import warnings
@@ -19,9 +18,18 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from compat.checkpoint.pickled import as_pickles
-from compat.errors import ArgumentError, MissingLibraryError
+from compat.errors import ArgumentError
 from compat.trl.import_utils import is_npu_available, is_peft_available, is_xpu_available
-from compat.trl.models.files import DOWNLOAD, find, load_model, read, read_modules, refuse_half
+from compat.trl.models.adapters import (
+    Loading,
+    arguments_for_kbit,
+    check_adapters,
+    is_kbit,
+    is_peft,
+    refuse_prompt_learning,
+    with_adapter,
+)
+from compat.trl.models.files import find, read, refuse_half
 from compat.upstream.environment import local_rank
 from compat.upstream.features import accepts
 
@@ -37,7 +45,6 @@ LAYER_PATTERNS = [
 """How the layers of known models are named, `{layer}` being a layer's number."""
 
 _LOG = logging.getLogger(__name__)
-_ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.bin", "adapter_model.safetensors")
 _HEAD_OF_ADAPTER = "pytorch_model.bin"
 _BORROWED = (
@@ -109,7 +116,7 @@ class PreTrainedModelWrapper(nn.Module):
         self.is_loaded_in_8bit = getattr(pretrained_model, "is_loaded_in_8bit", False)
         self.is_loaded_in_4bit = getattr(pretrained_model, "is_loaded_in_4bit", False)
         self.is_sequential_parallel = False
-        self.is_peft_model = _is_peft(pretrained_model)
+        self.is_peft_model = is_peft(pretrained_model)
         self.current_device = self._get_current_device()
 
         self.supports_rm_adapter = supports_rm_adapter
@@ -141,10 +148,10 @@ class PreTrainedModelWrapper(nn.Module):
         reward_adapter_name = kwargs.pop("reward_adapter_name", "reward_adapter")
         is_trainable = kwargs.pop("is_trainable", False)
         own, for_model, for_kbit = cls._split_kwargs(kwargs)
-        _check_adapters(peft_config, reward_adapter)
+        check_adapters(peft_config, reward_adapter)
 
         if isinstance(pretrained_model_name_or_path, str):
-            load = _Loading(
+            load = Loading(
                 cls.transformers_parent_class, pretrained_model_name_or_path, model_args, for_model
             )
             load.choose_device(cls._get_current_device())
@@ -159,8 +166,8 @@ class PreTrainedModelWrapper(nn.Module):
             raise ArgumentError(msg)
 
         if peft_config is not None:
-            inner = _with_adapter(inner, peft_config, for_kbit, is_kbit=_is_kbit(inner, for_model))
-        _refuse_prompt_learning(inner)
+            inner = with_adapter(inner, peft_config, for_kbit, is_in_bits=is_kbit(inner, for_model))
+        refuse_prompt_learning(inner)
         if reward_adapter is not None:
             own |= cls._reward_arguments(inner, reward_adapter, reward_adapter_name, for_model.get("token"))
         model = cls(inner, **own)
@@ -171,7 +178,7 @@ class PreTrainedModelWrapper(nn.Module):
 
     @classmethod
     def _reward_arguments(cls, inner: Any, adapter: str, name: str, token: Any) -> dict[str, Any]:
-        if not _is_peft(inner):
+        if not is_peft(inner):
             msg = (
                 f"`reward_adapter={adapter!r}`: reward_adapter can only be used with a PeftModel. "
                 "Give a `peft_config`, or load an adapter."
@@ -194,7 +201,7 @@ class PreTrainedModelWrapper(nn.Module):
     def _split_kwargs(cls, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Sorts arguments by whom they are for: this class, transformers, PEFT's preparation for k bits."""
         own_names = cls.supported_args or ()
-        peft_names = _arguments_for_kbit() if is_peft_available() else frozenset()
+        peft_names = arguments_for_kbit() if is_peft_available() else frozenset()
         own = {key: value for key, value in kwargs.items() if key in own_names}
         for_kbit = {key: value for key, value in kwargs.items() if key in peft_names}
         return own, {key: kwargs[key] for key in kwargs if key not in own and key not in for_kbit}, for_kbit
@@ -222,7 +229,8 @@ class PreTrainedModelWrapper(nn.Module):
             ValueError: there are no such weights, or no score head among them.
         """
         refuse_half(adapter_model_id)
-        pretrained_model.load_adapter(adapter_model_id, adapter_name, is_trainable=False)
+        access = {} if token is None else {"token": token}
+        pretrained_model.load_adapter(adapter_model_id, adapter_name, is_trainable=False, **access)
         pretrained_model.train()
         paths = (find(adapter_model_id, name, token=token) for name in _ADAPTER_WEIGHTS)
         path = next(filter(None, paths), None)
@@ -292,7 +300,7 @@ class PreTrainedModelWrapper(nn.Module):
         if wants_pickles:
             del kwargs["safe_serialization"]
         saved = save(*args, **kwargs)
-        if wants_pickles and kwargs.get("is_main_process", True):
+        if wants_pickles and kwargs.get("is_main_process", True) and _is_first():
             as_pickles(folder)
         return saved
 
@@ -340,128 +348,19 @@ class PreTrainedModelWrapper(nn.Module):
             self.pretrained_model.eval()
 
 
-class _Loading:
-    """One model that is loaded by its name, and what else lies under that name."""
-
-    def __init__(
-        self, auto_class: Any, source: str, model_args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self.auto_class = auto_class
-        self.source = source
-        self.model_args = model_args
-        self.kwargs = kwargs
-        self.download = {name: kwargs[name] for name in DOWNLOAD if name in kwargs}
-
-    def choose_device(self, device: int | str) -> None:
-        """Put a model in 8 or 4 bits on this process's device, where `device_map` says nothing."""
-        if _is_kbit(None, self.kwargs) and "device_map" not in self.kwargs:
-            _LOG.warning(
-                "The `device_map` argument is not provided: the whole model is put on the current device, "
-                "%r. Give a `device_map` to spread it over several.",
-                device,
-            )
-            self.kwargs["device_map"] = {"": device}
-
-    def model(self, *, is_trainable: bool) -> Any:
-        """Load the model, or an adapter with the model that it names."""
-        adapter = find(self.source, _ADAPTER_CONFIG, **self.download) if is_peft_available() else None
-        if adapter is None:
-            return load_model(self.auto_class, self.source, *self.model_args, **self.kwargs)
-        from peft import PeftConfig, PeftModel
-
-        refuse_half(self.source)
-        base = PeftConfig.from_pretrained(os.path.dirname(adapter)).base_model_name_or_path
-        model = load_model(self.auto_class, base, *self.model_args, **self.kwargs)
-        return PeftModel.from_pretrained(model, self.source, is_trainable=is_trainable, **self.download)
-
-    def modules(self, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Read the weights of the wrapper's further modules; none where they were never saved."""
-        found = read_modules(self.source, names, **self.download)
-        if not found:
-            _LOG.warning(
-                "The model is loaded from '%s', and no weights of %s are found. This IS expected if you are "
-                "not resuming PPO training.",
-                self.source,
-                " or ".join(names),
-            )
-        return found
-
-
-def _is_peft(model: Any) -> bool:
-    if not is_peft_available():
-        return False
-    from peft import PeftModel
-
-    return isinstance(model, PeftModel)
-
-
-def _is_kbit(model: Any, kwargs: dict[str, Any]) -> bool:
-    return any(
-        kwargs.get(f"load_in_{bits}") or getattr(model, f"is_loaded_in_{bits}", False)
-        for bits in ("8bit", "4bit")
-    )
-
-
-def _arguments_for_kbit() -> frozenset[str]:
-    from peft import prepare_model_for_kbit_training
-
-    return frozenset(inspect.signature(prepare_model_for_kbit_training).parameters) - {"model"}
-
-
-def _check_adapters(peft_config: Any, reward_adapter: Any) -> None:
-    if reward_adapter is not None and not isinstance(reward_adapter, str):
-        msg = (
-            f"The `reward_adapter` argument should be a string representing the folder or the Hub id of an "
-            f"adapter, but is {reward_adapter!r}. Save the adapter and give its place."
-        )
-        raise ArgumentError(msg)
-    if peft_config is None:
-        return
-    if not is_peft_available():
-        msg = f"`peft_config={peft_config!r}`: PEFT is not installed. Run `pip install peft`."
-        raise MissingLibraryError(msg)
-    from peft import PeftConfig
-
-    if not isinstance(peft_config, PeftConfig):
-        msg = (
-            f"The `peft_config` argument should be an instance of `peft.PeftConfig` class, but is "
-            f"{type(peft_config)}. Make one, `peft.LoraConfig(…)` for instance."
-        )
-        raise ArgumentError(msg)
-
-
-def _with_adapter(model: Any, peft_config: Any, for_kbit: dict[str, Any], *, is_kbit: bool) -> Any:
-    """Puts a new adapter on a model that has none."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
-
-    if _is_peft(model):
-        _LOG.warning("`peft_config` argument ignored since the model has an adapter of its own.")
-        return model
-    if is_kbit:
-        model = prepare_model_for_kbit_training(model, **for_kbit)
-    return get_peft_model(model, peft_config)
-
-
-def _refuse_prompt_learning(model: Any) -> None:
-    if not _is_peft(model):
-        return
-    from peft import PromptLearningConfig
-
-    config = getattr(model, "active_peft_config", None)
-    if isinstance(config, PromptLearningConfig):
-        msg = (
-            f"`peft_config` of the kind {config.peft_type}: PromptLearningConfig is not supported for PPO "
-            "training. Use LoRA or another adapter that sits in the layers."
-        )
-        raise ArgumentError(msg)
+def _is_first() -> bool:
+    """Whether transformers 5 has this process write what all of them save."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _write_whole(state: dict[str, Any], folder: str, name: str) -> None:
     """Writes a pickle under its name only when it is complete."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
-    torch.save(state, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
+    # Every process may be asked to save.
+    own = f"{path}.{os.getpid()}.tmp"
+    torch.save(state, own)
+    os.replace(own, path)
 
 
 def create_reference_model(

@@ -81,7 +81,8 @@ class DDPOTrainer(BaseTrainer):
             checkpoint, which counts checkpoints and not epochs.
 
     Raises:
-        ValueError: batch sizes that do not divide each other, or no checkpoint where one was asked for.
+        ValueError: batch sizes that do not divide each other, no checkpoint where one was asked for, or a
+            strategy that takes models apart.
     """
 
     _tag_names = ("trl", "ddpo")
@@ -104,6 +105,12 @@ class DDPOTrainer(BaseTrainer):
         self.num_train_timesteps = int(config.sample_num_steps * config.train_timestep_fraction)
         self.first_epoch = self._resumed_epoch() if config.resume_from else 0
         self.accelerator = self._accelerator()
+        if self.accelerator.is_sharding:
+            msg = (
+                f"`lightning={config.lightning}`: images are sampled, and checkpoints written, by a U-Net "
+                "that is whole. Choose the strategy 'ddp'."
+            )
+            raise ArgumentError(msg)
         is_okay, message = self._config_check()
         if not is_okay:
             raise ArgumentError(message)
@@ -189,9 +196,11 @@ class DDPOTrainer(BaseTrainer):
         self.accelerator.register_load_state_pre_hook(self._load_model_hook)
         self.optimizer = self._setup_optimizer(layers if isinstance(layers, list) else layers.parameters())
         prepared, self.optimizer = self.accelerator.prepare(layers, self.optimizer)
-        is_whole = not isinstance(layers, list) and self.accelerator.unwrap_model(prepared) is self._bare_unet
+        self._is_whole = (
+            not isinstance(layers, list) and self.accelerator.unwrap_model(prepared) is self._bare_unet
+        )
         # A wrapper synchronizes gradients of its own forward only.
-        self._policy: Any = prepared if is_whole else self.sd_pipeline.unet
+        self._policy: Any = prepared if self._is_whole else self.sd_pipeline.unet
         has_lora = getattr(self.sd_pipeline, "use_lora", False)
         self.trainable_layers: Any = (
             [parameter for parameter in prepared.parameters() if parameter.requires_grad]
@@ -476,7 +485,7 @@ class DDPOTrainer(BaseTrainer):
 
     def _average_gradients(self) -> None:
         """Average gradients over processes where no wrapper has done it: only parts of the U-Net train."""
-        if self.accelerator.num_processes == 1 or self._policy is not self.sd_pipeline.unet:
+        if self.accelerator.num_processes == 1 or self._is_whole:
             return
         for parameter in self._trained_parameters:
             if parameter.grad is not None:

@@ -265,7 +265,7 @@ class IterativeSFTTrainer(VintageTrainer):
 
     def _maybe_log_save_evaluate(self, *of_a_loop: Any, **of_the_loop: Any) -> None:
         """Evaluate and log where it is time; what HF's loop calls by this name is served, too."""
-        if of_a_loop or of_the_loop:
+        if of_a_loop:
             super()._maybe_log_save_evaluate(*of_a_loop, **of_the_loop)
             return
         step, args = self.state.global_step, self.args

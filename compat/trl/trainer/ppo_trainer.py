@@ -1028,13 +1028,14 @@ class PPOTrainer(BaseTrainer):
 
     @override
     def _save_pretrained(self, save_directory: Any) -> None:
-        model: Any = self.accelerator.unwrap_model(self.model)
         # Shards are put together by all processes.
-        weights = self.accelerator.get_state_dict(self.model) if self.accelerator.is_sharding else None
-        if self.accelerator.is_main_process or weights is None:
-            model.save_pretrained(save_directory, **({} if weights is None else {"state_dict": weights}))
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            model: Any = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(save_directory, state_dict=weights)
             self.tokenizer.save_pretrained(save_directory)
             self.create_model_card(str(save_directory))
+        self.accelerator.wait_for_everyone()
 
     def _show_tokens(self, tokens: Tensor, masks: Tensor) -> None:
         """Print tokens, those that are trained on in another colour."""

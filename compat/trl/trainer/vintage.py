@@ -9,7 +9,7 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, Sampler
 from transformers import TrainingArguments as HFTrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import has_length
@@ -20,12 +20,33 @@ from compat.trl.import_utils import is_peft_available
 from compat.trl.trainer.utils import trl_sanitze_kwargs_for_tagging
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from compat.upstream.schedule import Schedule
 
 PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
 """The classes of arguments that know nothing of a trainer's own."""
+
+
+class _SharedOrder(Sampler[int]):
+    """The order that `torch.utils.data.RandomSampler` draws in the first process, in all of them.
+
+    Args:
+        data: rows.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[int]:
+        seed = [int(torch.empty((), dtype=torch.int64).random_().item())]
+        torch.distributed.broadcast_object_list(seed)
+        yield from torch.randperm(len(self), generator=torch.Generator().manual_seed(seed[0])).tolist()
 
 
 class VintageTrainer(Trainer):
@@ -67,12 +88,10 @@ class VintageTrainer(Trainer):
             self.accelerator.dataloader_config.use_seedable_sampler = False
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """Have several processes draw one order as accelerate did then: by a generator without a seed."""
+        """Have several processes draw their order as one does; accelerate of today draws a seed besides."""
         sampler = super()._get_train_sampler(*args, **kwargs)
-        is_plain = isinstance(sampler, RandomSampler) and sampler.generator is None
-        if is_plain and self.accelerator.num_processes > 1 and not self.accelerator.use_seedable_sampler:
-            sampler.generator = torch.Generator()
-        return sampler
+        is_shared = self.accelerator.num_processes > 1 and not self.accelerator.use_seedable_sampler
+        return _SharedOrder(sampler.data_source) if is_shared and type(sampler) is RandomSampler else sampler
 
     @property
     def current_gradient_accumulation_steps(self) -> int:
@@ -101,6 +120,10 @@ class VintageTrainer(Trainer):
             num_train_epochs=math.ceil(epochs),
             max_steps=max_steps,
         )
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log the learning rate that comes next, and not the one that has been stepped by."""
+        super()._maybe_log_save_evaluate(*args, **{**kwargs, "learning_rate": None})
 
     def push_to_hub(  # type: ignore[override]
         self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any

@@ -16,6 +16,7 @@ from compat.errors import MissingLibraryError
 from compat.trl.models import (
     AutoModelForCausalLMWithValueHead,
     PreTrainedModelWrapper,
+    adapters,
     create_reference_model,
     modeling_base,
 )
@@ -111,7 +112,7 @@ def test_a_model_in_bits_goes_to_the_current_device(
         prepared.append(use_gradient_checkpointing)
         return model
 
-    monkeypatch.setattr(modeling_base, "load_model", loading)
+    monkeypatch.setattr(adapters, "load_model", loading)
     monkeypatch.setattr(peft, "prepare_model_for_kbit_training", prepare)
     model = load(CAUSAL, load_in_8bit=True, peft_config=lora(), use_gradient_checkpointing=False)
     assert seen == {"load_in_8bit": True, "device_map": {"": model.current_device}}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tests.trl import policies, runs
-from tests.trl.setups import ddpo, parts
+from tests.trl.setups import ddpo, dpo, iterative, parts, reward, sft
 
 
 # The first: once processes are a group, transformers 5 saves a model by one of them alone.
@@ -83,3 +83,25 @@ def batches(library: Any) -> dict[str, Any]:
     )
     torch.manual_seed(11)
     return {"seen": [batch["query"] for _ in range(2) for batch in trainer.dataloader]}
+
+
+def trainers_on_hf(library: Any) -> dict[str, Any]:
+    """What the trainers on transformers' Trainer do with the order of samples, windows and references."""
+    accumulated = {"num_train_epochs": 2, "gradient_accumulation_steps": 2}
+    found = {
+        "sft": sft._run(library, accumulated, dataset_text_field="text", packing=True),
+        "dpo": dpo._run(library, {"num_train_epochs": 2}, precompute_ref_log_probs=True),
+        "reward": reward._run(library, reward._rows(), num_train_epochs=2),
+        "iterative": iterative._run(
+            library,
+            parts.causal(),
+            [iterative._tensors(3 * int(os.environ["RANK"])) for _ in range(2)],
+            {"gradient_accumulation_steps": 2},
+        ),
+    }
+    return {
+        f"{kind}.{name}": value.double().norm().item() if name.startswith("weights") else value
+        for kind, outcome in found.items()
+        for name, value in outcome.items()
+        if not name.startswith("ids")
+    }

@@ -149,6 +149,12 @@ def test_batches_that_do_not_divide_are_refused(given: dict[str, Any], message: 
         make(folder, **given)
 
 
+def test_strategies_that_take_models_apart_are_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ddpo_trainer.FabricAccelerator, "is_sharding", True)
+    with pytest.raises(ValueError, match=r"`lightning=.*Choose the strategy 'ddp'"):
+        make(folder)
+
+
 def test_rewards_may_be_futures_and_come_from_threads(folder: str) -> None:
     def reward(images: Any, prompts: Any, metadata: Any) -> tuple[Any, Any]:
         rewards: Future[Any] = Future()
@@ -196,8 +202,8 @@ def test_gradients_of_parts_are_averaged_over_processes(folder: str) -> None:
         num_processes=2, reduce=lambda grad, reduction: (grad / 2, reduction)[0]
     )
     trainer._average_gradients()
-    assert trainer.trainable_layers[0].grad.tolist() == [1.0, 2.0]
-    trainer._policy = object()
+    assert trainer.trainable_layers[0].grad.tolist() == [2.0, 4.0]
+    trainer._is_whole = False
     trainer._average_gradients()
     assert trainer.trainable_layers[0].grad.tolist() == [1.0, 2.0]
 
