@@ -7,6 +7,7 @@ finds out that a script is of that time. Modules and names are those of TRL 0.7.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 __version__ = "0.7.11"
@@ -58,7 +59,12 @@ MODULES = ("core", "environment", "extras", "import_utils", "models", "trainer")
 
 _HOME_OF = {name: home for home, names in HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605 (a list of strings)
+# Without diffusers, TRL has no DDPO: `import *` passes it over, and asking for it says what to install.
+_HAS_DIFFUSERS = importlib.util.find_spec("diffusers") is not None
+
+__all__ = sorted(  # noqa: PLE0605 (a list of strings)
+    name for name in _HOME_OF if _HAS_DIFFUSERS or "DDPO" not in name
+)
 
 
 def __getattr__(name: str) -> Any:

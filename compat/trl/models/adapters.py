@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from compat.errors import ArgumentError, MissingLibraryError
 from compat.trl.import_utils import is_peft_available
-from compat.trl.models.files import DOWNLOAD, find, load_model, read_modules, refuse_half
+from compat.trl.models.files import (
+    DOWNLOAD,
+    draw_as_then,
+    find,
+    load_model,
+    read_modules,
+    refuse_half,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -51,13 +58,20 @@ class Loading:
         """Load the model, or an adapter with the model that it names."""
         adapter = find(self.source, _ADAPTER_CONFIG, **self.download) if is_peft_available() else None
         if adapter is None:
-            return load_model(self.auto_class, self.source, *self.model_args, **self.kwargs)
+            return self._load(self.source)
         from peft import PeftConfig, PeftModel
 
         refuse_half(self.source)
         base = PeftConfig.from_pretrained(os.path.dirname(adapter)).base_model_name_or_path
-        model = load_model(self.auto_class, base, *self.model_args, **self.kwargs)
-        return PeftModel.from_pretrained(model, self.source, is_trainable=is_trainable, **self.download)
+        return PeftModel.from_pretrained(
+            self._load(base), self.source, is_trainable=is_trainable, **self.download
+        )
+
+    def _load(self, source: str) -> Any:
+        model = load_model(self.auto_class, source, *self.model_args, **self.kwargs)
+        if "device_map" not in self.kwargs:
+            draw_as_then(model, source, **self.download)
+        return model
 
     def modules(self, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """Read the weights of the wrapper's further modules; none where they were never saved."""

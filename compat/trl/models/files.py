@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
@@ -146,6 +146,40 @@ def read_modules(source: str, modules: Iterable[str], **download: Any) -> dict[s
         if found or not os.path.isdir(source):
             break
     return found
+
+
+def draw_as_then(model: Any, source: str, **download: Any) -> None:
+    """Draws what transformers drew in TRL 0.7's time while it loaded a model whose output layer is tied.
+
+    That layer is not in the file. It was drawn before it was tied, so that a head or an adapter that is drawn
+    afterwards, from a seed that was set before, needs these numbers to be gone.
+
+    Args:
+        model: the model that has been loaded.
+        source: its folder or its name on the Hub.
+        download: which files of the repository are meant, see `DOWNLOAD`.
+    """
+    output = model.get_output_embeddings()
+    if output is None or output.weight is not model.get_input_embeddings().weight:
+        return
+    saved = _names(source, download)
+    layer = next(name for name, module in model.named_modules() if module is output)
+    if saved and not any(name.endswith(f"{layer}.weight") for name in saved):
+        torch.empty_like(output.weight.detach(), device="cpu").normal_()
+
+
+def _names(source: str, download: dict[str, Any]) -> list[str]:
+    """Returns the names of weights in safetensors; pickles hold tied ones under all of their names."""
+    single, index, *_ = WEIGHTS
+    path = find(source, single, **download)
+    if path is not None:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    path = find(source, index, **download)
+    if path is None:
+        return []
+    with open(path, encoding="utf-8") as listed:
+        return list(json.load(listed)["weight_map"])
 
 
 def _read_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 HOMES = {
@@ -31,7 +32,10 @@ HOMES = {
 
 _HOME_OF = {name: home for home, names in HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605 (a list of strings)
+# Without diffusers, TRL has no DDPOTrainer: `import *` passes it over.
+_HAS_DIFFUSERS = importlib.util.find_spec("diffusers") is not None
+
+__all__ = sorted(name for name in _HOME_OF if _HAS_DIFFUSERS or name != "DDPOTrainer")  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

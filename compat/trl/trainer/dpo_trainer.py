@@ -301,7 +301,11 @@ class DPOTrainer(VintageTrainer):
         import deepspeed
 
         config = copy.deepcopy(self.accelerator.state.deepspeed_plugin.deepspeed_config)
+        # What is not trained has no optimizer that these could be about.
+        for name in ("optimizer", "scheduler"):
+            config.pop(name, None)
         zero = config["zero_optimization"]
+        zero.pop("offload_optimizer", None)
         sizes = getattr(getattr(model, "config", None), "hidden_sizes", None)
         width = max(sizes) if sizes else getattr(getattr(model, "config", None), "hidden_size", None)
         if zero["stage"] != 3:  # noqa: PLR2004 (ZeRO's)
@@ -310,7 +314,7 @@ class DPOTrainer(VintageTrainer):
             # What "auto" stands for; accelerate fills it in for the trained model alone.
             zero["reduce_bucket_size"] = width * width
             zero["stage3_param_persistence_threshold"] = 10 * width
-            zero["stage3_prefetch_bucket_size"] = 0.9 * width * width
+            zero["stage3_prefetch_bucket_size"] = int(0.9 * width * width)
         engine, *_ = deepspeed.initialize(model=model, config=config)
         engine.eval()
         return engine

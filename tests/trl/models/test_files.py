@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
+from transformers import GPT2LMHeadModel
 
 from compat.errors import ArgumentError, CheckpointError
 from compat.trl.models import files
@@ -102,6 +103,29 @@ def test_models_are_loaded_in_float32_unless_told() -> None:
     assert files.load_model(AnyModel, "m", 1, a=2) == (("m", 1), {"a": 2, name: torch.float32})
     assert files.load_model(AnyModel, "m", torch_dtype="auto") == (("m",), {name: "auto"})
     assert files.load_model(AnyModel, "m", **{name: torch.bfloat16}) == (("m",), {name: torch.bfloat16})
+
+
+@pytest.mark.parametrize(
+    ("name", "is_tied", "is_drawn"),
+    [
+        ("plain", True, True),
+        ("sharded", True, True),
+        ("pickled", True, False),
+        ("pickled_shards", True, False),
+        ("plain", False, False),
+    ],
+)
+def test_a_tied_layer_that_is_not_saved_is_drawn(name: str, is_tied: bool, is_drawn: bool) -> None:
+    model = GPT2LMHeadModel.from_pretrained(FOLDER / name)
+    if not is_tied:
+        model.lm_head.weight = torch.nn.Parameter(torch.ones(16, 4))
+    torch.manual_seed(0)
+    files.draw_as_then(model, str(FOLDER / name))
+    found = torch.rand(3)
+    torch.manual_seed(0)
+    if is_drawn:
+        torch.empty(16, 4).normal_()
+    assert torch.equal(found, torch.rand(3))
 
 
 def test_bits_are_told_in_the_words_of_the_installed_release() -> None:

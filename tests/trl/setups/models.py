@@ -73,6 +73,21 @@ def seq2seq(library: Any) -> dict[str, Any]:
     }
 
 
+def seeded(library: Any) -> dict[str, Any]:
+    """Heads that are drawn from a seed that was set before their model was loaded."""
+    heads = library("models.modeling_value_head")
+    found = {}
+    for kind, name in (("Causal", "causal"), ("Seq2Seq", "seq2seq")):
+        torch.manual_seed(7)
+        load = getattr(heads, f"AutoModelFor{kind}LMWithValueHead").from_pretrained
+        found[name] = load(str(parts.FOLDER / name)).v_head.summary.weight
+        found[f"{name}_normal"] = load(
+            str(parts.FOLDER / name), v_head_init_strategy="normal"
+        ).v_head.summary.weight
+        found[f"{name}_after"] = torch.rand(3)
+    return found
+
+
 def half(library: Any) -> dict[str, Any]:
     """A model in bfloat16: its head and its logits are not."""
     heads = library("models.modeling_value_head")

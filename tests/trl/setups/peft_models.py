@@ -42,6 +42,15 @@ def adapter(library: Any) -> dict[str, Any]:
     return found
 
 
+def seeded(library: Any) -> dict[str, Any]:
+    """An adapter and a head that are drawn from a seed that was set before their model was loaded."""
+    torch.manual_seed(7)
+    kind = library("models.modeling_value_head").AutoModelForCausalLMWithValueHead
+    model = kind.from_pretrained(str(parts.FOLDER / "causal"), peft_config=_lora())
+    drawn = {name: each for name, each in model.named_parameters() if "lora_A" in name}
+    return {"head": model.v_head.summary.weight, **drawn, "after": torch.rand(3)}
+
+
 def seq2seq(library: Any) -> dict[str, Any]:
     """An adapter of an encoder-decoder model that was there before."""
     kind = library("models.modeling_value_head").AutoModelForSeq2SeqLMWithValueHead
