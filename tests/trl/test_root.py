@@ -73,7 +73,7 @@ LIGHT = """
     from compat.trl import *
     assert "DDPOTrainer" not in globals() and PPOTrainer and SFTTrainer and DPOTrainer and TextEnvironment
     try:
-        compat.trl.DDPOTrainer
+        compat.trl.DefaultDDPOStableDiffusionPipeline
     except ImportError as error:
         print(error)
 """
