@@ -85,7 +85,6 @@ class AgreedSampler(RandomSampler):
     processes as long as their generators are. Where these part, the first process's order is everybody's.
     """
 
-    @override
     def __iter__(self) -> Iterator[int]:
         seed = [int(torch.empty((), dtype=torch.int64).random_().item())]
         self.generator.manual_seed(broadcast_object_list(seed)[0])

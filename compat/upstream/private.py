@@ -36,8 +36,10 @@ _PL = ("lightning 2.6.6",)
 _AC = ("accelerate 1.15.0",)
 _DIFFUSERS = ("diffusers 0.39.0", "diffusers 0.42.1")
 _TORCH = ("torch 2.13.0",)
+_HUB = ("huggingface_hub 0.36.2", "huggingface_hub 2.4.0")
 
 _TRAINER = "transformers.trainer:Trainer."
+_FABRIC_DEEPSPEED = "lightning.fabric.strategies.deepspeed:DeepSpeedStrategy."
 _EPOCH = "lightning.pytorch.loops.training_epoch_loop:_TrainingEpochLoop."
 _FIT = "lightning.pytorch.loops.fit_loop:_FitLoop."
 _OPTIMIZATION = "lightning.pytorch.loops.optimization.automatic:"
@@ -145,6 +147,16 @@ PRIVATE = (
     Private(
         "lightning.pytorch.loggers.comet:CometLogger._create_experiment", _PL, "overridden: HF has created it"
     ),
+    Private(
+        "huggingface_hub.hub_mixin:ModelHubMixin._save_pretrained", _HUB, "overridden: as its docs have it"
+    ),
+    Private(_FABRIC_DEEPSPEED + "_setup_distributed", _PL, "overridden: runs on a CPU, too"),
+    Private(_FABRIC_DEEPSPEED + "_initialize_engine", _PL, "overridden: a CPU has no index"),
+    Private(_FABRIC_DEEPSPEED + "_set_world_ranks", _PL, "called as Lightning does"),
+    Private(_FABRIC_DEEPSPEED + "_init_deepspeed_distributed", _PL, "called as Lightning does"),
+    Private(_FABRIC_DEEPSPEED + "_format_config", _PL, "called as Lightning does"),
+    Private(_FABRIC_DEEPSPEED[:-1] + "#_config_initialized", _PL, "asked and set as Lightning does"),
+    Private("lightning.fabric.wrappers:_FabricModule#_forward_module", _PL, "taken: the model as DDP has it"),
     Private("lightning.fabric.loggers.csv_logs:CSVLogger#_experiment", _PL, "asked: whether it is open"),
     Private("lightning.pytorch.loggers.litlogger:LitLogger#_experiment", _PL, "asked: whether it is open"),
     Private(_EPOCH + "update_lr_schedulers", _PL, "called where an epoch ends early"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import random
+import re
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -619,20 +620,25 @@ def neftune_post_forward_hook(
     return output + torch.empty_like(output).uniform_(-bound, bound)
 
 
+_ENDS_OF_MODELS = re.compile("lm_head|embed_tokens|wte|wpe")
+
+
 def peft_module_casting_to_bf16(model: torch.nn.Module) -> None:
     """Cast adapters, and embeddings and heads that are in fp32, to bf16, and norms to fp32, in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    ends = ("lm_head", "embed_tokens", "wte", "wpe")
-    for name, module in model.named_modules():
+    def wanted(name: str, module: torch.nn.Module) -> torch.dtype | None:
         if isinstance(module, BaseTunerLayer):
-            module.to(torch.bfloat16)
-        elif isinstance(module, torch.nn.LayerNorm) or "norm" in name:
-            module.to(torch.float32)
-        elif any(end in name for end in ends):
-            weight = getattr(module, "weight", None)
-            if weight is not None and weight.dtype == torch.float32:
-                module.to(torch.bfloat16)
+            return torch.bfloat16
+        if "norm" in name or isinstance(module, torch.nn.LayerNorm):
+            return torch.float32
+        precision = getattr(getattr(module, "weight", None), "dtype", None)
+        return torch.bfloat16 if precision == torch.float32 and _ENDS_OF_MODELS.search(name) else None
+
+    for path, part in model.named_modules():
+        precision = wanted(path, part)
+        if precision is not None:
+            part.to(precision)
 
 
 def trl_sanitze_kwargs_for_tagging(

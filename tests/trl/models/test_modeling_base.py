@@ -79,6 +79,7 @@ def test_without_peft_models_load_and_adapters_are_refused(monkeypatch: pytest.M
 
 
 def test_an_adapter_is_kept_where_there_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "compat.trl")
     adapted = peft.get_peft_model(parts.causal(), lora())
     assert load(adapted, peft_config=lora(r=4)).pretrained_model is adapted
     assert "`peft_config` argument ignored" in caplog.text
@@ -100,6 +101,7 @@ def test_an_argument_that_nobody_takes_is_told() -> None:
 def test_a_model_in_bits_goes_to_the_current_device(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "compat.trl")
     seen: dict[str, Any] = {}
 
     def loading(*args: Any, **kwargs: Any) -> Any:
@@ -213,8 +215,8 @@ def test_a_reference_is_refused_where_weights_are_split(monkeypatch: pytest.Monk
 def test_layers_that_are_not_found_are_told(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="`num_shared_layers=7`: Layer pattern could not be matched"):
         create_reference_model(parts.causal(), num_shared_layers=7)
-    with caplog.at_level(logging.WARNING):
-        create_reference_model(parts.causal(), num_shared_layers=1, pattern="block.{layer}.")
+    caplog.set_level(logging.WARNING, "compat.trl")
+    create_reference_model(parts.causal(), num_shared_layers=1, pattern="block.{layer}.")
     assert "no layers matched in the model" in caplog.text
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import types
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,6 +211,35 @@ def test_save_and_go_on(tmp_path: Any) -> None:
         assert torch.equal(again.state_dict()[name], weight), name
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gpt2"
     assert (tmp_path / "tokenizer.json").exists()
+
+
+class Hub:
+    """Stands for the Hub: keeps the names of what is uploaded."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.token = None
+
+    def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
+        return types.SimpleNamespace(repo_id=f"someone/{repo_id}")
+
+    def upload_folder(self, *, repo_id: str, folder_path: Any, **kwargs: Any) -> Any:
+        return repo_id, sorted(path.name for path in Path(folder_path).iterdir())
+
+
+def test_push_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    with pytest.warns(UserWarning, match="offline"):
+        repository, files = trainer_for().push_to_hub("policy")
+    assert repository == "someone/policy"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {*files}
+
+
+def test_a_model_card_where_the_user_is_known(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compat.trl.trainer.ppo_trainer.whoami", lambda: {"name": "someone"})
+    trainer_for().create_model_card(str(tmp_path / "policy"), "A Policy")
+    card = (tmp_path / "policy" / "README.md").read_text()
+    assert "# A Policy" in card
+    assert f'from_pretrained("someone/{tmp_path}/policy")' in card
 
 
 def test_the_best_model_goes_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
