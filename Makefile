@@ -30,7 +30,7 @@ TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
 # DeepSpeed is tried where it is installed, in environments that borrow the rest likewise. It runs on a CPU.
 LEGS := $(NEWEST)
 WITH_ZERO := $(addprefix tests/distributed/test_,deepspeed.py preferences.py::test_equal_under_zero \
-	policies.py::test_policies_under_zero)
+	policies.py::test_policies_under_zero references.py::test_references_under_zero)
 WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 .DEFAULT_GOAL := help

@@ -38,6 +38,7 @@ DOWNLOAD = ("token", "revision", "cache_dir", "local_files_only", "subfolder")
 
 _ABSENT = (EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, RepositoryNotFoundError)
 _INDEX = ".index.json"
+_DRAWN_AS_A_WHOLE = frozenset({"longt5", "mt5", "switch_transformers", "t5", "umt5"})
 _QUANTIZED = ("load_in_8bit", "load_in_4bit")
 # transformers 5 has renamed the argument, and warns of the old name.
 _DTYPE = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
@@ -149,23 +150,29 @@ def read_modules(source: str, modules: Iterable[str], **download: Any) -> dict[s
 
 
 def draw_as_then(model: Any, source: str, **download: Any) -> None:
-    """Draws what transformers drew in TRL 0.7's time while it loaded a model whose output layer is tied.
+    """Draws what transformers drew in TRL 0.7's time while it loaded a model whose embeddings are tied.
 
-    That layer is not in the file. It was drawn before it was tied, so that a head or an adapter that is drawn
-    afterwards, from a seed that was set before, needs these numbers to be gone.
+    Layers that share the embeddings' weights are not in the file. They were drawn before they were tied, so
+    that a head or an adapter that is drawn afterwards, from a seed that was set before, needs these numbers
+    to be gone.
 
     Args:
         model: the model that has been loaded.
         source: its folder or its name on the Hub.
         download: which files of the repository are meant, see `DOWNLOAD`.
     """
-    output = model.get_output_embeddings()
-    if output is None or output.weight is not model.get_input_embeddings().weight:
+    prefix = f"{model.base_model_prefix}."
+    saved = {name.removeprefix(prefix) for name in _names(source, download)}
+    shared = model.get_input_embeddings().weight
+    tied = {
+        f"{name}.weight".removeprefix(prefix)
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is shared
+    }
+    if not saved or not tied - saved:
         return
-    saved = _names(source, download)
-    layer = next(name for name, module in model.named_modules() if module is output)
-    if saved and not any(name.endswith(f"{layer}.weight") for name in saved):
-        torch.empty_like(output.weight.detach(), device="cpu").normal_()
+    for _ in range(1 if model.config.model_type in _DRAWN_AS_A_WHOLE else len(tied - saved)):
+        torch.empty_like(shared.detach(), device="cpu").normal_()
 
 
 def _names(source: str, download: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
-from transformers import GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GPT2LMHeadModel
 
 from compat.errors import ArgumentError, CheckpointError
 from compat.trl.models import files
@@ -124,6 +124,25 @@ def test_a_tied_layer_that_is_not_saved_is_drawn(name: str, is_tied: bool, is_dr
     found = torch.rand(3)
     torch.manual_seed(0)
     if is_drawn:
+        torch.empty(16, 4).normal_()
+    assert torch.equal(found, torch.rand(3))
+
+
+@pytest.mark.parametrize(("kind", "draws"), [("bart", 3), ("t5", 1)])
+def test_each_tied_layer_is_drawn_unless_the_model_is_as_a_whole(
+    kind: str, draws: int, tmp_path: Path
+) -> None:
+    size = {"decoder_start_token_id": 0, "vocab_size": 16, "d_model": 4}
+    bart = {f"{side}_{name}": 1 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    t5 = {"d_ff": 4, "d_kv": 4, "num_layers": 1, "num_heads": 1}
+    config = AutoConfig.for_model(kind, **size, **{"bart": bart, "t5": t5}[kind])
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    files.draw_as_then(model, str(tmp_path))
+    found = torch.rand(3)
+    torch.manual_seed(0)
+    for _ in range(draws):
         torch.empty(16, 4).normal_()
     assert torch.equal(found, torch.rand(3))
 
