@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from typing import Any
 
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, whoami
 
 
 class BaseTrainer(PyTorchModelHubMixin):  # type: ignore[misc]
@@ -36,3 +38,25 @@ class BaseTrainer(PyTorchModelHubMixin):  # type: ignore[misc]
 
     def _missing(self, method: str) -> str:
         return f"Not implemented: `{type(self).__name__}.{method}`. Define it in the subclass."
+
+
+def write_model_card(path: str, template: str, model_name: str | None) -> None:
+    """Write a model card, where the Hub knows its user.
+
+    Args:
+        path: the folder.
+        template: takes `model_name` and `model_id`.
+        model_name: the card's title.
+    """
+    try:
+        user = whoami()["name"]
+    except Exception:  # noqa: BLE001 (whatever keeps it from being known)
+        warnings.warn(
+            "Cannot retrieve user information assuming you are running in offline mode.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, "README.md"), "w", encoding="utf-8") as file:
+        file.write(template.format(model_name=model_name, model_id=f"{user}/{path}"))

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import ProjectConfiguration
-from huggingface_hub import whoami
 
 from compat.errors import ArgumentError
 from compat.trainer.fabric import FabricAccelerator
 from compat.trl.core import set_seed
-from compat.trl.trainer.base import BaseTrainer
+from compat.trl.trainer.base import BaseTrainer, write_model_card
 from compat.trl.trainer.utils import PerPromptStatTracker
 
 if TYPE_CHECKING:
@@ -551,18 +550,7 @@ class DDPOTrainer(BaseTrainer):
             path: the folder.
             model_name: the card's title.
         """
-        try:
-            whoami()
-        except Exception:  # noqa: BLE001 (whatever keeps it from being known)
-            warnings.warn(
-                "Cannot retrieve user information assuming you are running in offline mode.",
-                UserWarning,
-                stacklevel=2,
-            )
-            return
-        os.makedirs(path, exist_ok=True)
-        with open(os.path.join(path, "README.md"), "w", encoding="utf-8") as file:
-            file.write(MODEL_CARD.format(model_name=model_name))
+        write_model_card(path, MODEL_CARD, model_name)
 
     def _save_pretrained(self, save_directory: Any) -> None:
         if self.accelerator.is_main_process:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from accelerate.utils import ProjectConfiguration, gather_object
 from datasets import Dataset
-from huggingface_hub import whoami
 from torch.nn.functional import kl_div
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
@@ -39,7 +37,7 @@ from compat.trl.core import (
 )
 from compat.trl.import_utils import is_npu_available, is_xpu_available
 from compat.trl.models import SUPPORTED_ARCHITECTURES, create_reference_model
-from compat.trl.trainer.base import BaseTrainer
+from compat.trl.trainer.base import BaseTrainer, write_model_card
 from compat.trl.trainer.ppo_config import PPOConfig
 from compat.trl.trainer.utils import AdaptiveKLController, FixedKLController, RunningMoments
 
@@ -1012,19 +1010,7 @@ class PPOTrainer(BaseTrainer):
             path: the folder.
             model_name: the card's title.
         """
-        try:
-            user = whoami()["name"]
-        except Exception:  # noqa: BLE001 (whatever keeps it from being known)
-            warnings.warn(
-                "Cannot retrieve user information assuming you are running in offline mode.",
-                UserWarning,
-                stacklevel=2,
-            )
-            return
-        os.makedirs(path, exist_ok=True)
-        card = MODEL_CARD.format(model_name=model_name, model_id=f"{user}/{path}")
-        with open(os.path.join(path, "README.md"), "w", encoding="utf-8") as file:
-            file.write(card)
+        write_model_card(path, MODEL_CARD, model_name)
 
     @override
     def _save_pretrained(self, save_directory: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compat.trl.models import DefaultDDPOStableDiffusionPipeline
-from compat.trl.trainer import ddpo_trainer
+from compat.trl.trainer import base, ddpo_trainer
 from compat.trl.trainer.ddpo_config import DDPOConfig
 from compat.trl.trainer.ddpo_trainer import DDPOTrainer
 from tests.trl import diffusion
@@ -212,7 +212,7 @@ def test_what_is_saved_has_a_card_where_the_hub_knows_its_user(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make(folder)
-    monkeypatch.setattr(ddpo_trainer, "whoami", lambda: {"name": "someone"})
+    monkeypatch.setattr(base, "whoami", lambda: {"name": "someone"})
     trainer._save_pretrained(tmp_path / "one")
     assert "# TRL DDPO Model" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
     assert (tmp_path / "one" / "unet").is_dir()
@@ -220,7 +220,7 @@ def test_what_is_saved_has_a_card_where_the_hub_knows_its_user(
     def offline() -> None:
         raise OSError
 
-    monkeypatch.setattr(ddpo_trainer, "whoami", offline)
+    monkeypatch.setattr(base, "whoami", offline)
     with pytest.warns(UserWarning, match="Cannot retrieve user information"):
         trainer.create_model_card(str(tmp_path / "two"))
     assert not (tmp_path / "two").exists()

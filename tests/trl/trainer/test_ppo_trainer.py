@@ -235,7 +235,7 @@ def test_push_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_card_where_the_user_is_known(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compat.trl.trainer.ppo_trainer.whoami", lambda: {"name": "someone"})
+    monkeypatch.setattr("compat.trl.trainer.base.whoami", lambda: {"name": "someone"})
     trainer_for().create_model_card(str(tmp_path / "policy"), "A Policy")
     card = (tmp_path / "policy" / "README.md").read_text()
     assert "# A Policy" in card
