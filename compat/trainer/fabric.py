@@ -85,6 +85,14 @@ class AgreedSampler(RandomSampler):
     processes as long as their generators are. Where these part, the first process's order is everybody's.
     """
 
+    @classmethod
+    def of(cls, sampler: RandomSampler) -> AgreedSampler:
+        """The same sampler, agreed upon."""
+        # Without a generator, accelerate would draw one when it prepares the dataloader, and every later
+        # number would be another.
+        sampler.__class__, sampler.generator = cls, torch.Generator()
+        return cast("AgreedSampler", sampler)
+
     def __iter__(self) -> Iterator[int]:
         seed = [int(torch.empty((), dtype=torch.int64).random_().item())]
         self.generator.manual_seed(broadcast_object_list(seed)[0])
@@ -213,7 +221,7 @@ class FabricAccelerator(LightningAccelerator):
         trains = any(parameter.requires_grad for parameter in model.parameters()) and not evaluation_mode
         if not is_compiled_module(model):
             compute_in(model, self._precision)
-        # DeepSpeed's engine takes a model that trains with its optimizer: one that comes alone is a reference.
+        # DeepSpeed's engine takes a model that trains with its optimizer; alone it is a reference.
         if self.is_sharding or (trains and not sets_up_jointly(self.fabric.strategy)):
             return self._keep_model(self.fabric.setup_module(model, move_to_device=moves))
         # A wrapper of a model that does not train has nothing to do, and DDP refuses it.
@@ -341,9 +349,7 @@ class FabricAccelerator(LightningAccelerator):
         """
         sampler = getattr(data_loader, "sampler", None)
         if self.num_processes > 1 and type(sampler) is RandomSampler and sampler.generator is None:
-            sampler.__class__ = AgreedSampler
-            # accelerate would draw one now, and every later number would be another.
-            sampler.generator = torch.Generator()
+            AgreedSampler.of(sampler)
         return super().prepare_data_loader(data_loader, *args, **kwargs)
 
     @override

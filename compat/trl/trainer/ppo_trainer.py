@@ -308,6 +308,7 @@ class PPOTrainer(BaseTrainer):
         Raises:
             ValueError: a tensor that is no single query.
         """
+        query_tensor = _as_list(query_tensor)
         options: dict[str, Any] = {"length_sampler": length_sampler, "return_prompt": return_prompt}
         if isinstance(query_tensor, list):
             answer: Callable[..., Any] = self._generate_batched
@@ -387,6 +388,7 @@ class PPOTrainer(BaseTrainer):
         masks: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
         """Check what `step` is given, and move it to the device; scores become tensors without dimensions."""
+        queries, responses, scores = map(_as_list, (queries, responses, scores))
         for name, tensors in (("queries", queries), ("responses", responses), ("scores", scores)):
             if not isinstance(tensors, list):
                 msg = f"{name} must be a list of tensors - got {type(tensors)}. Give `list({name})`."
@@ -1065,6 +1067,11 @@ def _controller(config: Any) -> AdaptiveKLController | FixedKLController:
     if config.adap_kl_ctrl:
         return AdaptiveKLController(config.init_kl_coef, config.target, config.horizon)
     return FixedKLController(config.init_kl_coef)
+
+
+def _as_list(values: Any) -> Any:
+    """What newer releases of datasets give for a column, as the list that it was."""
+    return list(values) if type(values).__name__ == "Column" else values
 
 
 @contextlib.contextmanager

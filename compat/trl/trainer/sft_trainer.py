@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
 
 from compat.trl.extras.dataset_formatting import get_formatting_func_from_dataset
+from compat.trl.models.files import load_model
 from compat.trl.trainer.utils import (
     ConstantLengthDataset,
     DataCollatorForCompletionOnlyLM,
@@ -379,7 +380,7 @@ def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role:
         "`AutoModelForCausalLM`. Load it yourself to have another class.",
         stacklevel=3,
     )
-    return AutoModelForCausalLM.from_pretrained(model, **(options or {}))
+    return load_model(AutoModelForCausalLM, model, **(options or {}))
 
 
 def _sequences(rows: ConstantLengthDataset, draws: Any) -> Iterator[dict[str, Any]]:

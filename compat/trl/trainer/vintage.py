@@ -9,44 +9,24 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import RandomSampler
 from transformers import TrainingArguments as HFTrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import has_length
 
 from compat.arguments import TrainingArguments
 from compat.trainer import Trainer
+from compat.trainer.fabric import AgreedSampler
 from compat.trl.import_utils import is_peft_available
 from compat.trl.trainer.utils import trl_sanitze_kwargs_for_tagging
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
 
     from compat.upstream.schedule import Schedule
 
 PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
 """The classes of arguments that know nothing of a trainer's own."""
-
-
-class _SharedOrder(Sampler[int]):
-    """The order that `torch.utils.data.RandomSampler` draws in the first process, in all of them.
-
-    Args:
-        data: rows.
-    """
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __iter__(self) -> Iterator[int]:
-        seed = [int(torch.empty((), dtype=torch.int64).random_().item())]
-        torch.distributed.broadcast_object_list(seed)
-        yield from torch.randperm(len(self), generator=torch.Generator().manual_seed(seed[0])).tolist()
 
 
 class VintageTrainer(Trainer):
@@ -91,7 +71,7 @@ class VintageTrainer(Trainer):
         """Have several processes draw their order as one does; accelerate of today draws a seed besides."""
         sampler = super()._get_train_sampler(*args, **kwargs)
         is_shared = self.accelerator.num_processes > 1 and not self.accelerator.use_seedable_sampler
-        return _SharedOrder(sampler.data_source) if is_shared and type(sampler) is RandomSampler else sampler
+        return AgreedSampler.of(sampler) if is_shared and type(sampler) is RandomSampler else sampler
 
     @property
     def current_gradient_accumulation_steps(self) -> int:

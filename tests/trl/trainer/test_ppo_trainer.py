@@ -311,3 +311,13 @@ def test_wrong_parts(name: str) -> None:
 def test_flags_that_fabric_does_not_take(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         trainer_for(**options)
+
+
+def test_columns_of_a_dataset_are_lists(shared: Any) -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"input_ids": [[5, 6], [7, 8, 9]], "score": [1.0, 2.0]}).with_format("torch")
+    responses = shared.generate(rows["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0)
+    assert len(responses) == 2
+    checked = shared._step_safety_checker(2, rows["input_ids"], responses, list(rows["score"]))
+    assert [query.tolist() for query in checked[0]] == [[5, 6], [7, 8, 9]]
