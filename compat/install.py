@@ -48,6 +48,7 @@ PATCHES = (
 SUPPLIED = (
     Patch("transformers.trainer_utils", "EvaluationStrategy", "compat.upstream.departed:EvaluationStrategy"),
     Patch("transformers.utils", "send_example_telemetry", "compat.upstream.departed:send_example_telemetry"),
+    Patch("transformers", "top_k_top_p_filtering", "compat.upstream.departed:top_k_top_p_filtering"),
     Patch("transformers", "is_torch_tpu_available", "compat.upstream.departed:is_torch_tpu_available"),
     Patch("transformers.utils", "is_torch_tpu_available", "compat.upstream.departed:is_torch_tpu_available"),
 )

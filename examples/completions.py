@@ -26,6 +26,7 @@ END, PAD = "<end>", "<pad>"
 RESPONSE = "### Summary:"
 VOCABULARY = 2048
 CONTEXT = 128
+NEW_TOKENS = 24
 HELD_OUT = 10  # one module in so many
 
 
@@ -91,9 +92,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
 
 def sum_up(code: str, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> str:
     """Returns the likeliest summary of a function."""
-    prompt = tokenizer(f"{code}\n{RESPONSE}", return_tensors="pt").to(model.device)
-    ids = model.eval().generate(**prompt, max_new_tokens=24, do_sample=False)
-    return tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    # What does not fit is left out at the code's beginning.
+    prompt = torch.tensor([tokenizer.encode(f"{code}\n{RESPONSE}")[NEW_TOKENS - CONTEXT :]])
+    ids = model.eval().generate(prompt.to(model.device), max_new_tokens=NEW_TOKENS, do_sample=False)
+    return tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True).strip()
 
 
 def draw(history: list[dict[str, float]], path: Path) -> None:

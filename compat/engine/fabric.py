@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric import Fabric
+from lightning.fabric.accelerators.accelerator import Accelerator
+from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.plugins.precision import MixedPrecision
+from lightning.fabric.strategies import STRATEGY_REGISTRY
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
@@ -22,7 +26,7 @@ from compat.engine.environment import HFEnvironment
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from lightning.fabric.plugins.precision import Precision
     from torch import nn
@@ -45,20 +49,50 @@ FLAGS = (
 PRECISIONS = {"no": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """accelerate's name of a precision → Fabric's."""
 
+GPUS = ("cuda", "mps")
+"""Kinds of devices that Lightning calls "gpu"."""
+
 FORWARD_METHODS = ("generate", "compute_reward_score")
 """Methods, beside `forward`, for which a sharded model puts its weights together."""
 
 
-def check_flags(flags: Mapping[str, Any]) -> None:
+def check_flags(flags: Any) -> None:
     """Refuse what is no flag of Fabric's.
 
     Raises:
         ArgumentError: the name of the flag, and those that there are.
     """
+    if not isinstance(flags, Mapping):
+        msg = f"`lightning={flags!r}`: not a dictionary of Fabric's flags. Give {{'strategy': 'ddp'}}, say."
+        raise ArgumentError(msg)
     for name in flags:
         if name not in FLAGS:
             msg = f"`lightning={{{name!r}: ...}}`: Fabric has no such flag. Choose among {', '.join(FLAGS)}."
             raise ArgumentError(msg)
+    loggers = flags.get("loggers") or []
+    for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
+        if not isinstance(logger, Logger):
+            msg = f"`lightning={{'loggers': {logger!r}}}`: not a Lightning logger. Give an instance of one."
+            raise ArgumentError(msg)
+
+
+def check_device(asked: Any, facts: Facts) -> None:
+    """Refuse a kind of device that is not the one that this process has.
+
+    Args:
+        asked: Fabric's flag `accelerator`.
+        facts: the machine and the process.
+
+    Raises:
+        ArgumentError: the kind that was asked for, and the one that there is.
+    """
+    kinds = {"auto", None, facts.device_type} | ({"gpu"} if facts.device_type in GPUS else set())
+    if not isinstance(asked, Accelerator) and asked not in kinds:
+        msg = (
+            f"`lightning={{'accelerator': {asked!r}}}`: this process runs on {facts.device_type!r}. Give "
+            f"{facts.device_type!r}, or leave it out."
+        )
+        raise ArgumentError(msg)
 
 
 def build_fabric(
@@ -76,6 +110,7 @@ def build_fabric(
         ArgumentError: a flag that Fabric does not have, or does not take.
     """
     check_flags(flags)
+    check_device(flags.get("accelerator"), facts)
     given = {name: value for name, value in flags.items() if value is not None}
     given.pop("accelerator", None)
     strategy = given.pop("strategy", "auto")
@@ -104,16 +139,15 @@ def build_fabric(
 
 def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> Any:
     """What a name stands for: ours where accelerate's settings have to reach it, else Fabric's own."""
-    family, _, stage = name.partition("_stage_")
-    build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp, "deepspeed": _deepspeed}.get(family)
-    if build is None or (stage and family != "deepspeed"):
-        return name
-    given = dict(options.get("ddp" if family == "auto" else family, {}))
-    if stage:
-        level, _, offload = stage.partition("_")
-        given["stage"] = int(level)
-        given.update(dict.fromkeys(("offload_optimizer", "offload_parameters"), True) if offload else {})
-    return build(facts, given)
+    if name.startswith("deepspeed"):
+        registered = STRATEGY_REGISTRY.get(name, {}) if name != "deepspeed" else {"init_params": {}}
+        if not registered:
+            known = ", ".join(found for found in STRATEGY_REGISTRY if found.startswith("deepspeed"))
+            msg = f"`lightning={{'strategy': {name!r}}}`: no such strategy. Choose among {known}."
+            raise ArgumentError(msg)
+        return _deepspeed(facts, {**options.get("deepspeed", {}), **registered["init_params"]})
+    build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp}.get(name)
+    return name if build is None else build(facts, options.get("ddp", {}))
 
 
 def _auto(facts: Facts, options: dict[str, Any]) -> Any:

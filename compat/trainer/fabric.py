@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 import accelerate
 import torch
 from accelerate.scheduler import AcceleratedScheduler
-from accelerate.utils import broadcast_object_list, is_compiled_module
+from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, is_compiled_module
+from lightning.fabric.plugins.precision import Precision
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import RandomSampler
 from typing_extensions import override
 
-from compat.engine.fabric import build_fabric, check_flags, compute_in, is_sharding, sets_up_jointly
+from compat.engine.fabric import (
+    PRECISIONS,
+    build_fabric,
+    check_flags,
+    compute_in,
+    is_sharding,
+    sets_up_jointly,
+)
 from compat.engine.optimizer import SyncedOptimizer
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
@@ -29,6 +39,12 @@ if TYPE_CHECKING:
 
 REFUSED = ("megatron_lm_plugin", "parallelism_config", "torch_tp_plugin", "dynamo_backend", "dynamo_plugin")
 """Arguments of `accelerate.Accelerator` that Fabric has no answer to."""
+
+OF_DATA = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
+"""Options of data that accelerate 0.27 took by themselves; they have had a configuration since."""
+
+SAME_PRECISION = {"no": ("32-true", "32", 32), "bf16": ("bf16-mixed",), "fp16": ("16-mixed", "16", 16)}
+"""accelerate's name of a precision → Fabric's names of it."""
 
 ASK_FOR_STRATEGIES = {"fsdp_plugin": "fsdp", "deepspeed_plugin": "deepspeed"}
 """Arguments of `accelerate.Accelerator` that ask for a strategy, and its name."""
@@ -107,7 +123,8 @@ class FabricAccelerator(LightningAccelerator):
     Args:
         lightning: flags of Fabric: accelerator, strategy, devices, num_nodes, precision, plugins, callbacks,
             loggers. "fsdp" is FSDP 2.
-        options: those of `accelerate.Accelerator`.
+        further: what a user has given for `accelerate.Accelerator`, in the words of 0.27.
+        options: those of `accelerate.Accelerator` that the trainer gives.
 
     Attributes:
         fabric: the Fabric.
@@ -119,15 +136,16 @@ class FabricAccelerator(LightningAccelerator):
     fabric: Fabric
     state: Any
 
-    def __init__(self, *, lightning: Mapping[str, Any] | None = None, **options: Any) -> None:
-        flags = dict(lightning or {})
-        check_flags(flags)
-        for name in REFUSED:
-            if options.get(name) is not None:
-                msg = (
-                    f"`accelerator_kwargs={{{name!r}: ...}}`: Lightning Fabric has no such thing. Remove it."
-                )
-                raise ArgumentError(msg)
+    def __init__(
+        self,
+        *,
+        lightning: Mapping[str, Any] | None = None,
+        further: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        check_flags(lightning or {})
+        flags = {name: value for name, value in (lightning or {}).items() if value is not None}
+        options.update(_accelerate_options(further or {}, options))
         plugins = {name: options.pop(name, None) for name in ASK_FOR_STRATEGIES}
         started.join()
         started.start(*_processes(flags))
@@ -148,7 +166,7 @@ class FabricAccelerator(LightningAccelerator):
         self.fabric = build_fabric(
             Facts.of_state(self.state),
             flags,
-            self.mixed_precision if self.mixed_precision in {"bf16", "fp16"} else "no",
+            self._agreed_precision(flags.get("precision")),
             ddp={} if handler is None else handler.to_kwargs(),
             deepspeed={
                 **_deepspeed_options(plugins["deepspeed_plugin"], launched),
@@ -156,6 +174,22 @@ class FabricAccelerator(LightningAccelerator):
             },
         )
         self.scaler = getattr(self._precision, "scaler", None)
+
+    def _agreed_precision(self, flag: Any) -> str:
+        """The mixed precision that accelerate is told of and that Fabric computes in, whoever has said it."""
+        told = self.mixed_precision if self.mixed_precision in PRECISIONS else "no"
+        named = {str(name): ours for ours, names in SAME_PRECISION.items() for name in names}.get(str(flag))
+        if flag is None or isinstance(flag, Precision):
+            return told
+        if told not in {"no", named}:
+            msg = (
+                f"`lightning={{'precision': {flag!r}}}`: `mixed_precision={told!r}` says otherwise. Say "
+                "the same by both, or `mixed_precision='no'`."
+            )
+            raise ArgumentError(msg)
+        if named is not None:
+            self.state._mixed_precision = named
+        return named or "no"
 
     @property
     def _precision(self) -> Any:
@@ -372,16 +406,54 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _accelerate_options(further: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """What `accelerate.Accelerator` of today takes for what a user has given in the words of 0.27.
+
+    Raises:
+        ArgumentError: an option that Fabric has no answer to, that is the trainer's to give, or that there is
+            not.
+    """
+    found = dict(further)
+    known = inspect.signature(accelerate.Accelerator).parameters
+    for name, value in found.items():
+        why = (
+            "Lightning Fabric has no such thing"
+            if name in REFUSED and value is not None
+            else "the trainer gives it by an argument of its own"
+            if name in ours
+            else "accelerate has no such option"
+            if name not in known and name not in OF_DATA
+            else None
+        )
+        if why:
+            msg = f"`accelerator_kwargs={{{name!r}: ...}}`: {why}. Remove it."
+            raise ArgumentError(msg)
+    of_data = {name: found.pop(name) for name in OF_DATA if name in found}
+    if of_data:
+        configuration = found.get("dataloader_config") or DataLoaderConfiguration()
+        found["dataloader_config"] = dataclasses.replace(configuration, **of_data)
+    return found
+
+
 def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
     """How many processes a machine is to run, and how many machines there are."""
     devices = flags.get("devices", 1)
     count = len(devices) if isinstance(devices, (list, tuple)) else devices
     if count in {"auto", -1, "-1"}:
         count = max(1, torch.cuda.device_count())
-    if not str(count).isdigit() or int(count) < 1:
-        msg = f"`lightning={{'devices': {devices!r}}}`: not a number of devices. Give 1 or more, or 'auto'."
-        raise ArgumentError(msg)
-    return int(count), int(flags.get("num_nodes") or 1)
+    is_chosen = isinstance(devices, (list, tuple)) and list(devices) != list(range(len(devices)))
+    nodes = flags.get("num_nodes", 1)
+    for name, value, is_wrong in (
+        ("devices", devices, is_chosen or not str(count).isdigit() or int(count) < 1),
+        ("num_nodes", nodes, not str(nodes).isdigit() or int(nodes) < 1),
+    ):
+        if is_wrong:
+            msg = (
+                f"`lightning={{{name!r}: {value!r}}}`: not a number of them. Give 1 or more; which devices "
+                "are used is said by CUDA_VISIBLE_DEVICES."
+            )
+            raise ArgumentError(msg)
+    return int(count), int(nodes)
 
 
 def _deepspeed_options(plugin: Any, launched: Mapping[str, str]) -> dict[str, Any]:

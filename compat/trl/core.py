@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.nn.functional import log_softmax, pad, softmax
 from torch.nn.utils.rnn import pad_sequence
-from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from compat.trl.import_utils import is_npu_available, is_xpu_available
+from compat.upstream.departed import top_k_top_p_filtering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -173,16 +173,6 @@ def stats_to_np(stats_dict: dict[str, Any]) -> dict[str, Any]:
     return arrays
 
 
-def _filtered(scores: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Puts all but the likeliest tokens to minus infinity; scores of shape (batch, vocab)."""
-    none = torch.empty(0, dtype=torch.long)
-    if top_k > 0:
-        scores = TopKLogitsWarper(top_k=top_k)(none, scores)
-    if 0 <= top_p <= 1:
-        scores = TopPLogitsWarper(top_p=top_p)(none, scores)
-    return scores
-
-
 def respond_to_batch(
     model: nn.Module, queries: torch.Tensor, txt_len: int = 20, top_k: int = 0, top_p: float = 1.0
 ) -> torch.Tensor:
@@ -192,7 +182,7 @@ def respond_to_batch(
     """
     tokens = queries
     for _ in range(txt_len):
-        scores = _filtered(model(tokens)[0][:, -1, :], top_k, top_p)
+        scores = top_k_top_p_filtering(model(tokens)[0][:, -1, :], top_k, top_p)
         tokens = torch.cat([tokens, torch.multinomial(softmax(scores, dim=-1), num_samples=1)], dim=-1)
     return tokens[:, -txt_len:]
 

@@ -13,8 +13,10 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import sys
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -29,6 +31,13 @@ OURS = "compat.trl"
 
 _ABSENT = object()
 
+# What a script that imports something under such a condition, or in spite of such an error, can do without.
+_CONDITIONS = re.compile(r"(?<![a-z])version|is_\w+_available|TYPE_CHECKING", re.IGNORECASE)
+_ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+
+# PPO's settings come first in either era: as `config` in 0.7, as `args` of this many or more since.
+_PPO_IS_NEW_FROM = 7
+
 
 @dataclass(frozen=True, order=True)
 class Use:
@@ -38,11 +47,13 @@ class Use:
         path: the dotted name behind `trl.`: "core.LengthSampler".
         keyword: an argument that it is called with, if that is what is used.
         member: an attribute of what it makes, if that is what is used.
+        others: the paths of what else may have made the object whose member it is.
     """
 
     path: str
     keyword: str = ""
     member: str = ""
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.keyword:
@@ -50,17 +61,34 @@ class Use:
         return f"{self.path}.{self.member}" if self.member else self.path
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A class of TRL's, or a script's own that is derived from one.
+
+    Attributes:
+        path: of TRL's class.
+        own: the members that the script itself defines.
+    """
+
+    path: str
+    own: frozenset[str] = frozenset()
+
+
 @dataclass
 class _Names:
-    """What names of a file stand for.
+    """What names of a file stand for. Other than for imports and classes, a name may be a dotted one.
 
     Attributes:
         imported: name → the dotted path behind `trl`, empty for `trl` itself.
-        made: name → the path of the class that it is an instance of.
+        classes: name → what a class of the script's is derived from.
+        made: name → the classes that it may be an instance of.
+        keys: name → the keys of the dictionaries that it may be.
     """
 
     imported: dict[str, str] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, _Kind] = field(default_factory=dict)
+    made: dict[str, set[_Kind]] = field(default_factory=lambda: defaultdict(set))
+    keys: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def path(self, node: ast.AST) -> str | None:
         """The path that an expression stands for, None where it is none of TRL's."""
@@ -69,6 +97,50 @@ class _Names:
         if isinstance(node, ast.Attribute) and (base := self.path(node.value)) is not None:
             return f"{base}.{node.attr}".lstrip(".")
         return None
+
+    def kind(self, node: ast.AST) -> _Kind | None:
+        """The class (or function) that an expression stands for."""
+        if isinstance(node, ast.Name) and node.id in self.classes:
+            return self.classes[node.id]
+        path = self.path(node)
+        return _Kind(path) if path else None
+
+    def called(self, function: ast.expr) -> set[_Kind]:
+        """What a call of this expression is a call of."""
+        if isinstance(function, ast.Attribute) and function.attr == "__init__" and _is_super(function.value):
+            return self.instances(function.value)
+        kind = self.kind(function)
+        return {kind} if kind else set()
+
+    def instances(self, node: ast.expr) -> set[_Kind]:
+        """The classes that an expression may be an instance of."""
+        if isinstance(node, ast.Call) and not _is_super(node):
+            return self.called(node.func)
+        return self.made.get(_text(node), set())
+
+    def passed(self, call: ast.Call) -> set[str]:
+        """The keywords of a call, those behind two stars among them."""
+        named = {keyword.arg for keyword in call.keywords if keyword.arg}
+        return named.union(*(self.words(keyword.value) for keyword in call.keywords if not keyword.arg))
+
+    def words(self, node: ast.expr) -> set[str]:
+        """The keys of a dictionary, as far as they can be read."""
+        if isinstance(node, ast.Dict):
+            named = {key.value for key in node.keys if isinstance(key, ast.Constant)}
+            spread = (self.words(value) for key, value in zip(node.keys, node.values, strict=True) if not key)
+            return {key for key in named if isinstance(key, str)}.union(*spread)
+        if isinstance(node, ast.Call):
+            return self.passed(node) if _text(node.func) == "dict" else set()
+        return self.keys.get(_text(node), set())
+
+
+def _text(node: ast.AST) -> str:
+    """A name, a dotted name or `super()`, as it is written; empty for anything else."""
+    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) or _is_super(node) else ""
+
+
+def _is_super(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
 
 
 def uses(source: str, filename: str = "<script>") -> set[Use]:
@@ -85,18 +157,19 @@ def uses(source: str, filename: str = "<script>") -> set[Use]:
     names = _Names()
     found = set(_imports(tree, names))
     nodes = list(ast.walk(tree))
-    for node in nodes:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            kind = names.path(node.value.func)
-            targets = (target.id for target in node.targets if isinstance(target, ast.Name))
-            names.made.update(dict.fromkeys(targets, kind) if kind else {})
+    for bind in (_bind_class, _bind_value):
+        for node in nodes:
+            bind(node, names)
     for node in nodes:
         found.update(_of_node(node, names))
     return {use for use in found if use.path}
 
 
 def _imports(tree: ast.AST, names: _Names) -> Iterator[Use]:
+    dispensable = {inner for node in ast.walk(tree) if _is_guard(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
+        if node in dispensable:
+            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
                 root, _, rest = alias.name.partition(".")
@@ -112,16 +185,100 @@ def _imports(tree: ast.AST, names: _Names) -> Iterator[Use]:
                     yield Use(path)
 
 
+def _is_guard(node: ast.AST) -> bool:
+    """Whether a script goes on without what is imported in there."""
+    if isinstance(node, ast.If):
+        return bool(_CONDITIONS.search(ast.unparse(node.test)))
+    return isinstance(node, ast.Try) and any(map(_forgives, node.handlers))
+
+
+def _forgives(handler: ast.ExceptHandler) -> bool:
+    """Whether an import that fails is caught, and not only to say it in other words."""
+    caught = (
+        {inner.id for inner in ast.walk(handler) if isinstance(inner, ast.Name)} if handler.type else _ERRORS
+    )
+    return bool(caught & _ERRORS) and not isinstance(handler.body[-1], ast.Raise)
+
+
+def _bind_class(node: ast.AST, names: _Names) -> None:
+    if isinstance(node, ast.ClassDef) and (base := _base(node, names)):
+        names.classes[node.name] = replace(base, own=base.own | _own(node))
+
+
+def _base(node: ast.ClassDef, names: _Names) -> _Kind | None:
+    return next(filter(None, map(names.kind, node.bases)), None)
+
+
+def _own(node: ast.ClassDef) -> set[str]:
+    """What a class defines itself: methods, fields, and what its methods set."""
+    methods = {
+        entry.name for entry in node.body if isinstance(entry, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    targets = {_text(target) for entry in node.body for target in _targets(entry)}
+    stored = {
+        inner.attr
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Attribute)
+        and isinstance(inner.ctx, ast.Store)
+        and _text(inner.value) == "self"
+    }
+    return methods | targets | stored
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, (ast.AnnAssign, ast.NamedExpr)) else []
+
+
+def _bind_value(node: ast.AST, names: _Names) -> None:
+    value: ast.expr | None = getattr(node, "value", None)
+    for target in filter(None, map(_text, _targets(node))):
+        if value is not None:
+            names.made[target] |= names.instances(value)
+            names.keys[target] |= names.words(value)
+
+
 def _of_node(node: ast.AST, names: _Names) -> Iterator[Use]:
     if isinstance(node, ast.Attribute):
-        if (path := names.path(node)) is not None:
-            yield Use(path)
-        if isinstance(node.value, ast.Name) and (made := names.made.get(node.value.id)):
-            yield Use(made, member=node.attr)
-    elif isinstance(node, ast.Call) and (path := names.path(node.func)):
-        for argument in node.keywords:
-            if argument.arg:
-                yield Use(path, keyword=argument.arg)
+        yield from _of_attribute(node, names)
+    elif isinstance(node, ast.Call):
+        yield from _of_call(node, names)
+    elif isinstance(node, ast.ClassDef) and (base := _base(node, names)):
+        yield from _of_class(node, base, names)
+
+
+def _of_attribute(node: ast.Attribute, names: _Names) -> Iterator[Use]:
+    if (path := names.path(node)) is not None:
+        yield Use(path)
+    kinds = names.instances(node.value)
+    if not any(node.attr in kind.own for kind in kinds):
+        paths = {kind.path for kind in kinds}
+        for path in paths:
+            yield Use(path, member=node.attr, others=tuple(sorted(paths - {path})))
+
+
+def _of_call(node: ast.Call, names: _Names) -> Iterator[Use]:
+    for kind in names.called(node.func):
+        if "__init__" not in kind.own:
+            keywords = names.passed(node) - kind.own
+            if kind.path.endswith("PPOTrainer") and _begins_with_config(node, names):
+                keywords.add("config")
+            yield from (Use(kind.path, keyword=keyword) for keyword in keywords)
+
+
+def _begins_with_config(node: ast.Call, names: _Names) -> bool:
+    first = names.instances(node.args[0]) if 0 < len(node.args) < _PPO_IS_NEW_FROM else set[_Kind]()
+    return any(kind.path.endswith("PPOConfig") for kind in first)
+
+
+def _of_class(node: ast.ClassDef, base: _Kind, names: _Names) -> Iterator[Use]:
+    """What a class uses of the one it is derived from."""
+    scope = {"self": names.classes[node.name], "super()": base, f"super({node.name}, self)": base}
+    inside = replace(names, made={**names.made, **{name: {kind} for name, kind in scope.items()}})
+    for child in ast.iter_child_nodes(node):
+        for inner in ast.walk(child):
+            yield from _of_node(inner, inside)
 
 
 def uses_of_files(paths: Iterable[str]) -> set[Use]:
@@ -174,9 +331,18 @@ def _serves(root: str, use: Use) -> bool:
     if found is _ABSENT:
         return False
     if use.member and isinstance(found, type):
-        # What a constructor sets is not seen from without: only what some release has as a method counts.
-        return hasattr(found, use.member) or not _is_method_of_ours(use)
+        made = [found, *(_find(root, path) for path in use.others)]
+        # What a constructor sets is not seen from without: only what 0.7.11 has as a method or field counts.
+        return any(_has(kind, use.member) for kind in made) or not _is_seen_in_ours(use)
     return not use.keyword or _takes(found, use.keyword)
+
+
+def _has(kind: Any, member: str) -> bool:
+    return hasattr(kind, member) or _is_field(kind, member)
+
+
+def _is_field(kind: Any, member: str) -> bool:
+    return member in getattr(kind, "__dataclass_fields__", ())
 
 
 def _find(root: str, path: str) -> Any:
@@ -205,8 +371,9 @@ def _attribute(owner: Any, name: str) -> Any:
         return _ABSENT
 
 
-def _is_method_of_ours(use: Use) -> bool:
-    return hasattr(_find(OURS, use.path), use.member)
+def _is_seen_in_ours(use: Use) -> bool:
+    kind = _find(OURS, use.path)
+    return callable(getattr(kind, use.member, None)) or _is_field(kind, use.member)
 
 
 def _takes(function: Any, keyword: str) -> bool:
@@ -240,7 +407,7 @@ def is_of_ours(wanted: set[Use]) -> list[Use]:
     if not missing or lacking(wanted, OURS):
         return []
     gone = {use.path for use in missing if use == Use(use.path)}
-    return [use for use in missing if not _is_within(use, gone)]
+    return sorted({replace(use, others=()) for use in missing if not _is_within(use, gone)})
 
 
 def _is_within(use: Use, gone: set[str]) -> bool:

@@ -218,7 +218,13 @@ def own_accelerator_state() -> Iterator[None]:
 
     forget_own_accelerator_state()
     was_empty = not AcceleratorState._shared_state
-    yield
+    try:
+        yield
+    except BaseException:
+        if was_empty:
+            # A half-made one would stand in the way of every later accelerator.
+            AcceleratorState._reset_state()
+        raise
     if was_empty:
         AcceleratorState._shared_state[_MARK] = True
 

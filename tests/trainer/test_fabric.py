@@ -103,7 +103,22 @@ def test_a_model_that_does_not_train_is_only_placed() -> None:
         ({"lightning": {"precission": 16}}, "'precission'.*no such flag.*precision"),
         ({"lightning": {"devices": 0}}, "'devices': 0.*1 or more"),
         ({"lightning": {"precision": "17"}}, "17.*Fabric does not take it"),
-        ({"megatron_lm_plugin": object()}, "megatron_lm_plugin.*Remove it"),
+        ({"lightning": {"devices": [1]}}, r"'devices': \[1\].*CUDA_VISIBLE_DEVICES"),
+        ({"lightning": {"num_nodes": "x"}}, "'num_nodes': 'x'.*1 or more"),
+        ({"lightning": {"accelerator": "tpu"}}, "'accelerator': 'tpu'.*runs on 'cpu'"),
+        ({"lightning": {"strategy": "deepspeed_stage_x"}}, "deepspeed_stage_x.*Choose among deepspeed, "),
+        ({"lightning": {"loggers": True}}, "'loggers': True.*not a Lightning logger"),
+        ({"lightning": "ddp"}, "lightning='ddp'.*not a dictionary"),
+        (
+            {"lightning": {"precision": "32-true"}, "mixed_precision": "bf16"},
+            "'precision': '32-true'.*mixed_precision='bf16'",
+        ),
+        ({"further": {"megatron_lm_plugin": object()}}, "megatron_lm_plugin.*Remove it"),
+        ({"further": {"nothing": 1}}, "'nothing'.*accelerate has no such option"),
+        (
+            {"further": {"log_with": "wandb"}, "log_with": None},
+            "'log_with'.*the trainer gives it by an argument of its own",
+        ),
     ],
 )
 def test_what_fabric_does_not_take(given: dict[str, Any], message: str) -> None:
@@ -120,3 +135,20 @@ def test_orders_are_those_of_torch() -> None:
     torch.manual_seed(5)
     agreed = AgreedSampler(data, generator=torch.Generator())
     assert [list(agreed), list(agreed), torch.rand(1).item()] == wanted
+
+
+def test_options_of_data_have_moved() -> None:
+    accelerator = FabricAccelerator(further={"split_batches": True, "even_batches": False})
+    assert (accelerator.split_batches, accelerator.even_batches) == (True, False)
+
+
+def test_a_precision_is_the_same_by_either_name() -> None:
+    accelerator = FabricAccelerator(lightning={"precision": "bf16-mixed", "devices": None})
+    assert accelerator.mixed_precision == "bf16"
+    assert FabricAccelerator().mixed_precision == "no"
+
+
+def test_a_failure_leaves_nothing_behind() -> None:
+    with pytest.raises(ValueError, match="fp8"):
+        FabricAccelerator(further={"mixed_precision": "fp8"})
+    assert FabricAccelerator().mixed_precision == "no"

@@ -104,3 +104,12 @@ def test_each_generator_draws_an_entry() -> None:
     both = randn_tensor([2, 3], [torch.Generator().manual_seed(seed) for seed in (1, 2)])
     for row, seed in zip(both, (1, 2), strict=True):
         assert torch.equal(row, torch.randn(1, 3, generator=torch.Generator().manual_seed(seed))[0])
+
+
+def test_filtering_is_what_transformers_had() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
+    kept = core.top_k_top_p_filtering(logits, top_k=2)
+    assert kept.tolist() == [[-float("inf"), 3.0, 2.0, -float("inf")]]
+    kept = core.top_k_top_p_filtering(logits, top_p=0.5, filter_value=-1.0)
+    assert kept.tolist() == [[-1.0, 3.0, -1.0, -1.0]]
+    assert torch.equal(core.top_k_top_p_filtering(logits), logits)

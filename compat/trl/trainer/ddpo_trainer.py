@@ -153,13 +153,13 @@ class DDPOTrainer(BaseTrainer):
         if config.resume_from:
             project.iteration = self.first_epoch
         return FabricAccelerator(
+            further=config.accelerator_kwargs,
             lightning=config.lightning,
             log_with=config.log_with,
             mixed_precision=config.mixed_precision,
             project_config=project,
             # Gradients are accumulated over the denoising steps of an image, too.
             gradient_accumulation_steps=config.train_gradient_accumulation_steps * self.num_train_timesteps,
-            **config.accelerator_kwargs,
         )
 
     def _tell_trackers(self) -> None:

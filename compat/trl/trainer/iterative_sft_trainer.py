@@ -222,6 +222,10 @@ class IterativeSFTTrainer(VintageTrainer):
             labels = input_ids
         batch = self.prepare_model_inputs(input_ids, attention_mask, labels)
         names = [name for name in _PARTS if name in batch]
+        counts = {name: len(batch[name]) for name in names}
+        if len(set(counts.values())) > 1:
+            msg = f"`step`: not as many of each: {counts}. Give lists of one length."
+            raise ValueError(msg)
         samples = [dict(zip(names, row, strict=True)) for row in zip(*map(batch.get, names), strict=True)]  # type: ignore[arg-type]
         loader: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]

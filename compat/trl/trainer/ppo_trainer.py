@@ -143,11 +143,11 @@ class PPOTrainer(BaseTrainer):
         super().__init__(config)
         set_seed(config.seed)
         self.accelerator = FabricAccelerator(
+            further=config.accelerator_kwargs,
             lightning=config.lightning,
             log_with=config.log_with,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             project_config=ProjectConfiguration(**(config.project_kwargs or {})),
-            **(config.accelerator_kwargs or {}),
         )
         self.model: Any = model
         # Handed out once, as TRL does: see `train_minibatch`.
@@ -314,7 +314,7 @@ class PPOTrainer(BaseTrainer):
             answer: Callable[..., Any] = self._generate_batched
             options["batch_size"] = batch_size
         else:
-            if query_tensor.dim() == 2:  # noqa: PLR2004
+            if query_tensor.dim() != 1:
                 msg = (
                     "query_tensor must be a tensor of shape (`seq_len`) or a list of tensors of shape "
                     f"(`seq_len`) - got {tuple(query_tensor.shape)}. Take its rows: `list(query_tensor)`."
@@ -783,10 +783,10 @@ class PPOTrainer(BaseTrainer):
         """
         kls = torch.stack([self._kl_penalty(*pair) for pair in zip(logprobs, ref_logprobs, strict=False)])
         penalties = -self.kl_ctl.value * kls
-        rewards = penalties.clone()
-        for reward, score, mask in zip(rewards, scores, masks, strict=False):
-            reward[mask.nonzero()[-1]] += score
-        return rewards, penalties, kls
+        last = torch.stack([mask.nonzero()[-1] for mask in masks])
+        each = torch.stack([torch.as_tensor(score) for score in scores]).to(penalties).unsqueeze(1)
+        # Out of place: log-probabilities may carry a graph.
+        return penalties.scatter_add(1, last, each), penalties, kls
 
     def _kl_penalty(self, logprob: Tensor, ref_logprob: Tensor) -> Tensor:
         estimator = KL_ESTIMATORS.get(self.config.kl_penalty)

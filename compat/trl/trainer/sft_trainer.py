@@ -350,6 +350,10 @@ class SFTTrainer(VintageTrainer):
         self.neftune_hook_handle = embeddings.register_forward_hook(neftune_post_forward_hook)
         return model
 
+    def _activate_neftune(self, model: Any) -> Any:
+        """The same by the name that transformers 4.37 and 4.53 have for it."""
+        return self._trl_activate_neftune(model)
+
 
 def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role: str = "model") -> Any:
     """Load a causal model where its name is given.

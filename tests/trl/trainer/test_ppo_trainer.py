@@ -118,6 +118,13 @@ def test_a_score_is_the_reward_of_a_response_s_last_token(shared: Any) -> None:
     torch.testing.assert_close(rewards - penalties, added)
 
 
+def test_rewards_of_log_probabilities_with_a_graph(shared: Any) -> None:
+    logprobs = draw(3, 6).requires_grad_()
+    rewards, _, _ = shared.compute_rewards(torch.tensor([1.0, 2.0, 3.0]), logprobs, logprobs + 1, MASK)
+    rewards.sum().backward()
+    assert logprobs.grad is not None
+
+
 def steps(trainer: Any, count: int = 1, **masks: Any) -> list[dict[str, Any]]:
     queries, responses, scores = policies.texts(trainer.tokenizer)
     with warnings.catch_warnings():
@@ -305,6 +312,10 @@ def test_wrong_parts(name: str) -> None:
         ({"lightning": {"precison": "32"}}, "'precison'.*no such flag.*precision"),
         ({"lightning": {"devices": "many"}}, "'devices': 'many'.*Give 1 or more"),
         ({"lightning": {"strategy": "nowhere"}}, "nowhere.*Fabric does not take it"),
+        (
+            {"accelerator_kwargs": {"gradient_accumulation_steps": 4}},
+            "gradient_accumulation_steps.*of its own",
+        ),
         ({"accelerator_kwargs": {"megatron_lm_plugin": object()}}, "megatron_lm_plugin.*Remove it"),
     ],
 )

@@ -1,1 +1,0 @@
-"""Tests of `compat.trl`, and what they hold it against."""
