@@ -18,7 +18,8 @@ PYTEST := -m pytest -n 3
 TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
 	cli/test_explain.py cli/test_run.py engine/test_signals.py test_guides.py trainer/test_preemption.py \
 	translate/test_source.py upstream/test_started.py \
-	$(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py))
+	$(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py references.py) \
+	test_examples.py $(addprefix trl/test_,era.py root.py))
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.

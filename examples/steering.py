@@ -52,9 +52,13 @@ NEW_TOKENS = 16
 def read_sentences() -> list[str]:
     """Returns every sentence of the docstrings, once."""
     library, numpy = Path(sysconfig.get_path("stdlib")), Path(np.__file__).parent
-    files = [file for file in sorted(library.rglob("*.py")) if not is_apart(file.relative_to(library))]
     found: dict[str, None] = {}
-    for file in [*files, *sorted(numpy.rglob("*.py"))]:
+    for file in (
+        file
+        for folder in (library, numpy)
+        for file in sorted(folder.rglob("*.py"))
+        if not is_apart(file.relative_to(folder))
+    ):
         found.update(dict.fromkeys(sentences_of(file.read_text(encoding="utf-8"))))
     return list(found)
 

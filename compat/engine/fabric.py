@@ -140,12 +140,12 @@ def build_fabric(
 def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> Any:
     """What a name stands for: ours where accelerate's settings have to reach it, else Fabric's own."""
     if name.startswith("deepspeed"):
-        registered = STRATEGY_REGISTRY.get(name, {}) if name != "deepspeed" else {"init_params": {}}
-        if not registered:
+        if name not in STRATEGY_REGISTRY:
             known = ", ".join(found for found in STRATEGY_REGISTRY if found.startswith("deepspeed"))
             msg = f"`lightning={{'strategy': {name!r}}}`: no such strategy. Choose among {known}."
             raise ArgumentError(msg)
-        return _deepspeed(facts, {**options.get("deepspeed", {}), **registered["init_params"]})
+        # Not by `get`, which would build one.
+        return _deepspeed(facts, {**options.get("deepspeed", {}), **STRATEGY_REGISTRY[name]["init_params"]})
     build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp}.get(name)
     return name if build is None else build(facts, options.get("ddp", {}))
 

@@ -63,10 +63,10 @@ class Use:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A class of TRL's, or a script's own that is derived from one.
+    """A class of TRL's, or a script's own.
 
     Attributes:
-        path: of TRL's class.
+        path: of TRL's class that it is or is derived from, empty where there is none.
         own: the members that the script itself defines.
     """
 
@@ -80,7 +80,7 @@ class _Names:
 
     Attributes:
         imported: name → the dotted path behind `trl`, empty for `trl` itself.
-        classes: name → what a class of the script's is derived from.
+        classes: name → a class of the script's.
         made: name → the classes that it may be an instance of.
         keys: name → the keys of the dictionaries that it may be.
     """
@@ -156,7 +156,7 @@ def uses(source: str, filename: str = "<script>") -> set[Use]:
         return set()
     names = _Names()
     found = set(_imports(tree, names))
-    nodes = list(ast.walk(tree))
+    nodes = sorted(ast.walk(tree), key=lambda node: getattr(node, "lineno", 0))
     for bind in (_bind_class, _bind_value):
         for node in nodes:
             bind(node, names)
@@ -194,19 +194,21 @@ def _is_guard(node: ast.AST) -> bool:
 
 def _forgives(handler: ast.ExceptHandler) -> bool:
     """Whether an import that fails is caught, and not only to say it in other words."""
-    caught = (
-        {inner.id for inner in ast.walk(handler) if isinstance(inner, ast.Name)} if handler.type else _ERRORS
-    )
+    caught = {_text(inner) for inner in ast.walk(handler.type)} if handler.type else _ERRORS
     return bool(caught & _ERRORS) and not isinstance(handler.body[-1], ast.Raise)
 
 
 def _bind_class(node: ast.AST, names: _Names) -> None:
-    if isinstance(node, ast.ClassDef) and (base := _base(node, names)):
+    if isinstance(node, ast.ClassDef):
+        base = _base(node, names)
         names.classes[node.name] = replace(base, own=base.own | _own(node))
 
 
-def _base(node: ast.ClassDef, names: _Names) -> _Kind | None:
-    return next(filter(None, map(names.kind, node.bases)), None)
+def _base(node: ast.ClassDef, names: _Names) -> _Kind:
+    """What the classes that it is derived from are together."""
+    kinds = [kind for kind in map(names.kind, node.bases) if kind]
+    path = next((kind.path for kind in kinds if kind.path), "")
+    return _Kind(path, frozenset[str]().union(*(kind.own for kind in kinds)))
 
 
 def _own(node: ast.ClassDef) -> set[str]:
@@ -244,8 +246,8 @@ def _of_node(node: ast.AST, names: _Names) -> Iterator[Use]:
         yield from _of_attribute(node, names)
     elif isinstance(node, ast.Call):
         yield from _of_call(node, names)
-    elif isinstance(node, ast.ClassDef) and (base := _base(node, names)):
-        yield from _of_class(node, base, names)
+    elif isinstance(node, ast.ClassDef):
+        yield from _of_class(node, names)
 
 
 def _of_attribute(node: ast.Attribute, names: _Names) -> Iterator[Use]:
@@ -253,7 +255,7 @@ def _of_attribute(node: ast.Attribute, names: _Names) -> Iterator[Use]:
         yield Use(path)
     kinds = names.instances(node.value)
     if not any(node.attr in kind.own for kind in kinds):
-        paths = {kind.path for kind in kinds}
+        paths = {kind.path for kind in kinds if kind.path}
         for path in paths:
             yield Use(path, member=node.attr, others=tuple(sorted(paths - {path})))
 
@@ -272,8 +274,9 @@ def _begins_with_config(node: ast.Call, names: _Names) -> bool:
     return any(kind.path.endswith("PPOConfig") for kind in first)
 
 
-def _of_class(node: ast.ClassDef, base: _Kind, names: _Names) -> Iterator[Use]:
+def _of_class(node: ast.ClassDef, names: _Names) -> Iterator[Use]:
     """What a class uses of the one it is derived from."""
+    base = _base(node, names)
     scope = {"self": names.classes[node.name], "super()": base, f"super({node.name}, self)": base}
     inside = replace(names, made={**names.made, **{name: {kind} for name, kind in scope.items()}})
     for child in ast.iter_child_nodes(node):

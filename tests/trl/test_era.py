@@ -47,6 +47,11 @@ USES = {
         "\n  def h(self): super().h()\nb = B(x=1, z=2)\nb.f() + b.h() + b.x + b.y + b.k()\nself.l()",
         "A A.g A.h A.k A(z=...)",
     ),
+    "a subclass with a mixin": (
+        "from trl import A\nif x:\n  class M:\n    def f(self): self.g()\n"
+        "class B(M, A):\n  def h(self): self.f() + self.k()\nB(x=1)",
+        "A A.k A(x=...)",
+    ),
     "behind two stars": (
         "from trl import A\nk = dict(a=1, **{'b': 2})\nself.k = {'c': 1, 2: 3, **k}\n"
         "A(**k)\nA(**self.k)\nA(**dict(d=1), **f(e=1))",
@@ -84,7 +89,7 @@ GUARDS = {
 }
 
 NO_GUARDS = {
-    "another error": "try:\n    {}\nexcept KeyError: pass",
+    "another error": "try:\n    {}\nexcept KeyError: print(Exception)",
     "other words": "try:\n    {}\nexcept ImportError as e:\n    raise SystemExit('pip install trl') from e",
     "no handler": "try:\n    {}\nfinally: pass",
     "a device": "if torch.cuda.is_available():\n    {}",
