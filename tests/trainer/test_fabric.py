@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import accelerate
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,15 @@ from compat.trainer.fabric import AgreedSampler, FabricAccelerator, FabricOptimi
 from tests.small import Regression, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def _state_of_nobody() -> Iterator[None]:
+    """accelerate's own accelerator leaves a state behind that no other may contradict."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
 
 
 def parts(seed: int = 0) -> tuple[Regression, torch.optim.Optimizer, Any]:
