@@ -22,7 +22,6 @@ def main() -> None:
     import peft
     import torch
     import transformers
-
     from trl import AutoModelForCausalLMWithValueHead
 
     torch.manual_seed(0)
