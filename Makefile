@@ -18,8 +18,8 @@ PYTEST := -m pytest -n 3
 TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
 	cli/test_explain.py cli/test_run.py engine/test_signals.py test_guides.py trainer/test_preemption.py \
 	translate/test_source.py upstream/test_started.py \
-	$(addprefix distributed/test_,deaths.py forms.py launch.py preemption.py references.py) \
-	test_examples.py $(addprefix trl/test_,era.py root.py))
+	$(addprefix distributed/test_,deaths.py forms.py launch.py policies.py preemption.py references.py) \
+	conformance/test_trl.py test_examples.py $(addprefix trl/test_,era.py root.py))
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.
@@ -57,7 +57,7 @@ test-oldest: $(OLDEST)/ready ## Run all tests with the oldest transformers (4.53
 test-deepspeed: $(addsuffix /ready,$(WITH_DEEPSPEED)) ## Run the tests that need DeepSpeed; LEGS=.venv-4.53 with the oldest transformers
 	for environment in $(WITH_DEEPSPEED); do \
 		DS_ACCELERATOR=cpu $$environment/bin/python -c 'import deepspeed' && \
-		$(TEST_ENV) $$environment/bin/python -m pytest $(WITH_ZERO) $(ARGS) || exit 1; \
+		$(TEST_ENV) $$environment/bin/python -m pytest -n 2 --dist loadfile $(WITH_ZERO) $(ARGS) || exit 1; \
 	done
 
 lint: $(NEWEST)/ready ## Check style, format and the direction of imports

@@ -49,8 +49,8 @@ CLEAR = 0.3  # how far from neutral a sentence is that the classifier learns fro
 NEW_TOKENS = 16
 
 
-def read_sentences() -> list[str]:
-    """Returns every sentence of the docstrings, once."""
+def read_sentences(at_most: int | None) -> list[str]:
+    """Returns every sentence of the docstrings, once; no more files are read than it takes."""
     library, numpy = Path(sysconfig.get_path("stdlib")), Path(np.__file__).parent
     found: dict[str, None] = {}
     for file in (
@@ -60,7 +60,9 @@ def read_sentences() -> list[str]:
         if not is_apart(file.relative_to(folder))
     ):
         found.update(dict.fromkeys(sentences_of(file.read_text(encoding="utf-8"))))
-    return list(found)
+        if at_most is not None and len(found) >= at_most:
+            break
+    return list(found)[:at_most]
 
 
 def is_apart(file: Path) -> bool:
@@ -202,10 +204,11 @@ def main() -> None:
     parser.add_argument("--judge_steps", type=int, default=150, help="steps in which the classifier learns")
     parser.add_argument("--ppo_steps", type=int, default=60, help="steps in which the model is rewarded")
     parser.add_argument("--batch_size", type=int, default=64, help="sentences of a PPO step")
+    parser.add_argument("--samples", type=int, help="learn from so many sentences at most")
     options = parser.parse_args()
     logging.getLogger("compat.trl").setLevel(logging.ERROR)  # the value head is new, as it should be
     set_seed(42)
-    sentences = read_sentences()
+    sentences = read_sentences(options.samples)
     random.shuffle(sentences)
     tokenizer = build_tokenizer(sentences)
     writer = options.output_dir / "writer"

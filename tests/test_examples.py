@@ -35,7 +35,15 @@ CASES = {
     ),
     "steering": (
         "vaderSentiment",
-        ("--sft_steps", "4", "--judge_steps", "4", "--ppo_steps", "2", "--batch_size", "8"),
+        (
+            "--sft_steps",
+            "4",
+            "--judge_steps",
+            "4",
+            "--ppo_steps",
+            "2",
+            *("--batch_size", "8", "--samples", "2000"),
+        ),
         ("training.png", "model.safetensors", "writer/model.safetensors"),
     ),
 }
