@@ -46,8 +46,8 @@ FLAGS = (
 )
 """The flags of Fabric that a `lightning={...}` dictionary may hold."""
 
-PRECISIONS = {"no": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""accelerate's name of a precision → Fabric's."""
+PRECISIONS = {"no": ("32-true", "32"), "bf16": ("bf16-mixed",), "fp16": ("16-mixed", "16")}
+"""accelerate's name of a precision → Fabric's names of it, the first of which is given."""
 
 GPUS = ("cuda", "mps")
 """Kinds of devices that Lightning calls "gpu"."""
@@ -102,17 +102,15 @@ def build_fabric(
 
     Args:
         facts: the machine and the process.
-        flags: Fabric's, as the user gave them; what is missing is taken from `facts`.
+        flags: Fabric's, checked by `check_flags`; what is missing is taken from `facts`.
         mixed_precision: accelerate's name of the precision, where no flag says another.
         options: a strategy's name → its options.
 
     Raises:
-        ArgumentError: a flag that Fabric does not have, or does not take.
+        ArgumentError: a flag that Fabric does not take.
     """
-    check_flags(flags)
-    check_device(flags.get("accelerator"), facts)
-    given = {name: value for name, value in flags.items() if value is not None}
-    given.pop("accelerator", None)
+    given = dict(flags)
+    check_device(given.pop("accelerator", None), facts)
     strategy = given.pop("strategy", "auto")
     plugins = given.pop("plugins", None) or []
     plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
@@ -121,7 +119,7 @@ def build_fabric(
     is_alone = facts.world_size == 1 and strategy == "auto"
     if not is_alone:
         plugins.append(HFEnvironment(facts))
-    given.setdefault("precision", PRECISIONS[mixed_precision])
+    given.setdefault("precision", PRECISIONS[mixed_precision][0])
     index = facts.device_index
     given["devices"] = [index] if is_alone and index is not None else facts.devices
     given["num_nodes"] = facts.num_nodes

@@ -43,9 +43,6 @@ REFUSED = ("megatron_lm_plugin", "parallelism_config", "torch_tp_plugin", "dynam
 OF_DATA = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 """Options of data that accelerate 0.27 took by themselves; they have had a configuration since."""
 
-SAME_PRECISION = {"no": ("32-true", "32", 32), "bf16": ("bf16-mixed",), "fp16": ("16-mixed", "16", 16)}
-"""accelerate's name of a precision → Fabric's names of it."""
-
 ASK_FOR_STRATEGIES = {"fsdp_plugin": "fsdp", "deepspeed_plugin": "deepspeed"}
 """Arguments of `accelerate.Accelerator` that ask for a strategy, and its name."""
 
@@ -178,7 +175,7 @@ class FabricAccelerator(LightningAccelerator):
     def _agreed_precision(self, flag: Any) -> str:
         """The mixed precision that accelerate is told of and that Fabric computes in, whoever has said it."""
         told = self.mixed_precision if self.mixed_precision in PRECISIONS else "no"
-        named = {str(name): ours for ours, names in SAME_PRECISION.items() for name in names}.get(str(flag))
+        named = next((ours for ours, names in PRECISIONS.items() if str(flag) in names), None)
         if flag is None or isinstance(flag, Precision):
             return told
         if told not in {"no", named}:

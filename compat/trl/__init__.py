@@ -6,9 +6,7 @@ finds out that a script is of that time. Modules and names are those of TRL 0.7.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import Any
+from compat.trl.lazy import lazily
 
 __version__ = "0.7.11"
 """The release whose interface this is: scripts of that time compare it."""
@@ -57,26 +55,4 @@ HOMES = {
 MODULES = ("core", "environment", "extras", "import_utils", "models", "trainer")
 """The modules that are there once TRL 0.7.11 has been imported."""
 
-_HOME_OF = {name: home for home, names in HOMES.items() for name in names}
-
-# Without diffusers, TRL has no DDPO: `import *` passes it over, and asking for it says what to install.
-_HAS_DIFFUSERS = importlib.util.find_spec("diffusers") is not None
-
-__all__ = sorted(  # noqa: PLE0605 (a list of strings)
-    name for name in _HOME_OF if _HAS_DIFFUSERS or "DDPO" not in name
-)
-
-
-def __getattr__(name: str) -> Any:
-    home = name if name in MODULES else _HOME_OF.get(name)
-    if home is None:
-        msg = f"module {__name__!r} has no attribute {name!r}; TRL 0.7.11 has no such name"
-        raise AttributeError(msg)
-    module = importlib.import_module(f"{__name__}.{home}")
-    value = module if name in MODULES else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *MODULES})
+__all__, __getattr__, __dir__ = lazily(__name__, HOMES, MODULES, lambda name: "DDPO" in name)

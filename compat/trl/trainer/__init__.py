@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import Any
+from compat.trl.lazy import lazily
 
 HOMES = {
     "base": ("BaseTrainer",),
@@ -30,24 +28,4 @@ HOMES = {
 }
 """A module → the names that TRL 0.7.11 offers of it in this package."""
 
-_HOME_OF = {name: home for home, names in HOMES.items() for name in names}
-
-# Without diffusers, TRL has no DDPOTrainer: `import *` passes it over.
-_HAS_DIFFUSERS = importlib.util.find_spec("diffusers") is not None
-
-__all__ = sorted(name for name in _HOME_OF if _HAS_DIFFUSERS or name != "DDPOTrainer")  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    home = name if name in HOMES else _HOME_OF.get(name)
-    if home is None:
-        msg = f"module {__name__!r} has no attribute {name!r}; TRL 0.7.11 has no such name"
-        raise AttributeError(msg)
-    module = importlib.import_module(f"{__name__}.{home}")
-    value = module if name in HOMES else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *HOMES})
+__all__, __getattr__, __dir__ = lazily(__name__, HOMES, HOMES, lambda name: name == "DDPOTrainer")
