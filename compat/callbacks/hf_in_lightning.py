@@ -12,8 +12,9 @@ from transformers.trainer_utils import SaveStrategy, speed_metrics
 from typing_extensions import override
 
 from compat.callbacks.answers import Answers
-from compat.callbacks.run_of_lightning import epoch_at, logged, named_as, single
+from compat.callbacks.run_of_lightning import epoch_at, logged, single
 from compat.errors import ArgumentError
+from compat.translate.metric_names import named_as
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

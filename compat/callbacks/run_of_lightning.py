@@ -12,15 +12,7 @@ import transformers
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import lightning.pytorch as pl
-
-PREFIXES = {
-    "eval": re.compile(r"^(?:eval|val|valid|validation)[_/]"),
-    "test": re.compile(r"^test[_/]"),
-}
-"""What people put before the names of metrics, by what HF puts there."""
 
 FILE = re.compile(r"checkpoint-(\d+)\.ckpt")
 
@@ -68,11 +60,6 @@ def logged(trainer: pl.Trainer) -> dict[str, float]:
     """The numbers that the loop which is running has logged."""
     metrics = trainer._logger_connector.metrics["callback"]
     return {name: value.item() for name, value in metrics.items() if value.numel() == 1}
-
-
-def named_as(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """`metrics` under HF's names: `val_loss` and `loss` become `eval_loss` where the prefix is `eval`."""
-    return {f"{prefix}_{PREFIXES[prefix].sub('', name)}": value for name, value in metrics.items()}
 
 
 def model_of(module: pl.LightningModule) -> Any:

@@ -125,7 +125,7 @@ class Evaluation:
         hf = self._hf
         gather, pad = hf.gather_function, hf.accelerator.pad_across_processes
         if losses is not None:
-            losses = gather(losses.repeat(self._batch_size))
+            losses = self._gather_losses(losses)
         if inputs is not None:
             inputs = gather(pad(inputs, dim=1, pad_index=PADDING))
         if labels is not None:
@@ -139,6 +139,11 @@ class Evaluation:
         if labels is not None:
             labels = gather(labels)
         return {"losses": losses, "preds": logits, "labels": labels, "inputs": inputs}
+
+    def _gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
+        """Collect the mean loss of a batch, once for each of its samples, from all processes."""
+        losses: torch.Tensor = self._hf.gather_function(loss.repeat(self._batch_size))
+        return losses
 
     def _keep(self, gathered: dict[str, Any]) -> None:
         keeps_outputs = self.predicts or not (self._hf.args.batch_eval_metrics or self._torchmetrics)
@@ -188,7 +193,6 @@ class Evaluation:
             losses = np.concatenate(losses)
         if isinstance(losses, np.ndarray):
             metrics[f"{self._prefix}_loss"] = self._finite(losses).mean().item()
-            self.logged.pop("loss", None)
         metrics.update(self.logged)
         for name in ("jit_compilation_time", "model_preparation_time"):
             if hasattr(hf, name):

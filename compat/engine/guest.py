@@ -12,13 +12,17 @@ from lightning.pytorch.core.optimizer import (
     _configure_schedulers_automatic_opt,
 )
 from lightning.pytorch.strategies.strategy import _ForwardRedirection
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from compat.engine.evaluation import Evaluation
 from compat.engine.module import TrainerModule
 from compat.errors import ArgumentError
+from compat.translate.metric_names import bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,21 +68,10 @@ UNSERVED = {
     "optimizer_zero_grad": "gradients are zeroed after each optimizer step",
     "lr_scheduler_step": "schedulers are stepped by Lightning's own rule",
     "backward": "the backward is run by the strategy",
-    **dict.fromkeys(
-        (
-            "on_predict_model_eval",
-            "on_predict_model_train",
-            "on_validation_model_eval",
-            "on_validation_model_train",
-            "on_validation_model_zero_grad",
-        ),
-        "HF sets the mode at each step and each evaluation",
-    ),
+    "on_validation_model_zero_grad": "gradients are zeroed after each optimizer step",
     **dict.fromkeys(TRANSFERS, "batches are moved by HF's dataloaders"),
 }
 """Methods whose place an HF Trainer has for itself → how."""
-
-VALIDATION_NAMES = ("val_", "valid_", "validation_")
 
 
 def check_guest(module: Any) -> None:
@@ -136,7 +129,7 @@ class GuestModule(TrainerModule):
             model: the model as HF calls it.
             batch: on its device.
         """
-        with self._calling(name) as guest:
+        with self._calling(name) as guest, _train_of(guest, None):
             takes_index = is_param_in_hook_signature(getattr(guest, name), "batch_idx", min_args=2)
             args = (batch, self.batch_idx) if takes_index else (batch,)
             return self._redirect(model, guest, name, *args)
@@ -146,6 +139,37 @@ class GuestModule(TrainerModule):
         """The index of the batch in progress, in its pass over the data."""
         loop: Any = self.trainer._active_loop
         return int(getattr(loop, "epoch_loop", loop).batch_progress.current.ready) - 1
+
+    # Modes are the user's: HF's `model.train()` before each step has no place here.
+
+    @override
+    def configure_optimizers(self) -> Any:
+        with _train_of(self.hf.model, _keep_modes):
+            return super().configure_optimizers()
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        with _train_of(self.run.model, _keep_modes):
+            return super().training_step(batch, batch_idx)
+
+    @override
+    def look_at(self, batch: Any) -> None:
+        with _train_of(self.run.model, _keep_modes):
+            super().look_at(batch)
+
+    @override
+    def on_validation_model_eval(self) -> None:
+        self._set_eval_mode_by("on_validation_model_eval")
+
+    @override
+    def on_predict_model_eval(self) -> None:
+        self._set_eval_mode_by("on_predict_model_eval")
+
+    def _set_eval_mode_by(self, hook: str) -> None:
+        if is_overridden(hook, self.model):
+            self.call(hook)
+        else:
+            self._set_eval_mode()
 
     @override
     def setup(self, stage: str) -> None:
@@ -199,9 +223,7 @@ class GuestModule(TrainerModule):
         found = {} if results is None else results.metrics(on_step=False)["callback"]
         reduce = self.trainer.strategy.reduce
         # HF's metrics are those of all processes, and control follows them.
-        return {
-            _without_prefix(name): float(reduce(value, reduce_op="mean")) for name, value in found.items()
-        }
+        return {bare("eval", name): float(reduce(value, reduce_op="mean")) for name, value in found.items()}
 
     def optimizer_and_config(self) -> tuple[Any, Any]:
         """The optimizer that the user's module configures, and the configuration of its scheduler.
@@ -227,9 +249,59 @@ class GuestModule(TrainerModule):
         return optimizer, _configure_schedulers_automatic_opt(shown, monitor)[0]
 
 
-def _without_prefix(name: str) -> str:
-    found = next((prefix for prefix in VALIDATION_NAMES if name.startswith(prefix)), "")
-    return name[len(found) :]
+def _keep_modes(mode: bool = True) -> None:
+    """Stands for `train` where HF calls it on a user's module, whose modes stay as they are."""
+
+
+@contextlib.contextmanager
+def _train_of(model: Any, method: Callable[..., Any] | None) -> Iterator[None]:
+    """Shadow a module's `train` by `method`; take a shadow of ours away where it is None.
+
+    Args:
+        model: the module, wrapped where it is wrapped.
+        method: what is called in place of its `train`.
+    """
+    own = vars(model)
+    outer = own.get("train")
+    if method is not None:
+        own["train"] = method
+    elif outer is _keep_modes:
+        del own["train"]
+    try:
+        yield
+    finally:
+        if outer is not None:
+            own["train"] = outer
+        else:
+            own.pop("train", None)
+
+
+class UserModuleEvaluation(Evaluation):
+    """Evaluates a LightningModule of the user's as Lightning does.
+
+    What the module has logged is the truth. A loss that it returns and does not log weighs as many samples as
+    its batch has, whatever `per_device_eval_batch_size` says of loaders that HF makes.
+    """
+
+    @override
+    def _observe(self, inputs: Any) -> None:
+        try:
+            self._batch_size = extract_batch_size(inputs)
+        except MisconfigurationException:
+            # A batch without a tensor: Lightning counts it as one where its size is not given.
+            self._batch_size = 1
+        self._observed += self._batch_size
+
+    @override
+    def _gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
+        accelerator = self._hf.accelerator
+        # Batches of processes may differ in size: each says how many samples its loss stands for.
+        size = loss.new_tensor([self._batch_size], dtype=torch.long)
+        losses: torch.Tensor = accelerator.gather(loss.reshape(1))
+        losses = losses.repeat_interleave(accelerator.gather(size))
+        state = accelerator.gradient_state
+        repeated = state.end_of_dataloader and state.remainder > 0
+        return losses[: state.remainder] if repeated else losses
 
 
 def _hook(name: str, *, opens: bool) -> Callable[..., Any]:

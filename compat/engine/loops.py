@@ -15,6 +15,7 @@ from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from compat.engine.data import ENDLESS
@@ -333,7 +334,9 @@ class FitLoop(_FitLoop):
 
     @override
     def _warn_if_modules_in_eval_mode(self) -> None:
-        """HF puts the model into train mode at each step, whatever mode it arrives in."""
+        """HF puts its model into train mode at each step, whatever mode it arrives in."""
+        if _keeps_modes(self.trainer):
+            super()._warn_if_modules_in_eval_mode()
 
 
 class EvaluationLoop(_EvaluationLoop):
@@ -399,6 +402,17 @@ class EvaluationLoop(_EvaluationLoop):
         call._call_strategy_hook(self.trainer, "on_validation_end")
         self.trainer._logger_connector.reset_results()
 
+    @override
+    def _on_evaluation_model_train(self) -> None:
+        """HF's model stays in eval mode until its next training step; a user's module gets its modes back."""
+        module: Any = self.trainer.lightning_module
+        if not _keeps_modes(self.trainer):
+            return
+        if is_overridden("on_validation_model_train", module.model):
+            module.call("on_validation_model_train")
+        else:
+            self._module_mode.restore(module)
+
     def begin(self) -> None:
         """Call the hooks of callbacks that begin a validation."""
         for hook in ("on_validation_start", "on_validation_epoch_start"):
@@ -437,7 +451,14 @@ class PredictionLoop(_PredictionLoop):
 
     @override
     def _on_predict_model_train(self) -> None:
-        """HF leaves the model in eval mode, and puts it into train mode at its next training step."""
+        """HF's model stays in eval mode until its next training step; a user's module gets its modes back."""
+        if _keeps_modes(self.trainer):
+            super()._on_predict_model_train()
+
+
+def _keeps_modes(trainer: pl.Trainer) -> bool:
+    """Whether the model is a LightningModule of the user's, whose modes are the user's."""
+    return bool(getattr(trainer.lightning_module, "has_guest", False))
 
 
 @contextlib.contextmanager

@@ -330,10 +330,6 @@ class TrainerModule(pl.LightningModule):
         self._set_eval_mode()
 
     @override
-    def on_validation_model_train(self) -> None:
-        """Nothing: HF's next training step does it."""
-
-    @override
     def on_predict_model_eval(self) -> None:
         self._set_eval_mode()
 

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation, Validation, is_fitting, is_running, run_evaluation
+from compat.engine.guest import UserModuleEvaluation, is_guest
 from compat.trainer.training import TrainingMixin
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class EvaluationMixin(TrainingMixin):
         model = self._prepare_model_for_evaluation(dataloader)
         self._announce_evaluation(dataloader, description)
         self.callback_handler.eval_dataloader = dataloader
-        evaluation = Evaluation(
+        kind = UserModuleEvaluation if is_guest(self.model) else Evaluation
+        evaluation = kind(
             self,
             model,
             description=description,
