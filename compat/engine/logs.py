@@ -14,6 +14,12 @@ from compat.engine.loops import FitLoop
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import lightning.pytorch as pl
+    from lightning.pytorch.trainer.connectors.logger_connector.result import _METRICS
+
+
+NO_METRICS = ("epoch",)
+"""What HF logs beside its metrics: Lightning counts epochs itself, and names files by its own count."""
 
 KEPT_FROM_BARS = ("epoch", "_flos", "_per_second", "_runtime")
 """Endings of what HF logs, and a progress bar has no room for."""
@@ -27,13 +33,34 @@ class LoggerConnector(_LoggerConnector):
     steps.
     """
 
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
+        self._own: set[str] = set()
+
+    @property
+    @override
+    def metrics(self) -> _METRICS:
+        found = super().metrics
+        self._own.update(found["callback"])
+        return found
+
     def show(self, logs: Mapping[str, Any]) -> None:
         """Have callbacks see what HF has logged.
 
         Args:
-            logs: name → value; numbers alone are shown.
+            logs: name → value; numbers alone are shown, and none under a name that a module or a callback has
+                logged itself.
         """
-        values = {name: float(value) for name, value in logs.items() if isinstance(value, numbers.Real)}
+        results = self.trainer._results
+        if results is not None:
+            # Looked up rather than computed: what is logged may be in the middle of its epoch.
+            self._own.update(entry.meta.name for _, entry in results.valid_items())
+        hidden = {*NO_METRICS, *self._own}
+        values = {
+            name: float(value)
+            for name, value in logs.items()
+            if isinstance(value, numbers.Real) and name not in hidden
+        }
         tensors = {name: torch.tensor(value) for name, value in values.items()}
         self._callback_metrics.update(tensors)
         self._logged_metrics.update(tensors)

@@ -125,6 +125,9 @@ class TrainingEpochLoop(_TrainingEpochLoop):
             # The batches that a resumed run skips count as seen.
             current: Any = self.batch_progress.current
             current.ready = current.started = current.processed = current.completed = session.steps_trained
+            if session.position is not None:
+                # Lightning steps it after HF has saved.
+                self.update_lr_schedulers("step", update_plateau_schedulers=True)
 
     @property
     def _batches_that_stepped(self) -> int:
@@ -273,7 +276,11 @@ class FitLoop(_FitLoop):
     @override
     def done(self) -> bool:
         progress: Any = self.epoch_progress.current
-        ended: bool = self._told_to_stop or progress.processed >= self._session.schedule.num_train_epochs
+        session = self._session
+        has_ended = session.has_ended and not session.steps_trained
+        ended: bool = (
+            self._told_to_stop or has_ended or progress.processed >= session.schedule.num_train_epochs
+        )
         goes_on: bool = progress.processed == self._epochs_asked_for - 1
         return ended and not goes_on
 
@@ -319,13 +326,31 @@ class FitLoop(_FitLoop):
             # HF's semantics: what it overrides is to be called once for an optimizer step.
             warnings.filterwarnings("ignore", message=".*the hooks will not be called on every batch")
             super().on_run_start()
+        if self._session.goes_on_between_epochs and self._session.is_observed:
+            self._end_last_epoch()
 
     @override
     def on_advance_end(self) -> None:
         super().on_advance_end()
+        self._obey_control()
+
+    def _obey_control(self) -> None:
         control = self._session.hf.control
         control.should_training_stop |= self.trainer.should_stop
         self._told_to_stop = control.should_training_stop
+
+    def _end_last_epoch(self) -> None:
+        """What Lightning does after HF has saved at an epoch's end: the checkpoint holds nothing of it.
+
+        Callbacks that watch a metric and schedulers that wait for one act then. They see the metrics that the
+        checkpoint has kept.
+        """
+        progress: Any = self.epoch_progress.current
+        progress.completed -= 1
+        call._call_callback_hooks(self.trainer, "on_train_epoch_end", monitoring_callbacks=True)
+        self.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+        progress.completed += 1
+        self._obey_control()
 
     @override
     def setup_data(self) -> None:

@@ -296,6 +296,8 @@ class TrainerModule(pl.LightningModule):
             return
         if not run.seen_batch:
             run.hf._warn_of_empty_epoch(run)
+        if run.has_ended:
+            run.hf.control.should_training_stop = True
         run.fire("on_epoch_end")
         run.epoch_is_over = True
         self._log_save_evaluate(run)

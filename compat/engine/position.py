@@ -40,6 +40,7 @@ class Position:
         order: random states when the epoch's order was drawn.
         ahead: random states when the batch was drawn that the loader holds ahead; None where it holds none.
         loader: state of a loader that can load it; None for others.
+        has_ended: whether the run had decided to end there, ahead of its last update step.
     """
 
     epoch: int
@@ -49,6 +50,7 @@ class Position:
     order: Draws | None = None
     ahead: Draws | None = None
     loader: Any = None
+    has_ended: bool = False
 
     def state_dict(self) -> dict[str, Any]:
         """The position as plain data."""

@@ -62,6 +62,7 @@ class Session:
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
         position: where the run that is resumed stood in its data; None where its checkpoint does not tell.
+        has_ended: whether the run that is resumed had ended itself, so that all it lacks is what follows.
         batches: the batches of the current epoch.
         order: random states when the order of the current epoch was drawn.
         behind: micro-steps of the current epoch that belong to update steps made.
@@ -94,6 +95,7 @@ class Session:
     epochs_trained: int = 0
     steps_trained: int = 0
     position: Position | None = None
+    has_ended: bool = False
     batches: Batches | None = None
     order: Draws | None = None
     behind: int = 0
@@ -139,9 +141,16 @@ class Session:
     @property
     def nothing_left(self) -> bool:
         """Whether all that the current epoch still lacks is its end."""
+        if self.has_ended:
+            return self.resumes_epoch
         return (
             self.resumes_epoch and 0 < self.schedule.steps_in_epoch <= self.steps_trained and not self.is_open
         )
+
+    @property
+    def goes_on_between_epochs(self) -> bool:
+        """Whether the run goes on from a checkpoint that was written at the very end of an epoch."""
+        return self.position is not None and self.position.is_over
 
     @property
     def is_open(self) -> bool:
@@ -188,6 +197,7 @@ class Session:
             order=self.order,
             ahead=None if self.batches is None else self.batches.ahead,
             loader=loader.state_dict() if is_stateful(loader) else None,
+            has_ended=self.hf._ends_itself,
         )
 
     def depends_on(self) -> dict[str, int | None]:

@@ -186,8 +186,14 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
         if module.has_guest and is_overridden("on_save_checkpoint", self.model):
             kept.setdefault("state_dict", module.state_dict())
             module.call("on_save_checkpoint", kept)
-        if len(kept) == 1 and not kept["callbacks"]:
+        waits = self._guest_config is not None and self._guest_config.reduce_on_plateau
+        if len(kept) == 1 and not kept["callbacks"] and not waits:
             return
+        # What watches a metric is to see it again where the run goes on.
+        metrics = self._lightning.callback_metrics
+        kept["callback_metrics"] = {
+            name: value.item() for name, value in metrics.items() if value.numel() == 1
+        }
         file = os.path.join(folder, CALLBACKS)
         save_plain(kept, file)
         if reason := unloadable(file):
@@ -203,6 +209,7 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
         if checkpoint is None or self._lightning is None or not os.path.isfile(file):
             return
         kept = {**load_plain(file), "pytorch-lightning_version": lightning.__version__}
+        self._lightning._logger_connector.show(kept.pop("callback_metrics", {}))
         module = self._lightning.lightning_module
         call._call_callbacks_on_load_checkpoint(self._lightning, kept)
         call._call_callbacks_load_state_dict(self._lightning, kept)

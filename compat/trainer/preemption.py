@@ -99,6 +99,11 @@ class PreemptionMixin(CheckpointingMixin):
         behind: int = session.behind + ahead * args.gradient_accumulation_steps
         return behind >= session.schedule.steps_in_epoch
 
+    @property
+    def _ends_itself(self) -> bool:
+        is_made_to = self._ending is not None and self._ending.is_early
+        return super()._ends_itself and not is_made_to
+
     # What becomes of it in HF's flow.
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:

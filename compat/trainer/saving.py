@@ -43,6 +43,14 @@ class SavingMixin(EvaluationMixin):
 
     _writer: Writer | None = None
     _written: str | None = None
+    _has_noted_end: bool = False
+
+    @property
+    def _ends_itself(self) -> bool:
+        """Whether the run has decided to end ahead of its last update step."""
+        lightning = self._lightning
+        stops = self.control.should_training_stop or (lightning is not None and lightning.should_stop)
+        return bool(stops) and self.state.global_step < self.state.max_steps
 
     @property
     def _is_sharded(self) -> bool:
@@ -185,6 +193,7 @@ class SavingMixin(EvaluationMixin):
         if session is None:
             return
         position, file = session.where(), os.path.join(output_dir, self._position_file)
+        self._has_noted_end = position.has_ended
         save_plain(position.state_dict(), file)
         if (reason := unloadable(file)) and position.loader is not None:
             logger.warning(
@@ -293,7 +302,14 @@ class SavingMixin(EvaluationMixin):
         self._written = None
         super()._maybe_log_save_evaluate(*args, **kwargs)
         written = self._written
-        if written is None or not self.args.should_save or self._saves_async:
+        if written is None or self._saves_async:
+            return
+        has_position = os.path.isfile(os.path.join(written, self._position_file))
+        if has_position and self._ends_itself and not self._has_noted_end:
+            # A callback has decided so when it was told of the checkpoint.
+            self._save_position(written)
+            self._meet()
+        if not self.args.should_save:
             return
         # Callbacks have been told of it by now, and may have added to it.
         if os.path.isfile(os.path.join(written, MANIFEST)):

@@ -116,6 +116,9 @@ PRIVATE = (
     Private(_PREDICT + ".run", _PL, "called in the middle of fit"),
     Private(_PREDICT + "#_data_source", _PL, "given HF's dataloader"),
     Private(_PREDICT + "._on_predict_model_train", _PL, "overridden: HF leaves the model in eval mode"),
+    Private(_EVAL + "_on_evaluation_model_train", _PL, "overridden: HF leaves its model in eval mode"),
+    Private(_EVAL[:-1] + "#_module_mode", _PL, "restored: modes of a user's module"),
+    Private("lightning.pytorch.trainer.trainer:Trainer._results", _PL, "asked: what modules log themselves"),
     Private(_CONNECTOR + "#_first_loop_iter", _PL, "put back after an evaluation in the middle of fit"),
     Private(
         "lightning.pytorch.trainer.connectors.logger_connector.logger_connector:_LoggerConnector#_current_fx",

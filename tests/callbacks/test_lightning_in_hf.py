@@ -81,8 +81,8 @@ def test_a_metric_that_is_missing_is_lightnings_own_error(tmp_path: Path) -> Non
 
 
 def test_a_timer_stops_hfs_trainer(tmp_path: Path) -> None:
-    timer = Timer({"seconds": 0.05})
-    slow = LambdaCallback(on_train_batch_start=lambda *_: time.sleep(0.03))
+    timer = Timer({"seconds": 0.5})
+    slow = LambdaCallback(on_train_batch_start=lambda *_: time.sleep(0.3))
     trainer = train(tmp_path, to_hf(slow), to_hf(timer))
     assert trainer.state.global_step == 2
     assert timer.time_elapsed("train") >= 0.06

@@ -119,10 +119,8 @@ def test_it_trains_to_the_bit_as_under_lightning(tmp_path: Path) -> None:
     assert model.calls == theirs.calls
     expected = {name: value.item() for name, value in plain.callback_metrics.items()}
     seen = {name: value.item() for name, value in ours.lightning.callback_metrics.items()}
-    # At its end a run logs the mean loss of all its steps, under a name that modules use as well.
-    assert {name: value for name, value in seen.items() if name.startswith("val_")} == {
-        name: value for name, value in expected.items() if name.startswith("val_")
-    }
+    assert {name: seen[name] for name in expected} == expected
+    assert "epoch" not in seen
 
     evaluated = [entry for entry in ours.state.log_history if "eval_acc" in entry]
     assert [entry["step"] for entry in evaluated] == [6, 12, 18]
@@ -147,6 +145,38 @@ def test_it_is_resumed(tmp_path: Path) -> None:
     whole.train()
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-8"))
     assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))
+
+
+def test_files_are_named_as_by_lightning(tmp_path: Path) -> None:
+    class Logs(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log_dict({"loss": loss + 1, "grad_norm": 5.0})
+            return loss
+
+    def written(folder: Path, fit: Any) -> list[str]:
+        torch.manual_seed(0)
+        fit(Logs(), ModelCheckpoint(folder, every_n_train_steps=4, save_top_k=-1))
+        return sorted(file.name for file in folder.iterdir())
+
+    def by_lightning(model: Any, saves: Any) -> None:
+        silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        plain = pl.Trainer(
+            max_epochs=3, accelerator="cpu", callbacks=[saves], num_sanity_val_steps=0, **silent
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain.fit(model, datamodule=Data())
+
+    def by_ours(model: Any, saves: Any) -> None:
+        ours = compat.Trainer(model, arguments(tmp_path, **EPOCHS), train_dataset=Data(), callbacks=[saves])
+        ours.train()
+        assert ours.lightning.callback_metrics["grad_norm"] == 5.0
+        assert ours.lightning.callback_metrics["loss"] > 1.0
+
+    expected = written(tmp_path / "theirs", by_lightning)
+    assert expected[0] == "epoch=0-step=4.ckpt"
+    assert written(tmp_path / "ours", by_ours) == expected
 
 
 class Waiting(Classifier):
