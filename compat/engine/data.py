@@ -8,6 +8,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from transformers.trainer_utils import has_length
 
+from compat.engine.position import looks_ahead
 from compat.engine.resumption import Resumed
 from compat.engine.session import MicroBatch
 from compat.errors import ArgumentError
@@ -43,16 +44,27 @@ class WindowLoader:
     def __iter__(self) -> Iterator[Any]:
         """Fetch lazily: no sample and no random number is drawn before the first batch is asked for."""
         session = self._session
-        hf, schedule = session.hf, session.schedule
         if session.nothing_left:
             return
+        if not (session.resumes_epoch and session.steps_trained):
+            yield from self._windows(None)
+            return
+        resumed = Resumed(session)
+        try:
+            yield from self._windows(resumed)
+        finally:
+            resumed.end()
+
+    def _windows(self, rest: Resumed | None) -> Iterator[Any]:
+        session, resumed = self._session, rest
+        hf, schedule = session.hf, session.schedule
         size = hf.args.gradient_accumulation_steps
-        resumed = Resumed(session) if session.resumes_epoch and session.steps_trained else None
         loader = session.dataloader if resumed is None else resumed.loader
         step = 0 if resumed is None else session.steps_trained
         counted_from = 0 if session.counts_skipped else step
         if not hf.seeds_epoch_before_callbacks:
-            hf._seed_epoch(loader, session.epoch)
+            # accelerate wraps the sampler of a loader that it shortens; HF would find another one there.
+            hf._seed_epoch(loader if looks_ahead(loader) else session.dataloader, session.epoch)
         batches = session.begin_epoch(loader, None if resumed is None else resumed.order)
         if resumed is not None:
             resumed.begin(batches)
@@ -73,6 +85,8 @@ class WindowLoader:
             batches.expect(count)
             fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
             hf.current_gradient_accumulation_steps = len(fetched)
+            if rest is not None and is_last:
+                rest.end(batches)
             if session.is_open and not fetched:
                 return
             if resumed is not None and (fetched or session.counts_skipped):

@@ -97,7 +97,7 @@ class Evaluation:
             Loss, logits and labels, gathered from all processes; each may be None.
         """
         hf, args = self._hf, self._hf.args
-        self._observe(inputs)
+        self.observe(inputs)
         with torch.set_grad_enabled(self._grad_enabled):
             losses, logits, labels = hf.prediction_step(
                 self._model, inputs, self._prediction_loss_only, ignore_keys=self._ignore_keys
@@ -112,7 +112,8 @@ class Evaluation:
         self._steps += 1
         return gathered["losses"], gathered["preds"], gathered["labels"]
 
-    def _observe(self, inputs: Any) -> None:
+    def observe(self, inputs: Any) -> None:
+        """Count the samples of a batch."""
         observed = find_batch_size(inputs)
         if observed is None:
             return
@@ -125,7 +126,7 @@ class Evaluation:
         hf = self._hf
         gather, pad = hf.gather_function, hf.accelerator.pad_across_processes
         if losses is not None:
-            losses = self._gather_losses(losses)
+            losses = self.gather_losses(losses)
         if inputs is not None:
             inputs = gather(pad(inputs, dim=1, pad_index=PADDING))
         if labels is not None:
@@ -140,7 +141,7 @@ class Evaluation:
             labels = gather(labels)
         return {"losses": losses, "preds": logits, "labels": labels, "inputs": inputs}
 
-    def _gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
+    def gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
         """Collect the mean loss of a batch, once for each of its samples, from all processes."""
         losses: torch.Tensor = self._hf.gather_function(loss.repeat(self._batch_size))
         return losses

@@ -284,7 +284,7 @@ class UserModuleEvaluation(Evaluation):
     """
 
     @override
-    def _observe(self, inputs: Any) -> None:
+    def observe(self, inputs: Any) -> None:
         try:
             self._batch_size = extract_batch_size(inputs)
         except MisconfigurationException:
@@ -293,7 +293,7 @@ class UserModuleEvaluation(Evaluation):
         self._observed += self._batch_size
 
     @override
-    def _gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
+    def gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
         accelerator = self._hf.accelerator
         # Batches of processes may differ in size: each says how many samples its loss stands for.
         size = loss.new_tensor([self._batch_size], dtype=torch.long)

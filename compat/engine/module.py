@@ -13,6 +13,7 @@ from lightning.pytorch.trainer import call
 from typing_extensions import override
 
 from compat.engine.optimizer import take_in_new_groups
+from compat.engine.resumption import count_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,7 +175,8 @@ class TrainerModule(pl.LightningModule):
             hf._seed_epoch(run.dataloader, run.epoch)
         run.fire("on_epoch_begin")
         if run.resumes_epoch and (run.steps_trained == 0 or run.nothing_left):
-            hf._load_rng_state(run.resume_from_checkpoint)
+            count_pass(run)
+            run.load_random_states()
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard
+from torch.utils.data import DataLoader
 
 from compat.engine.limits import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from compat.engine.loader_state import Generators, States
+
 Draws = dict[str, Any]
-"""States of the random number generators of python, numpy and torch, as data that loads without classes."""
+"""States of the random number generators of python, numpy and torch, and of those that a loader has for
+itself, as data that loads without classes."""
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Position:
         order: random states when the epoch's order was drawn.
         ahead: random states when the batch was drawn that the loader holds ahead; None where it holds none.
         loader: state of a loader that can load it; None for others.
+        own: states of the loader's own generators at the save; those of the process stand in HF's file.
         has_ended: whether the run had decided to end there, ahead of its last update step.
     """
 
@@ -50,6 +55,7 @@ class Position:
     order: Draws | None = None
     ahead: Draws | None = None
     loader: Any = None
+    own: States | None = None
     has_ended: bool = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,10 +107,11 @@ class _NumpysState:
 _numpys_state = _NumpysState()
 
 
-def draws(*, within_epoch: bool = False) -> Draws:
+def draws(generators: Generators, *, within_epoch: bool = False) -> Draws:
     """The states of the random number generators now.
 
     Args:
+        generators: the loader's own.
         within_epoch: whether they have been drawn from alone, and not put back, since they were last read.
     """
     if not within_epoch:
@@ -113,16 +120,23 @@ def draws(*, within_epoch: bool = False) -> Draws:
         "python": random.getstate(),
         "numpy": _numpys_state.read(),
         "torch": torch.random.get_rng_state(),
+        "own": generators.states(),
     }
 
 
-def redraw(state: Draws) -> None:
-    """Put the random number generators back into a state of theirs."""
+def redraw(state: Draws, generators: Generators) -> None:
+    """Put the random number generators back into a state of theirs.
+
+    Args:
+        state: what `draws` gave.
+        generators: the loader's own.
+    """
     random.setstate(state["python"])
     numpy = state["numpy"]
     keys = numpy["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": keys}})  # noqa: NPY002
     torch.random.set_rng_state(state["torch"])
+    generators.put_back(state.get("own", {}))
 
 
 def looks_ahead(loader: Any) -> bool:
@@ -133,6 +147,24 @@ def looks_ahead(loader: Any) -> bool:
 def draws_here(loader: Any) -> bool:
     """Whether batches are made in this process, with its random numbers, rather than by workers."""
     return not getattr(loader, "num_workers", 0)
+
+
+def wake(loader: Any, generators: Generators) -> None:
+    """Start workers that outlive an epoch, where a run goes on in a later one than they had started in.
+
+    To start them draws a random number, and to have them begin anew draws none.
+
+    Args:
+        loader: the loader.
+        generators: its own.
+    """
+    base = getattr(plain(loader), "base_dataloader", plain(loader))
+    if not isinstance(base, DataLoader) or not base.num_workers or not base.persistent_workers:
+        return
+    if base._iterator is None:
+        state = draws(generators)
+        iter(base)
+        redraw(state, generators)
 
 
 def is_stateful(loader: Any) -> bool:
@@ -147,14 +179,16 @@ class Batches:
     Args:
         iterator: yields batches.
         notes: whether the batch ahead is drawn in this process, so that there is something to note.
+        generators: the loader's own.
 
     Attributes:
         ahead: random states when the last batch of the window was asked for, which is when the loader draws
             the one after it.
     """
 
-    def __init__(self, iterator: Iterator[Any], *, notes: bool) -> None:
+    def __init__(self, iterator: Iterator[Any], *, notes: bool, generators: Generators) -> None:
         self._iterator = iterator
+        self.generators = generators
         self._notes = notes
         self._left = 0
         self.ahead: Draws | None = None
@@ -166,7 +200,7 @@ class Batches:
         self._left -= 1
         # Reading the states takes some 40 µs: once for each window.
         if self._left == 0 and self._notes:
-            self.ahead = draws(within_epoch=True)
+            self.ahead = draws(self.generators, within_epoch=True)
         return next(self._iterator)
 
     def expect(self, count: int) -> None:

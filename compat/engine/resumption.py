@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate.data_loader import DataLoaderDispatcher, SkipBatchSampler
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from compat.engine.limits import less, plain
+from compat.engine.loader_state import Generators, LoadedState, tells_all
 from compat.engine.position import Prompted, draws, draws_here, is_stateful, looks_ahead, redraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compat.engine.position import Batches
+    from compat.engine.position import Batches, Position
     from compat.engine.session import Session
+
+
+class Passing(Protocol):
+    """What a pass over the data needs to know of a run that goes on."""
+
+    @property
+    def dataloader(self) -> Any:
+        """The loader."""
+
+    @property
+    def position(self) -> Position | None:
+        """Where the run stood."""
 
 
 class Way(Enum):
@@ -50,12 +63,16 @@ class Resumed:
         self._is_restored = False
         self._way = self._choose(session.dataloader)
         self.loader = less(session.dataloader, self._seen) if self._way is Way.SKIP else session.dataloader
-        if self._way is Way.STATE:
-            self.loader.load_state_dict(position.loader)  # type: ignore[union-attr]
+        self._generators = Generators(session.dataloader)
+        self._loaded: LoadedState | None = None
+        if position is not None and self._way is Way.STATE:
+            self._loaded = LoadedState(self.loader, position.loader)
         self.order = None if position is None else position.order
 
     def begin(self, batches: Batches) -> None:
         """Get to the first batch that has not been seen."""
+        if self._loaded is not None:
+            self._loaded.note()
         if self._way is Way.REPLAY:
             for _ in range(self._seen):
                 next(batches, None)
@@ -73,12 +90,25 @@ class Resumed:
         if not self._is_restored:
             self._restore()
 
+    def end(self, batches: Batches | None = None) -> None:
+        """Have later passes begin at their beginning.
+
+        Args:
+            batches: where the pass has come to its end; a loader may have to see it.
+        """
+        if self._loaded is None:
+            return
+        loaded, self._loaded = self._loaded, None
+        if batches is not None:
+            next(batches, None)
+        loaded.forget()
+
     def _choose(self, loader: Any) -> Way:
         position = self._position
         if position is None:
-            return Way.SKIP
+            return Way.SKIP if _has_skip(loader) else Way.REPLAY
         if position.loader is not None and is_stateful(loader):
-            return Way.STATE
+            return Way.STATE if tells_all(loader) else Way.REPLAY
         # The first request of an epoch draws two batches, and no state between them was noted.
         begins = looks_ahead(loader) and draws_here(loader) and self._seen == 1
         # Random numbers of workers are where they were once the workers have drawn all there was.
@@ -101,10 +131,10 @@ class Resumed:
 
         def restore() -> None:
             self._restore()
-            batches.ahead = draws()
+            batches.ahead = draws(self._generators)
 
         after = self._first + _draws_at_once(plain(self.loader))
-        self._prompt({self._first: lambda: redraw(ahead), after: restore})
+        self._prompt({self._first: lambda: redraw(ahead, self._generators), after: restore})
 
     def _prompt(self, before: dict[int, Callable[[], None]]) -> None:
         loader = plain(self.loader)
@@ -125,14 +155,45 @@ class Resumed:
     def _restore(self) -> None:
         self._is_restored = True
         self._session.hf._load_rng_state(self._session.resume_from_checkpoint)
+        if self._position is not None and draws_here(self.loader):
+            # Those of a sampler whose batches workers make have drawn ahead of the save.
+            self._generators.put_back(self._position.own or {})
+
+
+def count_pass(session: Passing) -> None:
+    """Have a loader with a state of its own know of the pass that ended right before the checkpoint.
+
+    Some count their passes, to shuffle each in another order, and some go on where the last one has ended.
+    """
+    position, loader = session.position, session.dataloader
+    if position is None or position.loader is None or not (is_stateful(loader) and tells_all(loader)):
+        return
+    loaded = LoadedState(loader, position.loader)
+    batches, nothing = iter(loader), object()
+    loaded.note()
+    if next(batches, nothing) is nothing:
+        loaded.forget()
+    else:
+        loader.load_state_dict(position.loader)
+
+
+def _has_skip(loader: Any) -> bool:
+    """Whether accelerate has a way to leave out the first batches of this loader."""
+    loader = plain(loader)
+    if not isinstance(loader, DataLoader):
+        return looks_ahead(loader)
+    by_batches = loader.batch_sampler is not None or isinstance(loader.sampler, BatchSampler)
+    return by_batches or isinstance(loader.dataset, IterableDataset)
 
 
 def _can_skip(loader: Any) -> bool:
-    """Whether HF has a way to leave out batches of this loader that draws no random number after them."""
+    """Whether leaving them out gives the batches that follow them, and draws no random number after them."""
     loader = plain(loader)
-    return looks_ahead(loader) or (
-        isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    )
+    if looks_ahead(loader):
+        return _has_skip(loader)
+    # accelerate makes a plain loader of a subclass, which may go about it in its own way.
+    is_plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
+    return is_plain and _has_skip(loader) and not isinstance(loader.dataset, IterableDataset)
 
 
 def _draws_at_once(loader: Any) -> int:

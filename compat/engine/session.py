@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
-from compat.engine.position import Batches, Position, draws, draws_here, is_stateful, looks_ahead, redraw
+from compat.engine.loader_state import Generators
+from compat.engine.position import (
+    Batches,
+    Position,
+    draws,
+    draws_here,
+    is_stateful,
+    looks_ahead,
+    redraw,
+    wake,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +75,7 @@ class Session:
         has_ended: whether the run that is resumed had ended itself, so that all it lacks is what follows.
         batches: the batches of the current epoch.
         order: random states when the order of the current epoch was drawn.
+        generators: those that the loader has for itself.
         behind: micro-steps of the current epoch that belong to update steps made.
         epoch_is_over: whether the end of the current epoch has come.
         model: the model as it is called in a training step, wrapped where it is wrapped.
@@ -98,6 +109,7 @@ class Session:
     has_ended: bool = False
     batches: Batches | None = None
     order: Draws | None = None
+    generators: Generators | None = None
     behind: int = 0
     epoch_is_over: bool = False
     model: nn.Module | None = None
@@ -180,15 +192,26 @@ class Session:
             loader: what yields them.
             order: random states in which a resumed epoch's order was drawn.
         """
+        self.generators = Generators(self.dataloader)
+        if self.epoch > 0:
+            wake(loader, self.generators)
         if order is not None:
-            redraw(order)
-        self.order = draws()
-        self.batches = Batches(iter(loader), notes=looks_ahead(loader) and draws_here(loader))
+            redraw(order, self.generators)
+        self.order = draws(self.generators)
+        notes = looks_ahead(loader) and draws_here(loader)
+        self.batches = Batches(iter(loader), notes=notes, generators=self.generators)
         return self.batches
+
+    def load_random_states(self) -> None:
+        """Put the random numbers back to what they were at the save, in the process and in the loader."""
+        self.hf._load_rng_state(self.resume_from_checkpoint)
+        if self.position is not None:
+            Generators(self.dataloader).put_back(self.position.own or {})
 
     def where(self) -> Position:
         """Where the run stands in its data."""
         loader = self.dataloader
+        generators = Generators(loader) if self.generators is None else self.generators
         return Position(
             epoch=self.epoch,
             batches=self.behind,
@@ -197,6 +220,7 @@ class Session:
             order=self.order,
             ahead=None if self.batches is None else self.batches.ahead,
             loader=loader.state_dict() if is_stateful(loader) else None,
+            own=generators.states(),
             has_ended=self.hf._ends_itself,
         )
 
@@ -212,7 +236,7 @@ class Session:
 
     def end(self) -> None:
         """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
-        self.hf = self.dataloader = self.model = self.pending_loss = self.batches = None
+        self.hf = self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
         self.coming = self.micro = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from compat.checkpoint.layout import STATE
 from compat.engine.build import quiet
 from compat.engine.guest import is_guest
+from compat.engine.loader_state import Generators
 from compat.engine.loops import own_warnings
 from compat.engine.position import draws, redraw
 from compat.trainer.guests import DataOfModule
@@ -110,14 +111,14 @@ def find(hf: Any, finders: Iterable[Any], checkpoint: str | None) -> None:
                 state = TrainerState.load_from_json(os.path.join(checkpoint, STATE))
                 probe.batch_size = state.train_batch_size
             continue
-        order = draws()
+        order = draws(Generators())
         finder._early_exit = True
         with own_warnings():
             _search(hf, finder, probe)
         if not is_guest(hf.model):
             argument = FINDERS[kind]
             logger.warning(f"{kind.__name__} sets `{argument}={getattr(hf.args, argument)!r}`")
-        redraw(order)
+        redraw(order, Generators())
         hf.model.zero_grad()
 
 

@@ -18,8 +18,18 @@ from lightning.pytorch.trainer.connectors.data_connector import (
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from compat.engine.position import Batches, Position, draws, draws_here, is_stateful, looks_ahead, redraw
-from compat.engine.resumption import Resumed
+from compat.engine.loader_state import Generators
+from compat.engine.position import (
+    Batches,
+    Position,
+    draws,
+    draws_here,
+    is_stateful,
+    looks_ahead,
+    redraw,
+    wake,
+)
+from compat.engine.resumption import Resumed, count_pass
 from compat.errors import ArgumentError
 from compat.trainer.datamodule import HFLoader, ended
 
@@ -120,6 +130,7 @@ class WindowReader:
         self._order: Any = None
         self._batches: Batches | None = None
         self._goes_on: dict[str, Any] = {}
+        self._generators = Generators(self.raw)
 
     @property
     def raw(self) -> Any:
@@ -159,17 +170,33 @@ class WindowReader:
         goes_on, self._goes_on = self._goes_on, {}
         step: int = goes_on.get("batches", 0)
         self._taken, self._is_over = step, False
+        self._generators = Generators(self.raw)
         rest = _Rest(self.raw, goes_on).resumed() if step else None
+        if goes_on and not step:
+            count_pass(_Rest(self.raw, goes_on))
         if goes_on:
-            _redraw(goes_on["order"] if step else goes_on["draws"])
+            _redraw(goes_on["order"] if step else goes_on["draws"], self._generators)
         loader = self.raw if rest is None else rest.loader
         if isinstance(self._loader, HFLoader):
             self._loader.seed(loader)
-        self._order = _draws()
-        self._batches = batches = Batches(iter(loader), notes=looks_ahead(loader) and draws_here(loader))
-        if rest is not None:
-            rest.begin(batches)
-        trainer = self._module.trainer
+        if self._module.current_epoch > 0:
+            wake(loader, self._generators)
+        self._order = _draws(self._generators)
+        notes = looks_ahead(loader) and draws_here(loader)
+        self._batches = batches = Batches(iter(loader), notes=notes, generators=self._generators)
+        if rest is None:
+            yield from self._windows(loader, batches, places, step, None)
+            return
+        rest.begin(batches)
+        try:
+            yield from self._windows(loader, batches, places, step, rest)
+        finally:
+            rest.end()
+
+    def _windows(
+        self, loader: Any, batches: Batches, places: deque[Place], step: int, rest: Resumed | None
+    ) -> Iterator[Any]:
+        trainer, passing = self._module.trainer, rest
         last = trainer.fit_loop._combined_loader.limits[0]  # type: ignore[union-attr,index]
         with ended(loader):
             while step < last:
@@ -182,6 +209,8 @@ class WindowReader:
                     rest = None
                 step += len(fetched)
                 self._is_over = len(fetched) < count or step >= last
+                if passing is not None and self._is_over:
+                    passing.end(batches)
                 for index, batch in enumerate(fetched):
                     places.append(Place(num_items, len(fetched), size, index == len(fetched) - 1))
                     yield batch
@@ -195,8 +224,8 @@ class WindowReader:
             "batches": 0 if is_between else self._taken,
             "order": self._order,
             "ahead": None if self._batches is None else self._batches.ahead,
-            "draws": _draws(),
-            "loader": self.raw.state_dict() if is_stateful(self.raw) and not is_between else None,
+            "draws": _draws(self._generators),
+            "loader": self.raw.state_dict() if is_stateful(self.raw) else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -228,8 +257,9 @@ class _Rest:
 
     @property
     def position(self) -> Position:
+        state = self.resume_from_checkpoint
         return Position.of(
-            {"epoch": 0, "is_over": False, "depends_on": {}, **self.resume_from_checkpoint},
+            {"epoch": 0, "is_over": False, "depends_on": {}, "own": state["draws"].get("own"), **state}
         )
 
     @property
@@ -237,21 +267,22 @@ class _Rest:
         return self
 
     def _load_rng_state(self, state: dict[str, Any]) -> None:
-        _redraw(state["draws"])
+        # The loader's own are put back where its batches are drawn.
+        _redraw({**state["draws"], "own": {}}, Generators())
 
     def resumed(self) -> Resumed:
         return Resumed(self)  # type: ignore[arg-type]
 
 
-def _draws() -> dict[str, Any]:
-    state: dict[str, Any] = draws()
+def _draws(generators: Generators) -> dict[str, Any]:
+    state: dict[str, Any] = draws(generators)
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
 
-def _redraw(state: dict[str, Any]) -> None:
-    redraw(state)
+def _redraw(state: dict[str, Any], generators: Generators) -> None:
+    redraw(state, generators)
     if len(states := state.get("cuda", ())) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states)
 

@@ -196,6 +196,12 @@ PRIVATE = (
         _HF5,
         "put in place for a second SIGTERM",
     ),
+    Private("torch.utils.data:DataLoader#_iterator", _TORCH, "asked: whether workers that stay have started"),
+    Private(
+        "datasets.iterable_dataset:BufferShuffledExamplesIterable",
+        ("datasets 5.0.1", "datasets 5.2.0"),
+        "looked for: its state leaves out the rows in its buffer",
+    ),
     Private(
         "torch.distributed.distributed_c10d:_get_default_store",
         _TORCH,

@@ -12,6 +12,7 @@ import transformers
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import compat
+from compat.engine.loader_state import Generators
 from compat.engine.position import draws, redraw
 from tests.small import Regression, rows, trainer
 
@@ -38,6 +39,13 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         yield from ROWS
+
+
+class Unbatched(IterableDataset):  # type: ignore[type-arg]
+    """Makes its batches itself."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        yield from (noisy(ROWS[at : at + 2]) for at in range(0, 14, 2))
 
 
 def noisy(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -68,6 +76,123 @@ class Stateful:
         self.first = state["position"]
 
 
+def seeded(kind: Any) -> Any:
+    return torch.Generator().manual_seed(7) if kind is torch else kind(7)
+
+
+def shuffled(**options: Any) -> Any:
+    """A bare loader whose sampler draws from a generator of its own."""
+    sampler = torch.utils.data.RandomSampler(ROWS, generator=seeded(torch), **options)
+    return DataLoader(Noisy(), batch_size=2, sampler=sampler, collate_fn=noisy)
+
+
+class OwnNoise(Dataset):  # type: ignore[type-arg]
+    """Draws from generators of its own for every sample."""
+
+    def __init__(self) -> None:
+        self.generators = {
+            "torch": seeded(torch),
+            "numpy": seeded(np.random.default_rng),
+            "older": seeded(np.random.RandomState),
+            "python": seeded(random.Random),
+        }
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        own = self.generators
+        noise = torch.rand(4, generator=own["torch"]) + own["numpy"].normal()
+        noise += own["older"].normal() + own["python"].gauss(0, 1)
+        return {**ROWS[index], "x": ROWS[index]["x"] + noise.float()}
+
+
+def with_own_noise() -> Any:
+    """A collator that closes over its generator."""
+    generator = seeded(torch)
+
+    def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return {**batch, "x": batch["x"] * torch.rand(1, generator=generator)}
+
+    return collate
+
+
+class Epochs:
+    """A sampler of batches that orders by the epoch it is told, if it is told one."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 7
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = random.Random(self.epoch).sample(range(14), 14)  # noqa: S311
+        yield from (order[at : at + 2] for at in range(0, 14, 2))
+
+
+class Backwards(DataLoader):  # type: ignore[type-arg]
+    """Goes about its batches in its own way."""
+
+    def __iter__(self) -> Any:
+        return reversed(list(super().__iter__()))
+
+
+class Numbers(IterableDataset):  # type: ignore[type-arg]
+    """Keeps the state that it has loaded, and begins every pass there."""
+
+    def __init__(self) -> None:
+        self.start = {"at": 0}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        yield from ROWS[self.start["at"] :]
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state
+
+
+class Goes(Numbers):
+    """Goes on in each pass where the last one has ended, for ever."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            self.start = {"at": self.start["at"] + 1}
+            yield ROWS[self.start["at"] % 14]
+            if self.start["at"] % 6 == 0:
+                return
+
+
+class Keeps:
+    """A loader whose dataset loads its state when a pass begins."""
+
+    def __init__(self, dataset: Numbers) -> None:
+        self.dataset, self.state, self.taken = dataset, None, 0
+
+    def __len__(self) -> int:
+        return 7 if type(self.dataset) is Numbers else 3
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        if self.state is not None:
+            self.dataset.load_state_dict(self.state)
+        self.taken, self.state = self.dataset.start["at"] // 2, None
+        return self.batches(iter(self.dataset))
+
+    def batches(self, rows: Iterator[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+        while pair := [row for _, row in zip(range(2), rows, strict=False)]:
+            self.taken += 1
+            yield noisy(pair)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.taken * 2}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.state = state
+
+
 class Own(compat.Trainer):
     """Has a loader that accelerate does not know."""
 
@@ -86,6 +211,21 @@ LOADERS: dict[str, Any] = {
     "plain": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True, collate_fn=noisy),
     "stream": lambda: DataLoader(Stream(), batch_size=2, collate_fn=noisy),
     "stateful": Stateful,
+    "shuffled": shuffled,
+    "drawn as it goes": lambda: shuffled(replacement=True, num_samples=14),
+    "own noise": lambda: DataLoader(OwnNoise(), batch_size=2, collate_fn=with_own_noise()),
+    "own noise, workers": lambda: DataLoader(
+        ROWS, batch_size=2, shuffle=True, generator=seeded(torch), num_workers=1
+    ),
+    "persistent workers": lambda: DataLoader(
+        ROWS, batch_size=2, shuffle=True, num_workers=1, persistent_workers=True
+    ),
+    "epochs": lambda: DataLoader(ROWS, batch_sampler=Epochs()),
+    "backwards": lambda: Backwards(ROWS, batch_size=2),
+    "unbatched": lambda: DataLoader([noisy(ROWS[at : at + 2]) for at in range(0, 14, 2)], batch_size=None),
+    "unbatched stream": lambda: DataLoader(Unbatched(), batch_size=None),
+    "keeps": lambda: Keeps(Numbers()),
+    "goes on": lambda: Keeps(Goes()),
 }
 
 
@@ -120,6 +260,8 @@ def chained(model: Regression) -> tuple[Any, Any]:
     return optimizer, schedulers.SequentialLR(optimizer, parts, milestones=[4])
 
 
+NAMED_ALREADY = ("plain", "stream", "goes on")
+
 # What differs from a run over plain rows; `optimizers` is called with the model.
 SETUPS: dict[str, dict[str, Any]] = {
     "rows": {},
@@ -128,6 +270,12 @@ SETUPS: dict[str, dict[str, Any]] = {
     "accumulation": {"train_dataset": Noisy(), "gradient_accumulation_steps": 3},
     "sampler": {"kind": Unordered},
     "workers": {"dataloader_num_workers": 2, "kind": Unordered},
+    "persistent workers": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+    "persistent workers, no order of their own": {
+        "dataloader_num_workers": 1,
+        "dataloader_persistent_workers": True,
+        "kind": Unordered,
+    },
     "noisy workers": {
         "train_dataset": Noisy(),
         "dataloader_num_workers": 2,
@@ -138,7 +286,10 @@ SETUPS: dict[str, dict[str, Any]] = {
     "stream-accumulation": {"train_dataset": Stream(), "gradient_accumulation_steps": 2},
     "own loader": {"kind": Own, "run_name": "plain"},
     "own stream": {"kind": Own, "run_name": "stream"},
-    "stateful": {"kind": Own, "run_name": "stateful"},
+    **{f"own {name}": {"kind": Own, "run_name": name} for name in LOADERS if name not in NAMED_ALREADY},
+    "own rows": {"train_dataset": OwnNoise()},
+    "own collator": {"data_collator": with_own_noise},
+    "own rows, accumulation": {"train_dataset": OwnNoise(), "gradient_accumulation_steps": 3},
     "limited": {"train_dataset": Noisy(), "lightning": {"limit_train_batches": 5}},
     "evaluation at epochs": {"eval_strategy": "epoch", "eval_dataset": Noisy()},
     "plateau": {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 2},
@@ -159,6 +310,11 @@ def build(folder: Path, setup: dict[str, Any], step: int = 0) -> compat.Trainer:
         options.setdefault("eval_dataset", ROWS[:4])
     torch.manual_seed(3)
     model = Regression()
+    # Made for each run: its generators are drawn from.
+    if isinstance(options.get("train_dataset"), OwnNoise):
+        options["train_dataset"] = OwnNoise()
+    if options.get("data_collator") is with_own_noise:
+        options["data_collator"] = with_own_noise()
     make = options.pop("optimizers", None)
     if make is not None:
         options["optimizers"] = make(model)
@@ -201,9 +357,16 @@ def test_resumed_is_undisturbed(tmp_path: Path, setup: dict[str, Any]) -> None:
     assert logs(resumed) == logs(expected)
 
 
+@pytest.mark.parametrize("kills", [(1,), (2, 4), (3,), (5, 6, 8), (9,)])
+def test_a_pass_that_goes_on_where_the_last_one_ended(tmp_path: Path, kills: tuple[int, ...]) -> None:
+    setup = {"kind": Own, "run_name": "goes on"}
+    expected = finished(tmp_path / "whole", setup)
+    assert weights(finished(tmp_path / "killed", setup, *kills)) == weights(expected)
+
+
 def test_a_stateful_loader_replays_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, SETUPS["stateful"], 5).train()
+        build(tmp_path, SETUPS["own stateful"], 5).train()
     made: list[Stateful] = []
 
     class Counted(Own):
@@ -211,7 +374,7 @@ def test_a_stateful_loader_replays_nothing(tmp_path: Path) -> None:
             made.append(super().get_train_dataloader())
             return made[-1]
 
-    build(tmp_path, {**SETUPS["stateful"], "kind": Counted}).train(resume_from_checkpoint="auto")
+    build(tmp_path, {**SETUPS["own stateful"], "kind": Counted}).train(resume_from_checkpoint="auto")
     assert [loader.drawn for loader in made] == [5]
 
 
@@ -221,9 +384,9 @@ def test_random_states_are_put_back() -> None:
         return (*values, float(torch.rand(1)))
 
     for spend in (np.random.normal, np.random.normal, np.random.rand, lambda: None):
-        draws()
+        draws(Generators())
         spend()
-        state = draws()
+        state = draws(Generators())
         first = sample()
-        redraw(state)
+        redraw(state, Generators())
         assert sample() == first

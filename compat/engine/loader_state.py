@@ -1,0 +1,211 @@
+"""What a loader keeps to itself: generators of random numbers, and states that a dataset has loaded."""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+States = dict[str, list[Any]]
+"""Path of a generator from its loader → its kind and its state, as plain data."""
+
+MOST_ENTRIES = 64
+"""Entries of a container that is looked into: what has more holds data."""
+
+MOST_OBJECTS = 5000
+"""Objects that are looked at; a generator lies close to its loader."""
+
+CLOSED = (
+    *(type(None), bool, int, float, complex, str, bytes, bytearray, type, types.ModuleType),
+    *(torch.Tensor, np.ndarray, nn.Module, torch.device, torch.dtype, transformers.Trainer),
+)
+"""Kinds of objects that are not looked into: values, models, and the trainer that a callback may lead to."""
+
+DRAWING = ("__getitem__", "__getitems__", "__iter__", "__next__", "__call__")
+"""Methods of datasets, samplers and collators; what they name in their module may be a generator."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of generator, and how its state is read and put back."""
+
+    type: type
+    read: Callable[[Any], Any]
+    put_back: Callable[[Any, Any], object]
+
+
+KINDS = {
+    "torch": Kind(torch.Generator, torch.Generator.get_state, torch.Generator.set_state),
+    "numpy": Kind(
+        np.random.Generator,
+        lambda own: own.bit_generator.state,
+        lambda own, state: setattr(own.bit_generator, "state", state),
+    ),
+    "numpy's older": Kind(
+        np.random.RandomState,
+        lambda own: own.get_state(legacy=False),
+        lambda own, state: own.set_state(state),
+    ),
+    "python": Kind(
+        random.Random,
+        lambda own: own.getstate(),
+        lambda own, state: own.setstate(state),
+    ),
+}
+
+
+class Generators:
+    """Generators of random numbers that a loader's parts have for themselves.
+
+    Args:
+        loader: its sampler, dataset and collator are searched, in this process alone: copies of them in
+            workers are out of reach.
+    """
+
+    def __init__(self, loader: Any = None) -> None:
+        self._found = {path: own for path, own in reachable(loader) if _kind_of(own) is not None}
+
+    def states(self) -> States:
+        """Their states now."""
+        states: States = {}
+        for path, own in self._found.items():
+            name = _kind_of(own)
+            assert name is not None, "found as one"
+            states[path] = [name, KINDS[name].read(own)]
+        return states
+
+    def put_back(self, states: Mapping[str, Any]) -> None:
+        """Put those back that are there and were there when `states` were read."""
+        for path, (name, state) in states.items():
+            own = self._found.get(path)
+            if own is not None and _kind_of(own) == name:
+                KINDS[name].put_back(own, state)
+
+
+def _kind_of(value: Any) -> str | None:
+    if isinstance(value, random.SystemRandom):
+        return None  # it has no state
+    return next((name for name, kind in KINDS.items() if isinstance(value, kind.type)), None)
+
+
+def reachable(root: Any) -> Iterator[tuple[str, Any]]:
+    """Every object that another one holds, the nearest first.
+
+    Args:
+        root: where to begin; not among them.
+
+    Yields:
+        The path to an object, and the object; each object once.
+    """
+    seen, waiting = {id(root)}, deque([("", root)])
+    while waiting and len(seen) < MOST_OBJECTS:
+        path, holder = waiting.popleft()
+        for name, value in _parts(holder):
+            if isinstance(value, CLOSED) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            here = f"{path}.{name}" if path else name
+            yield here, value
+            waiting.append((here, value))
+
+
+def _parts(holder: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(holder, Mapping):
+        yield from [(str(key), value) for key, value in holder.items()] if _is_small(holder) else ()
+    elif isinstance(holder, (list, tuple, set, frozenset)):
+        yield from ((str(index), value) for index, value in enumerate(holder)) if _is_small(holder) else ()
+    elif isinstance(holder, functools.partial):
+        yield from (("func", holder.func), ("args", holder.args), ("keywords", holder.keywords))
+    elif isinstance(holder, types.MethodType):
+        yield from (("__self__", holder.__self__), ("__func__", holder.__func__))
+    elif isinstance(holder, types.FunctionType):
+        yield from _parts_of_function(holder)
+    elif isinstance(values := getattr(holder, "__dict__", None), dict):
+        yield from list(values.items())
+        for name in DRAWING:
+            method = getattr(type(holder), name, None)
+            if isinstance(method, types.FunctionType):
+                yield from ((f"{name}.{part}", value) for part, value in _parts_of_function(method))
+
+
+def _is_small(container: Any) -> bool:
+    return len(container) <= MOST_ENTRIES
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function closes over, and the generators that it names in its module."""
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            continue  # not bound yet
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if _kind_of(value) is not None:
+            yield name, value
+
+
+SHUFFLE_BUFFER = "BufferShuffledExamplesIterable"
+"""What shuffles a stream of `datasets`; its state leaves out the rows that wait in the buffer."""
+
+
+def tells_all(loader: Any) -> bool:
+    """Whether the state of a loader is enough to go on from, and can be forgotten when the pass is over."""
+    if getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False):
+        # They keep what they have loaded, and begin each later pass there.
+        return False
+    return all(type(part).__name__ != SHUFFLE_BUFFER for _, part in reachable(loader))
+
+
+class LoadedState:
+    """A state that a loader has loaded for the rest of one pass.
+
+    A dataset may keep what it has loaded, `datasets.IterableDataset` for one, and begin every later pass
+    there. What a load has set in it and a pass has left as it was is put back when the pass is over.
+
+    Args:
+        loader: the loader.
+        state: what its `state_dict` gave.
+    """
+
+    def __init__(self, loader: Any, state: Any) -> None:
+        dataset = getattr(loader, "dataset", None)
+        self._holders = [] if dataset is None else [dataset, *(part for _, part in reachable(dataset))]
+        self._before = [dict(own) for own in self._own()]
+        self._set: list[tuple[dict[str, Any], str, Any, Any]] = []
+        loader.load_state_dict(state)
+
+    def _own(self) -> Iterator[dict[str, Any]]:
+        for holder in self._holders:
+            own = getattr(holder, "__dict__", {})
+            yield own if isinstance(own, dict) else {}
+
+    def note(self) -> None:
+        """Note what the load has set; some loaders load when the pass begins."""
+        for own, before in zip(self._own(), self._before, strict=True):
+            self._set += [
+                (own, name, before.get(name), value)
+                for name, value in own.items()
+                if name in before and before[name] is not value
+            ]
+        self._before = []
+
+    def forget(self) -> None:
+        """Put back what is still as the load has set it."""
+        for own, name, before, loaded in self._set:
+            if own.get(name) is loaded:
+                own[name] = before
+        self._set, self._holders = [], []
