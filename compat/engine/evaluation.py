@@ -21,7 +21,9 @@ from compat.engine.data import EvaluationLoader
 from compat.engine.limits import LimitedLoader
 from compat.engine.loops import EvaluationLoop, PredictionLoop
 from compat.engine.signals import propagating
+from compat.engine.torchmetrics import TorchMetrics
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
+from compat.upstream.models import shifts_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +76,11 @@ class Evaluation:
         self._observed = 0
         self._steps = 0
         self._metrics: dict[str, Any] | None = None
-        self._torchmetrics = _as_collection(hf.compute_metrics)
+        self._torchmetrics = (
+            TorchMetrics(hf.compute_metrics, shifts_labels=shifts_labels(hf.model))
+            if isinstance(hf.compute_metrics, (Metric, MetricCollection))
+            else None
+        )
         concatenates = hf.args.eval_do_concat_batches
         self._kept = {name: EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT}
         # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s
@@ -247,35 +253,6 @@ class Evaluation:
         else:
             samples = self._observed
         return samples or self._observed
-
-
-def _as_collection(metric: Any) -> _Torchmetrics | None:
-    if isinstance(metric, (Metric, MetricCollection)):
-        return _Torchmetrics(metric)
-    return None
-
-
-class _Torchmetrics:
-    """torchmetrics as `compute_metrics`: updated with each batch, so that outputs are never piled up."""
-
-    def __init__(self, metric: Metric | MetricCollection) -> None:
-        self._collection = metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
-        self.update_called = False
-
-    def update(self, logits: Any, labels: Any) -> None:
-        self.update_called = True
-        for metric in self._collection.values():
-            metric.to(labels.device if isinstance(labels, torch.Tensor) else "cpu")
-            # Outputs have been gathered from all processes already.
-            metric.sync_on_compute = False
-        self._collection.update(logits, labels)
-
-    def compute(self) -> dict[str, Any]:
-        computed: dict[str, Any] = self._collection.compute()
-        return computed
-
-    def reset(self) -> None:
-        self._collection.reset()
 
 
 def is_running(trainer: pl.Trainer) -> bool:

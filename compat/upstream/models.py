@@ -1,10 +1,12 @@
-"""What HF's Trainer switches on in a model before training, told by the names of each release."""
+"""What HF's Trainer knows of a model, and switches on in it before training, by the names of each release."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import transformers
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,3 +47,23 @@ def activated_neftune(hf: Any) -> Any:
     from transformers.integrations.neftune import activate_neftune
 
     return activate_neftune(hf.model, hf.neftune_noise_alpha, hf.accelerator)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model of HF's within the wrappers of PEFT and torch."""
+    while True:
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if inner is None and hasattr(model, "get_base_model"):
+            inner = model.get_base_model()  # type: ignore[operator]
+        if inner is None or inner is model:
+            return model
+        model = inner
+
+
+def shifts_labels(model: nn.Module) -> bool:
+    """Whether a model's loss compares what it predicts at each token with the label of the next one."""
+    model = unwrapped(model)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    is_causal: bool = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
+    return is_causal or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

@@ -1,0 +1,136 @@
+"""Metrics of torchmetrics as `compute_metrics`: updated with each batch, so that outputs are never piled up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torchmetrics import Metric, MetricCollection
+
+from compat.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CLASSES_SECOND = "torchmetrics.classification."
+"""Where the metrics live that take classes as the second dimension; HF's models give them as the last."""
+
+PADDING = -100
+
+
+class TorchMetrics:
+    """A metric, or a collection of them.
+
+    Predictions and labels are laid out as the metrics take them: labels of a causal model are moved by one
+    token, as in its loss, and metrics of `torchmetrics.classification` get logits of
+    (batch, tokens, classes) as (batch, classes, tokens).
+
+    Args:
+        metric: what `compute_metrics` was given.
+        shifts_labels: whether the model predicts at each token the label of the next one.
+    """
+
+    def __init__(self, metric: Metric | MetricCollection, *, shifts_labels: bool) -> None:
+        self._collection = metric if isinstance(metric, MetricCollection) else MetricCollection([metric])
+        self._shifts_labels = shifts_labels
+        self.update_called = False
+
+    def update(self, logits: Any, labels: Any) -> None:
+        """Take in a batch.
+
+        Args:
+            logits: (batch, …), or (batch, tokens, classes); what `preprocess_logits_for_metrics` has made of
+                them where it is given.
+            labels: (batch, …), or (batch, tokens).
+
+        Raises:
+            ArgumentError: the model gives several outputs, or a metric does not take what there is.
+        """
+        self.update_called = True
+        if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor):
+            raise ArgumentError(self._several(logits, labels))
+        if self._shifts_labels:
+            logits, labels = shifted(logits, labels)
+        metrics = dict(self._collection.items(keep_base=True, copy_state=False))
+        for metric in metrics.values():
+            metric.to(labels.device)
+            # Outputs have been gathered from all processes already.
+            metric.sync_on_compute = False
+        laid_out = {name: _laid_out(metric, logits, labels) for name, metric in metrics.items()}
+        try:
+            self._update(metrics, laid_out, labels)
+        except (ValueError, RuntimeError) as error:
+            raise ArgumentError(self._refused(error, logits, labels)) from error
+
+    def _update(
+        self, metrics: Mapping[str, Metric], laid_out: Mapping[str, torch.Tensor], labels: torch.Tensor
+    ) -> None:
+        forms = {tuple(predictions.shape) for predictions in laid_out.values()}
+        if len(forms) == 1:
+            # All at once: a collection lets metrics share a state.
+            self._collection.update(next(iter(laid_out.values())), labels)
+            return
+        for name, metric in metrics.items():
+            metric.update(laid_out[name], labels)
+
+    def compute(self) -> dict[str, Any]:
+        """What the metrics come to, by their names."""
+        computed: dict[str, Any] = self._collection.compute()
+        return computed
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._collection.reset()
+
+    @property
+    def _name(self) -> str:
+        metrics = self._collection.values(copy_state=False)
+        return ", ".join(type(metric).__name__ for metric in metrics)
+
+    def _several(self, logits: Any, labels: Any) -> str:
+        given = {"predictions": logits, "labels": labels}
+        parts = ", ".join(
+            f"{len(value) if isinstance(value, (list, tuple, dict)) else type(value).__name__} {name}"
+            for name, value in given.items()
+            if not isinstance(value, torch.Tensor)
+        )
+        return (
+            f"`compute_metrics={self._name}`: it takes a tensor of predictions and one of labels, and there are "
+            f"{parts}. Choose one with `preprocess_logits_for_metrics`, or leave outputs out with "
+            "`ignore_keys`; `label_names` says what the labels are."
+        )
+
+    def _refused(self, error: Exception, logits: torch.Tensor, labels: torch.Tensor) -> str:
+        hint = "Have `preprocess_logits_for_metrics` make what it takes."
+        if (labels == PADDING).any():
+            hint = "Labels hold -100 where there is nothing to predict: give it `ignore_index=-100`. " + hint
+        return (
+            f"`compute_metrics={self._name}`: predictions of shape {tuple(logits.shape)} and labels of shape "
+            f"{tuple(labels.shape)} are refused ({error}). {hint}"
+        )
+
+
+def shifted(predictions: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions of a causal model, and the labels that they are for.
+
+    Args:
+        predictions: (batch, tokens, …) of each token for the next one, or without those of the last token.
+        labels: (batch, tokens).
+
+    Returns:
+        Both without what has no counterpart; as they are where they are not by token.
+    """
+    by_token = predictions.dim() > 1 and labels.dim() > 1
+    surplus = predictions.shape[1] - labels.shape[1] if by_token else None
+    if surplus == 0:
+        return predictions[:, :-1], labels[:, 1:]
+    # `preprocess_logits_for_metrics` has left out the last one.
+    return (predictions, labels[:, 1:]) if surplus == -1 else (predictions, labels)
+
+
+def _laid_out(metric: Metric, predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    takes_classes_second = any(base.__module__.startswith(CLASSES_SECOND) for base in type(metric).__mro__)
+    has_classes_last = predictions.dim() == labels.dim() + 1 > 2  # noqa: PLR2004 (batch, tokens, classes)
+    if takes_classes_second and has_classes_last and predictions.shape[1:-1] == labels.shape[1:]:
+        return predictions.movedim(-1, 1)
+    return predictions
