@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import re
+import sys
 import threading
 import warnings
 import zipfile
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 
 logger = logging.get_logger("transformers.trainer")
+
+PROJECTORS = (
+    ("galore_torch.galore_projector", "GaLoreProjector"),
+    ("apollo_torch.random_projector", "GradientProjector"),
+    ("apollo_torch.svd_projector", "GaLoreProjector"),
+)
+"""Module and name of classes that optimizers keep in their states: they hold a tensor and numbers, and are loaded
+where the optimizer has imported them."""
 
 
 class HFCheckpointIO(TorchCheckpointIO):
@@ -124,7 +133,7 @@ def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
         CheckpointError: the file cannot be read, or names a class that torch does not know to be harmless.
     """
     try:
-        with _numpys_arrays():
+        with _harmless_classes():
             return torch.load(file, map_location=map_location, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
@@ -139,7 +148,7 @@ def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
 def unloadable(file: str) -> str:
     """The class that keeps a file from being loaded weights-only; empty where nothing does."""
     try:
-        with _numpys_arrays():
+        with _harmless_classes():
             torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
@@ -147,11 +156,12 @@ def unloadable(file: str) -> str:
     return ""
 
 
-def _numpys_arrays() -> contextlib.AbstractContextManager[None]:
-    """Lets torch load arrays of numbers: they build values, and nothing else."""
+def _harmless_classes() -> contextlib.AbstractContextManager[None]:
+    """Lets torch load arrays of numbers and projectors: they build values, and nothing else."""
     kinds = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDgGSUmM"]
+    projectors = (getattr(sys.modules.get(module), name, None) for module, name in PROJECTORS)
     allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(
-        [*_numpys_names(), np.ndarray, np.dtype, *kinds]
+        [*_numpys_names(), np.ndarray, np.dtype, *kinds, *filter(None, projectors)]
     )
     return allowed
 

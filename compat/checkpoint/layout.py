@@ -64,6 +64,7 @@ PICKLES = (
     "rng_state*.pth",
     "data_state*.pth",
     "lightning_callbacks.pth",
+    "optimizer_extra.pth",
     "training_args.bin",
     "pytorch_model*.bin",
     "adapter_model.bin",
@@ -90,7 +91,10 @@ _OTHER = (
 CALLBACKS = "lightning_callbacks.pth"
 """States of Lightning's callbacks."""
 
-OURS = ("compat_manifest.json", "data_state*.pth", CALLBACKS)
+OPTIMIZER_EXTRA = "optimizer_extra.pth"
+"""What an optimizer keeps outside of its `state_dict`."""
+
+OURS = ("compat_manifest.json", "data_state*.pth", CALLBACKS, OPTIMIZER_EXTRA)
 """What a checkpoint of ours has beside HF's files."""
 
 TRAINERS = (*WEIGHTS, *PICKLES, *_OTHER)

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics as `compute_metrics`: updated with each batch, so that outputs are never piled up."""
+"""Metrics of torchmetrics as `compute_metrics`: updated with each batch, so that no outputs pile up."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class TorchMetrics:
             if not isinstance(value, torch.Tensor)
         )
         return (
-            f"`compute_metrics={self._name}`: it takes a tensor of predictions and one of labels, and there are "
-            f"{parts}. Choose one with `preprocess_logits_for_metrics`, or leave outputs out with "
+            f"`compute_metrics={self._name}`: it takes a tensor of predictions and one of labels, and there "
+            f"are {parts}. Choose one with `preprocess_logits_for_metrics`, or leave outputs out with "
             "`ignore_keys`; `label_names` says what the labels are."
         )
 

@@ -17,11 +17,12 @@ from transformers.utils import logging
 from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
 from compat.checkpoint.io import load_plain, numpys_older_names
-from compat.checkpoint.layout import STATE
+from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
 from compat.checkpoint.partial import sweep
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose
 from compat.engine.guest import is_guest
+from compat.engine.optimizer_state import load_held_state
 from compat.engine.position import Position
 from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.saving import SavingMixin
@@ -155,6 +156,10 @@ class CheckpointingMixin(SavingMixin):
         if "optimizer" in parts and "lr_scheduler" in parts:
             self.optimizer.load_state_dict(parts["optimizer"])
             self.lr_scheduler.load_state_dict(parts["lr_scheduler"])
+        file = os.path.join(checkpoint, OPTIMIZER_EXTRA)
+        if os.path.isfile(file):
+            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+            load_held_state(optimizer, self.model, load_plain(file))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with numpys_older_names():

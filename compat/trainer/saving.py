@@ -17,11 +17,12 @@ from transformers.utils import logging
 
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.io import save_plain, unloadable
-from compat.checkpoint.layout import STATE, WEIGHTS, is_one_of
+from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import MANIFEST, files_of, reseal
 from compat.checkpoint.partial import begin, commit, partial_of, writing
 from compat.checkpoint.rotation import rotate
 from compat.checkpoint.writer import Writer
+from compat.engine.optimizer_state import held_state
 from compat.errors import CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
 from compat.upstream.features import BEST_STRATEGY_KEEPS_BEST
@@ -173,6 +174,14 @@ class SavingMixin(EvaluationMixin):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
+        held = held_state(getattr(self.optimizer, "optimizer", self.optimizer), self.model)
+        if not held or not self.args.should_save:
+            return
+        file = os.path.join(output_dir, OPTIMIZER_EXTRA)
+        if self._later is None:
+            save_plain(held, file)
+        else:
+            self._later.append(partial(save_plain, _snapshot(held), file))
 
     def _save_scaler(self, output_dir: str) -> None:
         if self.accelerator.scaler is not None:

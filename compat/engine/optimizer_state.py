@@ -1,0 +1,88 @@
+"""What optimizers keep outside of their `state_dict`, so that a run goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PER_PARAMETER = "optimizer_dict"
+"""Attribute of HF's layerwise optimizers: parameter → the optimizer that steps it in the backward pass."""
+
+SCHEDULERS = "scheduler_dict"
+"""What the hooks close over by which HF steps the schedules of layerwise optimizers: parameter → schedule."""
+
+Held = dict[str, Any]
+"""Names of parameters, and of what is kept for them, down to states as plain data."""
+
+
+def held_state(optimizer: Any, model: nn.Module) -> Held:
+    """States that `optimizer.state_dict()` leaves out, or names by objects that no other process has.
+
+    Args:
+        optimizer: the optimizer itself, without wrappers.
+        model: whose parameters it steps.
+
+    Returns:
+        The states by the names of the parameters; empty where there are none.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {
+        index: {key: _by_name(value, names) for key, value in group.items() if _is_by_parameter(value)}
+        for index, group in enumerate(optimizer.param_groups)
+    }
+    kept = {
+        "groups": {index: found for index, found in groups.items() if found},
+        "optimizers": {
+            names[parameter]: one.state_dict() for parameter, one in _per_parameter(optimizer).items()
+        },
+        "schedulers": {
+            names[parameter]: one.state_dict() for parameter, one in _schedulers(optimizer).items()
+        },
+    }
+    return {name: value for name, value in kept.items() if value}
+
+
+def load_held_state(optimizer: Any, model: nn.Module, held: Held) -> None:
+    """Put back what `held_state` gave, once the optimizer has loaded its own state.
+
+    Args:
+        optimizer: the optimizer itself, without wrappers.
+        model: whose parameters it steps.
+        held: what `held_state` gave.
+    """
+    parameters = dict(model.named_parameters())
+    for index, found in held.get("groups", {}).items():
+        for key, states in found.items():
+            optimizer.param_groups[index][key] = {parameters[name]: state for name, state in states.items()}
+    for what, owners in (("optimizers", _per_parameter(optimizer)), ("schedulers", _schedulers(optimizer))):
+        for name, state in held.get(what, {}).items():
+            if (owner := owners.get(parameters[name])) is not None:
+                owner.load_state_dict(state)
+
+
+def _is_by_parameter(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(key, torch.nn.Parameter) for key in value)
+
+
+def _by_name(states: Mapping[Any, Any], names: Mapping[Any, str]) -> dict[str, Any]:
+    return {names[parameter]: state for parameter, state in states.items() if parameter in names}
+
+
+def _per_parameter(optimizer: Any) -> Mapping[Any, Any]:
+    return getattr(optimizer, PER_PARAMETER, None) or {}
+
+
+def _schedulers(optimizer: Any) -> dict[Any, Any]:
+    found = {}
+    for parameter in _per_parameter(optimizer):
+        for hook in (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values():
+            cells = zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True)
+            schedulers = next((cell.cell_contents for name, cell in cells if name == SCHEDULERS), {})
+            if parameter in schedulers:
+                found[parameter] = schedulers[parameter]
+    return found
