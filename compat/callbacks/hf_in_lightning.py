@@ -14,6 +14,7 @@ from typing_extensions import override
 from compat.callbacks.answers import Answers
 from compat.callbacks.run_of_lightning import epoch_at, logged, named_as, single
 from compat.errors import ArgumentError
+from compat.upstream.trainer import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +179,7 @@ class HFCallbacks(Answers):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if self.state.global_step > self._first or not self._is_nested:
-            is_best = transformers.Trainer._determine_best_metric(self, metrics=found, trial=None)
+            is_best = determine_best_metric(self, found)
             if self.args.save_strategy == SaveStrategy.BEST:
                 self.control.should_save = is_best
         self._agree(trainer)

@@ -35,22 +35,25 @@ STATE = "trainer_state.json"
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 """What HF's `enable_jit_checkpoint` leaves in a checkpoint while it writes it."""
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+"""What PEFT writes an adapter's weights into, in one format or the other."""
+
+ADAPTERS = (*ADAPTER_FILES, *(f"*/{name}" for name in ADAPTER_FILES))
+"""The adapter "default" lies in the checkpoint itself, those of another name in a folder of that name."""
+
 PLACES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
+    *ADAPTER_FILES,
     "pytorch_model_fsdp.bin",
 )
 """Where whole weights are looked for in a folder; the first that is there holds them."""
 
 WEIGHTS = (
     *PLACES,
-    # Adapters with a name lie in a folder of that name.
-    "*/adapter_model.safetensors",
-    "*/adapter_model.bin",
+    *ADAPTERS,
     "pytorch_model_fsdp_*/.metadata",
     "global_step*/*.pt",
 )

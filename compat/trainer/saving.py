@@ -24,7 +24,6 @@ from compat.checkpoint.rotation import rotate
 from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
-from compat.upstream.features import BEST_STRATEGY_KEEPS_BEST
 from compat.upstream.sharding import full_state_dict
 
 if TYPE_CHECKING:
@@ -140,8 +139,7 @@ class SavingMixin(EvaluationMixin):
                 raise CheckpointError(msg)
 
     def _note_best(self, folder: str, checkpoint: str) -> None:
-        strategies = ("steps", "epoch", "best") if BEST_STRATEGY_KEEPS_BEST else ("steps", "epoch")
-        if self.args.save_strategy not in strategies or not self.state.best_global_step:
+        if self.args.save_strategy == "no" or not self.state.best_global_step:
             return
         best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
         if best == checkpoint or os.path.exists(best):
