@@ -50,7 +50,8 @@ def load_adapters(model: nn.Module, checkpoint: str, *, is_trained_on: bool) -> 
     Args:
         model: with adapters of PEFT's, or without.
         checkpoint: a `checkpoint-N` folder.
-        is_trained_on: whether training goes on from there; the model is set to evaluate where it does not.
+        is_trained_on: whether training goes on from there; the model is set to evaluate where it does not,
+            and where an adapter is loaded that is not active.
 
     Returns:
         Whether the checkpoint holds adapters, and the model takes them.
@@ -68,9 +69,10 @@ def load_adapters(model: nn.Module, checkpoint: str, *, is_trained_on: bool) -> 
         raise CheckpointError(msg)
     if _is_peft(model) and is_trained_on:
         _add(model, {name: folder for name, folder in folders.items() if name not in names})
+    active = _active(model)
     for name in names:
         if name in folders:
-            _load(model, name, folders[name], is_trained_on)
+            _load(model, name, folders[name], is_trained_on and name in active)
     return True
 
 
@@ -156,15 +158,15 @@ def _same_gradients(model: nn.Module) -> Iterator[None]:
             value.requires_grad_(name in trained)
 
 
-def _load(model: Any, name: str, folder: str, is_trained_on: bool) -> None:
+def _load(model: Any, name: str, folder: str, is_trainable: bool) -> None:
     try:
         if _is_peft(model):
             result = model.load_adapter(
-                folder, name, is_trainable=is_trained_on, torch_device="cpu", autocast_adapter_dtype=False
+                folder, name, is_trainable=is_trainable, torch_device="cpu", autocast_adapter_dtype=False
             )
         else:
             result = _load_into_pretrained(model, name, folder)
-            if not is_trained_on:
+            if not is_trainable:
                 model.eval()
     except (RuntimeError, KeyError) as error:
         msg = f"the weights in {folder} do not fit the adapter {name!r}: {error}. Make it as it was saved."

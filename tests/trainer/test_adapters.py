@@ -259,7 +259,7 @@ def test_no_file_of_an_adapter_may_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda folder: shutil.rmtree(folder), r"checkpoint-2: `x/adapter_model\.safetensors`: missing"),
+        (shutil.rmtree, r"checkpoint-2: `x/adapter_model\.safetensors`: missing"),
         (
             lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"{}"),
             r"checkpoint-2: `x/adapter_model\.safetensors`: 2 bytes, and",
