@@ -25,6 +25,7 @@ from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
 from compat.upstream.sharding import full_state_dict
+from compat.upstream.trainer import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,6 +138,9 @@ class SavingMixin(EvaluationMixin):
             if text is not None:
                 msg = f"process {rank} could not save: {text}"
                 raise CheckpointError(msg)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        return determine_best_metric(self, metrics, trial)
 
     def _note_best(self, folder: str, checkpoint: str) -> None:
         if self.args.save_strategy == "no" or not self.state.best_global_step:

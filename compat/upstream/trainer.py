@@ -284,9 +284,6 @@ class _SuppliedSeams(_CommonSeams):
             )
             self.state.best_model_checkpoint = None
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        return determine_best_metric(self, metrics, trial)
-
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, Any]:
