@@ -15,6 +15,7 @@ from compat.callbacks.answers import Answers
 from compat.callbacks.run_of_lightning import epoch_at, logged, single
 from compat.errors import ArgumentError
 from compat.translate.metric_names import named_as
+from compat.upstream.trainer import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -179,7 +180,7 @@ class HFCallbacks(Answers):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if self.state.global_step > self._first or not self._is_nested:
-            is_best = transformers.Trainer._determine_best_metric(self, metrics=found, trial=None)
+            is_best = determine_best_metric(self, found)
             if self.args.save_strategy == SaveStrategy.BEST:
                 self.control.should_save = is_best
         self._agree(trainer)

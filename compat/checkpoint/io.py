@@ -34,8 +34,8 @@ PROJECTORS = (
     ("apollo_torch.random_projector", "GradientProjector"),
     ("apollo_torch.svd_projector", "GaLoreProjector"),
 )
-"""Module and name of classes that optimizers keep in their states: they hold a tensor and numbers, and are loaded
-where the optimizer has imported them."""
+"""Module and name of classes that optimizers keep in their states: they hold a tensor and numbers, and are
+loaded where the optimizer has imported them."""
 
 
 class HFCheckpointIO(TorchCheckpointIO):

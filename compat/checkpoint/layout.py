@@ -35,22 +35,25 @@ STATE = "trainer_state.json"
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 """What HF's `enable_jit_checkpoint` leaves in a checkpoint while it writes it."""
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+"""What PEFT writes an adapter's weights into, in one format or the other."""
+
+ADAPTERS = (*ADAPTER_FILES, *(f"*/{name}" for name in ADAPTER_FILES))
+"""The adapter "default" lies in the checkpoint itself, those of another name in a folder of that name."""
+
 PLACES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
+    *ADAPTER_FILES,
     "pytorch_model_fsdp.bin",
 )
 """Where whole weights are looked for in a folder; the first that is there holds them."""
 
 WEIGHTS = (
     *PLACES,
-    # Adapters with a name lie in a folder of that name.
-    "*/adapter_model.safetensors",
-    "*/adapter_model.bin",
+    *ADAPTERS,
     "pytorch_model_fsdp_*/.metadata",
     "global_step*/*.pt",
 )
@@ -94,7 +97,10 @@ CALLBACKS = "lightning_callbacks.pth"
 OPTIMIZER_EXTRA = "optimizer_extra.pth"
 """What an optimizer keeps outside of its `state_dict`."""
 
-OURS = ("compat_manifest.json", "data_state*.pth", CALLBACKS, OPTIMIZER_EXTRA)
+UNSAVED = "unsaved_weights.safetensors"
+"""Weights that training changes and that an adapter's own files leave out."""
+
+OURS = ("compat_manifest.json", "data_state*.pth", CALLBACKS, OPTIMIZER_EXTRA, UNSAVED)
 """What a checkpoint of ours has beside HF's files."""
 
 TRAINERS = (*WEIGHTS, *PICKLES, *_OTHER)

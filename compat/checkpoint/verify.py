@@ -12,7 +12,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from compat.checkpoint.deepspeed import LATEST, UNIVERSAL
-from compat.checkpoint.layout import INCOMPLETE, LOADED_WHOLE, PICKLES, STATE, WEIGHTS, is_one_of
+from compat.checkpoint.layout import (
+    ADAPTER_FILES,
+    ADAPTERS,
+    INCOMPLETE,
+    LOADED_WHOLE,
+    PICKLES,
+    STATE,
+    WEIGHTS,
+    is_one_of,
+)
 from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, read
 from compat.checkpoint.pickles import refuse_code
 from compat.errors import CheckpointError
@@ -64,7 +73,7 @@ def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
 def _of_weights(root: Path) -> Iterator[tuple[str, str]]:
     names = {name for name in files_of(root) if _is_weights(name)}
     if (root / MANIFEST).exists():
-        yield from ((name, wrong) for name, wrong in differences(root, only=names))
+        yield from _changes(root, only=names | {name for name in _sealed(root) if _is_weights(name)})
     yield from _contents(root, names)
 
 
@@ -86,12 +95,18 @@ def _checked(check: Check, file: Path) -> str:
         return f"not readable ({type(error).__name__}: {error})"
 
 
-def _changes(root: Path) -> Iterator[tuple[str, str]]:
-    has_weights = _has_weights(root)
-    for name, wrong in differences(root):
+def _changes(root: Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    for name, wrong in differences(root, only):
         # Weights may have been split, joined or turned into another format since.
-        if not (wrong == "missing" and has_weights and _is_weights(name)):
+        if not (wrong == "missing" and _is_weights(name) and _has_others(root, name)):
             yield name, wrong
+
+
+def _has_others(root: Path, name: str) -> bool:
+    """Whether weights that are missing can be in another file; those of an adapter stay in its folder."""
+    if not is_one_of(name, ADAPTERS):
+        return _has_weights(root)
+    return any((root / name).with_name(file).is_file() for file in ADAPTER_FILES)
 
 
 def _sealed(root: Path) -> Collection[str]:

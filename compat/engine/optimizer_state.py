@@ -82,7 +82,7 @@ def _schedulers(optimizer: Any) -> dict[Any, Any]:
     for parameter in _per_parameter(optimizer):
         for hook in (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values():
             cells = zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True)
-            schedulers = next((cell.cell_contents for name, cell in cells if name == SCHEDULERS), {})
+            schedulers: Any = next((cell.cell_contents for name, cell in cells if name == SCHEDULERS), {})
             if parameter in schedulers:
                 found[parameter] = schedulers[parameter]
     return found

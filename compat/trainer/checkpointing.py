@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from torch.nn.modules.module import _IncompatibleKeys
 from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
 
+from compat.checkpoint.adapters import is_whole, load_adapters
 from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
+from compat.checkpoint.held import what_holds
 from compat.checkpoint.io import load_plain, numpys_older_names
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
 from compat.checkpoint.partial import sweep
@@ -111,6 +114,23 @@ class CheckpointingMixin(SavingMixin):
 
     # Loading.
 
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        """Restore HF's state, and tell what holds where it differs from the arguments."""
+        trained: tuple[int, int] = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        told = what_holds(self.args, self.state, self._train_batch_size, max_steps)
+        if resume_from_checkpoint is not None and told:
+            logger.warning(told)
+        return trained
+
     def _load_position(self, checkpoint: str | None, session: Session) -> Position | None:
         """Where the run that is resumed stood in its data, where this run can go on from there."""
         file = os.path.join(checkpoint or "", self._position_file)
@@ -137,7 +157,27 @@ class CheckpointingMixin(SavingMixin):
             )
             raise CheckpointError(msg)
         self._loads_from = best
-        super()._load_best_model()
+        if self._load_adapters(best, is_trained_on=False):
+            self._issue_warnings_after_load(_IncompatibleKeys([], []))
+        elif is_whole(self.model, best):
+            super()._load_from_checkpoint(best)
+        else:
+            super()._load_best_model()
+
+    def _load_adapters(self, checkpoint: str, *, is_trained_on: bool) -> bool:
+        """Load the adapters of a model, where a checkpoint has some; what is sharded is HF's to load."""
+        if self._is_sharded:
+            return False
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        try:
+            is_loaded = load_adapters(model, checkpoint, is_trained_on=is_trained_on)
+        except CheckpointError as error:
+            asked = "resume_from_checkpoint" if is_trained_on else "load_best_model_at_end"
+            msg = f"`{asked}={checkpoint if is_trained_on else True}`: {checkpoint}: {error}"
+            raise CheckpointError(msg) from error
+        if is_loaded:
+            logger.info(f"Loading adapters from {checkpoint}.")
+        return is_loaded
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both states where both are there; a checkpoint saved with `save_only_model` has neither."""
@@ -174,7 +214,8 @@ class CheckpointingMixin(SavingMixin):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._loads_from = resume_from_checkpoint
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self._load_adapters(resume_from_checkpoint, is_trained_on=True):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Translate weights that `save_pretrained` has written under older names; HF does not."""

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from compat.arguments.training import fit_to_save
+from compat.checkpoint.adapters import save_unsaved
 from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import MANIFEST, files_of, reseal
@@ -25,8 +26,8 @@ from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
-from compat.upstream.features import BEST_STRATEGY_KEEPS_BEST
 from compat.upstream.sharding import full_state_dict
+from compat.upstream.trainer import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,6 +117,8 @@ class SavingMixin(EvaluationMixin):
     def _write_parts(self, folder: str, checkpoint: str) -> None:
         output_dir = str(partial_of(checkpoint))
         self.save_model(output_dir, _internal_call=True)
+        if self.args.should_save and not self._is_sharded:
+            save_unsaved(self.model, output_dir)
         self._note_best(folder, checkpoint)
         self._later = [] if self._saves_async else None
         if not self.args.save_only_model:
@@ -148,9 +151,11 @@ class SavingMixin(EvaluationMixin):
                 msg = f"process {rank} could not save: {text}"
                 raise CheckpointError(msg)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        return determine_best_metric(self, metrics, trial)
+
     def _note_best(self, folder: str, checkpoint: str) -> None:
-        strategies = ("steps", "epoch", "best") if BEST_STRATEGY_KEEPS_BEST else ("steps", "epoch")
-        if self.args.save_strategy not in strategies or not self.state.best_global_step:
+        if self.args.save_strategy == "no" or not self.state.best_global_step:
             return
         best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
         if best == checkpoint or os.path.exists(best):

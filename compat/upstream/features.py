@@ -29,9 +29,6 @@ LENGTH_TAKES_BATCH_SIZE = accepts(transformers.Trainer.set_initial_training_valu
 REPO_CAN_BE_PRIVATE = accepts(transformers.Trainer.init_hf_repo, "private")
 PUSH_IS_AN_EVENT = hasattr(transformers.TrainerCallback, "on_push_begin")
 
-BEST_STRATEGY_KEEPS_BEST = mentions(transformers.Trainer._save_checkpoint, "BEST")
-"""In transformers 5 `save_strategy="best"` knows where the best checkpoint lies; in 4.53 it does not."""
-
 HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 """transformers 5 splits its training loop into methods; transformers 4 has it in one piece."""
 

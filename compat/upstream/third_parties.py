@@ -63,12 +63,13 @@ ACCELERATE = {
 
 TRAINER = {
     # Overridden by ours, which are called at the same moments and lead to HF's.
+    "_determine_best_metric": "notes the step with `save_strategy='best'`, under every release",
     "_evaluate": "evaluates in Lightning's loop, and shows its callbacks one validation",
     "_get_collator_with_removed_columns": "leaves a LightningModule's columns",
     "_get_train_sampler": "takes no dataset where an override of 4.37 does not",
     "_inner_training_loop": "Lightning's `fit`",
-    "_load_best_model": "reads from where checkpoints are written",
-    "_load_from_checkpoint": "reads Lightning's and sharded files, too",
+    "_load_best_model": "reads from where checkpoints are written, and each adapter from its folder",
+    "_load_from_checkpoint": "reads Lightning's and sharded files, too, and each adapter from its folder",
     "_load_optimizer_and_scheduler": "read by the CheckpointIO",
     "_maybe_log_save_evaluate": "called after each update step, by Lightning's hook",
     "_prepare_inputs": "hands a model its past",
@@ -144,7 +145,6 @@ TRAINER = {
     # HF's own methods.
     **dict.fromkeys(
         (
-            "_determine_best_metric",
             "_get_dataloader",
             "_get_eval_sampler",
             "_get_learning_rate",

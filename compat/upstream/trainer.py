@@ -20,7 +20,7 @@ from transformers import trainer as hf_trainer
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
 from transformers.integrations.deepspeed import deepspeed_init, deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState, TrainerState
-from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.trainer_utils import SaveStrategy, TrainOutput, speed_metrics
 
 from compat.upstream.features import HAS_TRAINING_SEAMS
 from compat.upstream.schedule import Schedule
@@ -36,6 +36,26 @@ HF_RUN_EPOCH = getattr(HFTrainer, "_run_epoch", None)
 
 HF_TRAINING_STEP = HFTrainer.training_step
 """HF's own training step, also where a test or a tool has put another in its place."""
+
+
+logger = transformers.utils.logging.get_logger("transformers.trainer")
+
+
+def determine_best_metric(hf: Any, metrics: dict[str, float], trial: Any = None) -> bool:
+    """Whether the metrics are the best so far; the state is told of the step, too.
+
+    Mirrors `transformers.Trainer._determine_best_metric` of 5: with `save_strategy="best"` 4.53 does not note
+    the step, and does not find the best checkpoint at the end.
+
+    Args:
+        hf: what has HF's arguments and state.
+        metrics: of an evaluation.
+        trial: the trial of a hyperparameter search.
+    """
+    is_best: bool = HFTrainer._determine_best_metric(hf, metrics=metrics, trial=trial)
+    if is_best and hf.args.save_strategy == SaveStrategy.BEST:
+        hf.state.best_global_step = hf.state.global_step
+    return is_best
 
 
 @dataclass(frozen=True)
@@ -175,7 +195,8 @@ class _SuppliedSeams(_CommonSeams):
     begins_epochs_afresh: ClassVar[bool] = False
 
     def _adopt_batch_size(self, batch_size: int) -> None:
-        self._train_batch_size = batch_size
+        # This release gives the batch size of the checkpoint to any run; the newest one where it was found.
+        self._train_batch_size = batch_size if self.args.auto_find_batch_size else self.args.train_batch_size
         if self.args.auto_find_batch_size:
             if self.state.train_batch_size != batch_size:
                 self.model_wrapped = self.model
@@ -244,6 +265,7 @@ class _SuppliedSeams(_CommonSeams):
         state_file = os.path.join(resume_from_checkpoint or "", TRAINER_STATE_NAME)
         if resume_from_checkpoint is not None and os.path.isfile(state_file):
             self.state = TrainerState.load_from_json(state_file)
+            self._forget_best_that_is_gone()
             self.compare_trainer_and_checkpoint_args(args, self.state)
             self._load_callback_state()
             epochs_trained = int(self.state.global_step // num_update_steps_per_epoch)
@@ -252,6 +274,15 @@ class _SuppliedSeams(_CommonSeams):
                 steps_trained = updates * args.gradient_accumulation_steps
         self.state.init_training_references(self, max_steps, num_train_epochs, trial)
         return epochs_trained, steps_trained
+
+    def _forget_best_that_is_gone(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None and not os.path.isdir(best):
+            logger.warning(
+                f"The best checkpoint {best} recorded in the resumed state does not exist anymore. Ignoring "
+                "it for this run."
+            )
+            self.state.best_model_checkpoint = None
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
@@ -393,7 +424,7 @@ class _SuppliedSeams(_CommonSeams):
             return
         name = getattr(self.model, "main_input_name", "input_ids")
         if name not in inputs:
-            transformers.utils.logging.get_logger("transformers.trainer").warning(
+            logger.warning(
                 f"`include_num_input_tokens_seen=True`: the batch has no {name!r} to count. "
                 "Set `main_input_name` on the model class to the name of its input."
             )

@@ -7,10 +7,11 @@ import torch
 import transformers
 
 import compat
-from tests.small import arguments
+from tests.small import arguments, rows, trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 OPTIONS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.01}
 
@@ -74,3 +75,140 @@ def test_the_best_of_them_is_loaded(tmp_path: Path) -> None:
     best.train()
     expected = kept[best.state.best_global_step]
     assert all(torch.equal(value, expected[name]) for name, value in best.model.state_dict().items())
+
+
+class Micro(compat.Trainer):
+    """Notes the size of each micro-batch."""
+
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        self.sizes = [*getattr(self, "sizes", []), len(inputs["labels"])]
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+SHAPES = [((1, 4), (4, 1)), ((4, 1), (1, 4)), ((2, 2), (4, 1)), ((2, 1), (4, 2))]
+
+
+def shaped(folder: Path, shape: tuple[int, int], **options: Any) -> compat.Trainer:
+    size, accumulation = shape
+    return trainer(
+        folder,
+        Micro,
+        train_dataset=rows(32),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+        **{"max_steps": -1, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, **options},
+    )
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    told: list[str] = []
+    logger = transformers.utils.logging.get_logger("transformers.trainer")
+    monkeypatch.setattr(logger, "warning", lambda text, *args: told.append(str(text)))
+    return told
+
+
+@pytest.mark.parametrize(("before", "now"), SHAPES)
+def test_the_batch_size_of_the_arguments_holds(
+    before: tuple[int, int], now: tuple[int, int], tmp_path: Path, log: list[str]
+) -> None:
+    """HF 4.53 goes by the checkpoint's, and so makes 64 steps of 4x1 resumed from 1x4 in place of 16."""
+    shaped(tmp_path, before, max_steps=2).train()
+    resumed = shaped(tmp_path, now)
+    resumed.train(resume_from_checkpoint=True)
+    size, accumulation = now
+    total = 32 // (size * accumulation) * 2
+    assert (resumed.state.global_step, resumed.state.max_steps) == (total, total)
+    assert set(resumed.sizes) == {size}
+    assert len(resumed.sizes) == (total - 2) * accumulation
+    assert resumed._train_batch_size == size
+    told = (
+        f"`per_device_train_batch_size={size}` of the arguments holds, and not {before[0]} of the checkpoint"
+    )
+    assert f"`resume_from_checkpoint`: {told}." in log
+
+
+def test_a_batch_size_that_was_found_holds(tmp_path: Path, log: list[str]) -> None:
+    shaped(tmp_path, (2, 1), max_steps=2).train()
+    resumed = shaped(tmp_path, (4, 1), auto_find_batch_size=True)
+    resumed.train(resume_from_checkpoint=True)
+    assert (set(resumed.sizes), resumed.state.max_steps) == ({2}, 32)
+    told = "`per_device_train_batch_size=2` of the checkpoint holds, and not 4 of the arguments"
+    assert f"`resume_from_checkpoint`: {told}." in log
+
+
+def test_steps_between_events_are_the_checkpoints(tmp_path: Path, log: list[str]) -> None:
+    shaped(tmp_path, (4, 1), max_steps=2).train()
+    resumed = shaped(tmp_path, (4, 1), logging_steps=0.25, save_steps=3)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == [*range(1, 17)]
+    told = (
+        "`logging_steps=1` of the checkpoint holds, and not 4 of the arguments; "
+        "`save_steps=2` of the checkpoint holds, and not 3 of the arguments"
+    )
+    assert f"`resume_from_checkpoint`: {told}." in log
+
+
+def test_what_does_not_differ_is_not_told(tmp_path: Path, log: list[str]) -> None:
+    shaped(tmp_path, (4, 1), max_steps=2, save_steps=0.5).train()
+    shaped(tmp_path, (4, 1), save_steps=1).train(resume_from_checkpoint=True)
+    assert not [text for text in log if "holds" in text]
+
+
+class Keeping(transformers.TrainerCallback):
+    """Keeps the weights of each checkpoint, and asks for one more at a step that nobody has scored."""
+
+    def __init__(self, also_at: int) -> None:
+        self.also_at = also_at
+        self.kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save |= state.global_step == self.also_at
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.kept[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def scored(folder: Path, keeping: Keeping, **options: Any) -> compat.Trainer:
+    """Evaluates after steps 2, 4 and 6; the second is the best."""
+    scores = iter((0.5, 0.9, 0.1))
+    given = {
+        "max_steps": 6,
+        "save_strategy": "best",
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "metric_for_best_model": "score",
+        "greater_is_better": True,
+        "learning_rate": 0.05,
+        **options,
+    }
+    return trainer(folder, callbacks=[keeping], compute_metrics=lambda _: {"score": next(scores)}, **given)
+
+
+def test_the_best_of_the_strategy_best_is_loaded(tmp_path: Path) -> None:
+    """HF 4.53 does not note which one it was, and returns the last weights."""
+    keeping = Keeping(also_at=5)
+    run = scored(tmp_path, keeping, load_best_model_at_end=True)
+    run.train()
+    assert list(keeping.kept) == [2, 4, 5]
+    assert (run.state.best_global_step, run.state.best_metric) == (4, 0.9)
+    assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
+    assert all(torch.equal(value, keeping.kept[4][name]) for name, value in run.model.state_dict().items())
+    assert any(not torch.equal(keeping.kept[5][name], value) for name, value in keeping.kept[4].items())
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, [4]), (2, [4, 5])])
+def test_rotation_keeps_the_best_of_the_strategy_best(limit: int, kept: list[int], tmp_path: Path) -> None:
+    run = scored(tmp_path, Keeping(also_at=5), save_total_limit=limit)
+    run.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in kept]
+
+
+def test_a_best_that_is_gone_is_forgotten(tmp_path: Path, log: list[str]) -> None:
+    """Otherwise it would be looked for at the end, as under HF 4.53."""
+    scored(tmp_path, Keeping(also_at=5)).train()
+    (tmp_path / "checkpoint-4").rename(tmp_path / "elsewhere")
+    resumed = scored(tmp_path, Keeping(also_at=5), max_steps=8, load_best_model_at_end=True)
+    resumed.train(resume_from_checkpoint=True)
+    assert (resumed.state.global_step, resumed.state.best_model_checkpoint) == (8, None)
+    assert [text for text in log if "does not exist anymore. Ignoring it" in text]

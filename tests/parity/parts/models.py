@@ -217,15 +217,29 @@ def vit() -> nn.Module:
     return ViTForImageClassification(config)
 
 
-def _lora(model: nn.Module, task: str, **changes) -> nn.Module:
+def _lora(model: nn.Module, task: str, given: dict | None = None, **changes) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(task_type=task, r=2, lora_alpha=4, lora_dropout=0.1, **changes))
+    config = LoraConfig(task_type=task, r=2, lora_alpha=4, lora_dropout=0.1, **changes)
+    return get_peft_model(model, config, **(given or {}))
 
 
 def lora_bert() -> nn.Module:
     """The classifier with low-rank adapters and a trained head."""
     return _lora(bert(), "SEQ_CLS", target_modules=["query", "value"])
+
+
+def named_lora_bert() -> nn.Module:
+    """The classifier with one adapter of another name than PEFT's own."""
+    return _lora(bert(), "SEQ_CLS", {"adapter_name": "x"}, target_modules=["query", "value"])
+
+
+def two_lora_bert() -> nn.Module:
+    """The classifier with two adapters, of which "default" is trained."""
+    model = lora_bert()
+    model.add_adapter("x", model.peft_config["default"])
+    model.set_adapter("default")
+    return model
 
 
 def lora_gpt2() -> nn.Module:

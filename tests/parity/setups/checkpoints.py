@@ -8,7 +8,9 @@ from transformers import EarlyStoppingCallback
 
 from tests.parity.bench import Limit, Setup
 from tests.parity.parts import callbacks, data, metrics, models, optimizers, scripts
-from tests.parity.setups.common import BEST, CLASSES, LORA, NOISY, SAVES, STEPS, TEXT, calls, padded
+from tests.parity.setups.common import BEST, CLASSES, LORA, NEEDS_5, NOISY, SAVES, STEPS, TEXT, calls, padded
+
+NOTES_BEST = NEEDS_5('its state does not say which checkpoint is the best one with `save_strategy="best"`')
 
 CHECKPOINTS = (
     Setup("checkpoints/steps", args=SAVES, **NOISY),
@@ -17,12 +19,24 @@ CHECKPOINTS = (
     Setup(
         "checkpoints/best",
         args={**STEPS, "save_strategy": "best", "metric_for_best_model": "loss"},
+        limit=NOTES_BEST,
+    ),
+    Setup(
+        "checkpoints/best-is-loaded",
+        args={
+            **STEPS,
+            "save_strategy": "best",
+            "metric_for_best_model": "loss",
+            "load_best_model_at_end": True,
+        },
+        limit=NOTES_BEST,
     ),
     Setup(
         "checkpoints/best-is-greater",
         **CLASSES,
         args={**STEPS, "save_strategy": "best", "metric_for_best_model": "accuracy"},
         extras=lambda model: {"compute_metrics": metrics.accuracy},
+        limit=NOTES_BEST,
     ),
     Setup(
         "checkpoints/not-as-safetensors",
@@ -183,7 +197,7 @@ RESUME = tuple(
         (
             "other-batch-size",
             (scripts.interrupted(5), scripts.resumed(per_device_train_batch_size=2)),
-            {},
+            {"limit": NEEDS_5("it goes by the checkpoint's batch size")},
         ),
         (
             "other-logging-and-saving",
@@ -239,5 +253,23 @@ ADAPTERS = (
         **LORA,
         args={**SAVES, "learning_rate": 0.05},
         script=scripts.in_turn(scripts.interrupted(4), scripts.resumed()),
+    ),
+    Setup(
+        "adapters/named-resumed",
+        **(LORA | {"model": models.named_lora_bert}),
+        args={**SAVES, "learning_rate": 0.05},
+        script=scripts.in_turn(scripts.interrupted(4), scripts.resumed()),
+    ),
+    Setup(
+        "adapters/two-best",
+        **(LORA | {"model": models.two_lora_bert}),
+        args={**BEST, "learning_rate": 0.05},
+    ),
+    Setup(
+        "adapters/two-resumed",
+        **(LORA | {"model": models.two_lora_bert}),
+        args={**SAVES, "learning_rate": 0.05},
+        script=scripts.in_turn(scripts.interrupted(4), scripts.resumed()),
+        limit=NEEDS_5('it does not load the adapter "default" beside another one'),
     ),
 )

@@ -1,0 +1,42 @@
+"""What a run that goes on from a checkpoint takes from there, where its arguments say otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerState
+
+EVENTS = ("logging", "eval", "save")
+"""HF counts the steps between two of these by the checkpoint, under every release."""
+
+
+def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> str:
+    """Which of two values a resumed run goes by, for each that differs; HF names both, and not which.
+
+    Args:
+        args: the arguments of this run.
+        state: the state that the checkpoint holds.
+        batch_size: what a process trains on in a micro-step.
+        max_steps: the update steps of the run, of which a step below 1 is a fraction.
+
+    Returns:
+        A sentence; empty where nothing differs.
+    """
+    asked = TrainerState()
+    asked.compute_steps(args, max_steps)
+    by_steps = [f"{event}_steps" for event in EVENTS if getattr(args, f"{event}_strategy") == "steps"]
+    told = [
+        _told(name, saved, "checkpoint", wanted, "arguments")
+        for name in by_steps
+        if (saved := getattr(state, name)) != (wanted := getattr(asked, name))
+    ]
+    saved, wanted = state.train_batch_size, args.train_batch_size
+    if saved is not None and saved != wanted:
+        sides = ((wanted, "arguments"), (saved, "checkpoint"))
+        holds, other = sides if batch_size == wanted else sides[::-1]
+        told.append(_told("per_device_train_batch_size", *holds, *other))
+    return f"`resume_from_checkpoint`: {'; '.join(told)}." if told else ""
+
+
+def _told(name: str, value: Any, where: str, other: Any, elsewhere: str) -> str:
+    return f"`{name}={value}` of the {where} holds, and not {other} of the {elsewhere}"
