@@ -104,6 +104,8 @@ class Evaluation:
         """
         hf, args = self._hf, self._hf.args
         self.observe(inputs)
+        if self._steps == 0 and not self.predicts:
+            hf._surprises.tell_of_evaluation(hf, inputs)
         with torch.set_grad_enabled(self._grad_enabled):
             losses, logits, labels = hf.prediction_step(
                 self._model, inputs, self._prediction_loss_only, ignore_keys=self._ignore_keys

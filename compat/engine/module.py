@@ -202,9 +202,13 @@ class TrainerModule(pl.LightningModule):
         """
         run = self.run
         hf = run.hf
-        micro = run.place
+        micro, surprises = run.place, run.surprises
+        num_items = micro.num_items if surprises is None else surprises.watch(hf, micro.num_items)
         with hf._sync_context(micro, run.model):
-            loss: torch.Tensor = hf.training_step(run.model, batch, micro.num_items)
+            loss: torch.Tensor = hf.training_step(run.model, batch, num_items)
+        if surprises is not None:
+            run.surprises = None
+            surprises.tell(hf, batch, num_items, hf.current_gradient_accumulation_steps)
         self._add_up(loss)
         hf.current_flos += float(hf.floating_point_ops(batch))
         hf._count_tokens_after_step(batch)

@@ -72,6 +72,7 @@ class Session:
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
         position: where the run that is resumed stood in its data; None where its checkpoint does not tell.
+        surprises: looks at the first step of the run; None once it has.
         has_ended: whether the run that is resumed had ended itself, so that all it lacks is what follows.
         batches: the batches of the current epoch.
         order: random states when the order of the current epoch was drawn.
@@ -106,6 +107,7 @@ class Session:
     epochs_trained: int = 0
     steps_trained: int = 0
     position: Position | None = None
+    surprises: Any = None
     has_ended: bool = False
     batches: Batches | None = None
     order: Draws | None = None

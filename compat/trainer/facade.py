@@ -18,6 +18,7 @@ from compat.trainer.given import Given
 from compat.trainer.guests import welcome
 from compat.trainer.older import take_older_name, takes_tokenizer
 from compat.trainer.overrides import adapt_overrides, is_adapted
+from compat.trainer.surprises import Surprises
 from compat.translate import LightningPlan, as_run, plan
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream.distributions import check_distribution
@@ -68,6 +69,7 @@ class Trainer(GenerationsMixin, LackedMethods):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         take_older_name(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         adapt_overrides(self, Trainer)
+        self._surprises = Surprises()
         given = Given(args, kwargs)
         welcome(given)
         callbacks = set_apart(given)

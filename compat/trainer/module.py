@@ -39,7 +39,7 @@ NEVER = 2**53
 MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 """Lightning's name of a mixed precision → HF's."""
 
-TRANSIENT = ("_hf", "reader", "_passes", "_neftune")
+TRANSIENT = ("_hf", "reader", "_passes", "_neftune", "_surprises")
 """What belongs to a run, and neither to a copy of the module nor to a pickle."""
 
 FLAGS = ("accumulate_grad_batches", "gradient_clip_val", "max_epochs", "max_steps", "precision")
@@ -82,6 +82,7 @@ class HFModule(pl.LightningModule):
     _hf: Any = None
     reader: WindowReader | None = None
     _neftune: Any = None
+    _surprises: Any = None
     _precision: str = "no"
 
     def __init__(
@@ -257,6 +258,7 @@ class HFModule(pl.LightningModule):
             )
             raise ArgumentError(msg)
         WindowSource.go_on(self.trainer)
+        self._surprises = self.hf._surprises
         self._end_neftune()
         self._neftune = activated_neftune(self.hf)
 
@@ -285,8 +287,12 @@ class HFModule(pl.LightningModule):
         hf, place = self.hf, self._place_of(batch)
         hf.args.gradient_accumulation_steps = place.size
         hf.current_gradient_accumulation_steps = place.count
+        surprises, self._surprises = self._surprises, None
+        num_items = place.num_items if surprises is None else surprises.watch(hf, place.num_items)
         with self._without_autocast():
-            hf.training_step(self.model, batch, place.num_items)
+            hf.training_step(self.model, batch, num_items)
+        if surprises is not None:
+            surprises.tell(hf, batch, num_items, place.count)
         loss: torch.Tensor = self._losses.take()
         self.micro_loss = loss.detach()
         self._window_loss = self._window_loss + self.micro_loss

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
 
     from compat.engine.session import MicroBatch
+    from compat.trainer.surprises import Surprises
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -53,6 +54,7 @@ class TrainingMixin(GuestsMixin):
     """Whether an accumulation window that an epoch ends in goes on in the next one, as it did in 4.37."""
 
     _lightning_module: TrainerModule | None
+    _surprises: Surprises
     _train_began: float
 
     @property
@@ -169,6 +171,7 @@ class TrainingMixin(GuestsMixin):
             accumulation=self.args.gradient_accumulation_steps,
             replays_data=bool(self._lightning_flags.get("replay_data")),
             defers_backward=self._leaves_backward_to_lightning(),
+            surprises=None if is_guest(self.model) else self._surprises,
         )
         return self._run_session(session)
 

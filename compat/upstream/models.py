@@ -67,3 +67,15 @@ def shifts_labels(model: nn.Module) -> bool:
         return False
     is_causal: bool = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
     return is_causal or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def counts_first_label(hf: Any) -> bool:
+    """Whether HF counts, among the items of a batch, labels that a model's loss has shifted away.
+
+    Newer releases leave them out for models whose `loss_type` says that they are causal.
+
+    Args:
+        hf: an HF Trainer.
+    """
+    knows = getattr(hf, "_loss_shifts_labels", None)
+    return knows is False and bool(hf.model_accepts_loss_kwargs) and shifts_labels(hf.model)

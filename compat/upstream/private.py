@@ -88,6 +88,7 @@ PRIVATE = (
     Private(_TRAINER + "_clip_grad_norm", _HF5, "called before each optimizer step"),
     Private(_TRAINER + "_get_grad_norm", _HF5, "called before each optimizer step"),
     Private(_TRAINER + "_track_num_input_tokens", _HF5, "called after each micro-step"),
+    Private("transformers.trainer:Trainer#_loss_shifts_labels", _HF5, "asked: whether first labels count"),
     Private(_TRAINER + "_sorted_checkpoints", _HF4, "called at the end of training"),
     Private(_TRAINER + "_deactivate_neftune", _HF4, "called at the end of training"),
     Private(_TRAINER + "_activate_neftune", _HF4, "undone when training raises"),
