@@ -133,20 +133,27 @@ class CheckpointingMixin(SavingMixin):
 
     def _load_position(self, checkpoint: str | None, session: Session) -> Position | None:
         """Where the run that is resumed stood in its data, where this run can go on from there."""
-        file = os.path.join(checkpoint or "", self._position_file)
-        if checkpoint is None or not os.path.isfile(file):
+        if checkpoint is None:
+            return None
+        step, last = self.state.global_step, self.state.max_steps
+        session.has_ended = self._restores_callbacks and step >= last
+        file = os.path.join(checkpoint, self._position_file)
+        if not os.path.isfile(file):
             return None
         position = Position.of(load_plain(file))
-        session.has_ended = position.has_ended and self._restores_callbacks
-        if session.has_ended and self.is_world_process_zero():
-            step, last = self.state.global_step, self.state.max_steps
+        if position.has_ended and self._restores_callbacks and not session.has_ended:
+            session.has_ended = True
+            self._tell_of_end(step, last)
+        is_exact = position.depends_on == session.depends_on() and not self.args.ignore_data_skip
+        return position if is_exact else None
+
+    def _tell_of_end(self, step: int, last: int) -> None:
+        if self.is_world_process_zero():
             logger.warning(
                 f"`resume_from_checkpoint={AUTO!r}`: the run in `{self.args.output_dir}` has ended itself "
                 f"after update step {step} of {last}, and is over. To train on from there, give "
                 "`resume_from_checkpoint=True`."
             )
-        is_exact = position.depends_on == session.depends_on() and not self.args.ignore_data_skip
-        return position if is_exact else None
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

@@ -145,6 +145,30 @@ def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
     assert longer.state.global_step == 8
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_that_came_to_its_last_step_within_an_epoch_is_over(tmp_path: Path, size: int) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "gradient_accumulation_steps": size}
+
+    def made(**more: Any) -> compat.Trainer:
+        return trainer(tmp_path, **{**options, **more})
+
+    whole = made()
+    whole.train(resume_from_checkpoint="auto")
+    for _ in range(2):
+        again = made()
+        again.train(resume_from_checkpoint="auto")
+        assert_same_end(again, whole)
+    (tmp_path / "checkpoint-8" / "data_state.pth").unlink()
+    (tmp_path / "checkpoint-8" / "compat_manifest.json").unlink()
+    again = made()
+    again.train(resume_from_checkpoint="auto")
+    assert_same_end(again, whole)
+    shorter = made(max_steps=6)
+    shorter.train(resume_from_checkpoint="auto")
+    assert shorter.state.global_step == 8
+    assert weights(shorter) == weights(whole)
+
+
 class Waits(pl.LightningModule):
     """With a schedule that waits for a metric."""
 
