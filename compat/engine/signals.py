@@ -6,6 +6,10 @@ import contextlib
 import os
 import signal
 import threading
+import time
+from functools import partial
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,13 @@ if TYPE_CHECKING:
 
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 """The handlers of a process that nobody has given one."""
+
+
+DEAF, LISTENING, HEARD = range(3)
+"""What a process tells the workers of its dataloaders: whether it listens to signals, and has heard one."""
+
+SECONDS_TO_HEAR = 60.0
+"""How long a handler of Python's may have to wait for the end of what runs below it."""
 
 
 class SignalConnector(_SignalConnector):
@@ -38,13 +49,19 @@ class Listener:
         heard: the first signal that has arrived.
         taken: the handlers that were there, by number; empty while nothing is listened to. One that is no
             default is a script's own, and is left alone.
+        told: `DEAF`, `LISTENING` or `HEARD`, in memory that is shared with the workers of dataloaders.
     """
 
     def __init__(self) -> None:
+        self.told = RawValue("i", DEAF)
         self.heard: signal.Signals | None = None
         self.taken: dict[int, Any] = {}
         self._pid = 0
         self._announce: Callable[[signal.Signals], str] | None = None
+
+    def __reduce__(self) -> Any:
+        """A copy listens to nothing, and shares nothing."""
+        return Listener, ()
 
     def listen(
         self,
@@ -64,6 +81,7 @@ class Listener:
         if threading.current_thread() is not threading.main_thread():
             return
         self._pid, self._announce = os.getpid(), announce
+        self.told.value = LISTENING
         whatever = set(whatever)
         for number in dict.fromkeys((*numbers, *whatever)):
             handler = signal.getsignal(number)
@@ -83,11 +101,13 @@ class Listener:
                 signal.signal(number, handler)
         self.taken.clear()
         self._announce = None
+        self.told.value = DEAF
 
     def _hear(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
             # A process that was forked off; the one that listens decides.
             return
+        self.told.value = HEARD
         handler = self.taken[number]
         manager = manager_behind(handler)
         signal.signal(number, handler if manager is None else manager._original_sigterm_handler)
@@ -101,33 +121,56 @@ class Listener:
 
 
 class Survivor:
-    """Has the worker of a dataloader outlive the first signal that tells its process to end.
+    """Has the worker of a dataloader outlive a signal that is meant for the whole job.
 
     torchrun, SLURM and a terminal signal all processes of a group, and a run that has lost its workers could
-    not finish its update step.
+    not finish its update step. A signal that the worker alone gets ends it, as it would have without us:
+    by it torch and multiprocessing end workers.
 
     Args:
         initialize: what else begins a worker.
-        taken: the signals that the process listens to at that time.
+        listener: of the process that has the dataloader.
     """
 
-    def __init__(self, initialize: Callable[[int], None] | None, taken: dict[int, Any]) -> None:
+    def __init__(self, initialize: Callable[[int], None] | None, listener: Listener) -> None:
         self.initialize = initialize
-        self.taken: Iterable[int] = taken
+        self.taken: Iterable[int] = listener.taken
+        self.told = listener.told
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"initialize": self.initialize, "taken": tuple(self.taken)}
+        # Memory is shared with a process that is being started, and with nobody else.
+        told = self.told if get_spawning_popen() is not None else None
+        return {"initialize": self.initialize, "taken": tuple(self.taken), "told": told}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Survivor:
+        return self
 
     def __call__(self, worker: int) -> None:
         """Begin a worker."""
         if self.initialize is not None:
             self.initialize(worker)
+        parent = os.getppid()
         for number in self.taken:
-            signal.signal(number, _pass_over_once)
+            signal.signal(number, partial(_outlive, self.told, parent))
 
 
-def _pass_over_once(number: int, frame: Any) -> None:
+def _outlive(told: Any, parent: int, number: int, frame: Any) -> None:
+    """Go on for now; the next signal of the kind ends the worker."""
     signal.signal(number, signal.SIG_DFL)
+    if os.getppid() != parent or (told is not None and told.value == DEAF):
+        os.kill(os.getpid(), number)
+        return
+    if told is not None and told.value == LISTENING:
+        threading.Thread(target=_end_unless_told, args=(told, number), daemon=True).start()
+
+
+def _end_unless_told(told: Any, number: int) -> None:
+    """End this worker if the process that has started it has not heard the signal too."""
+    until = time.monotonic() + SECONDS_TO_HEAR
+    while told.value == LISTENING and time.monotonic() < until:
+        time.sleep(0.05)
+    if told.value != HEARD:
+        os.kill(os.getpid(), number)
 
 
 def is_default(number: int) -> bool:

@@ -181,7 +181,7 @@ class PreemptionMixin(CheckpointingMixin):
         initialize = getattr(inner, "worker_init_fn", None)
         has_workers = getattr(inner, "num_workers", 0) > 0 and not isinstance(initialize, Survivor)
         if has_workers and self._is_preemptible:
-            inner.worker_init_fn = Survivor(initialize, self._listener.taken)
+            inner.worker_init_fn = Survivor(initialize, self._listener)
         return loader
 
     # How the process ends.

@@ -108,7 +108,7 @@ def test_a_worker_outlives_the_first_signal(listener: Listener) -> None:
         Slow(),
         num_workers=1,
         multiprocessing_context="fork",
-        worker_init_fn=Survivor(None, listener.taken),
+        worker_init_fn=Survivor(None, listener),
     )
     batches = iter(loader)
     first = next(batches).item()
@@ -117,6 +117,6 @@ def test_a_worker_outlives_the_first_signal(listener: Listener) -> None:
 
 
 def test_a_worker_that_is_spawned_is_told_which_signals(listener: Listener) -> None:
-    survivor = Survivor(None, listener.taken)
+    survivor = Survivor(None, listener)
     listener.listen([signal.SIGTERM, signal.SIGUSR1])
     assert set(pickle.loads(pickle.dumps(survivor)).taken) == {signal.SIGTERM, signal.SIGUSR1}  # noqa: S301
