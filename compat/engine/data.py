@@ -75,7 +75,7 @@ class WindowLoader:
             hf.current_gradient_accumulation_steps = len(fetched)
             if session.is_open and not fetched:
                 return
-            if resumed is not None and (fetched or session.counts_skipped):
+            if resumed is not None and (fetched or session.restores_after_empty_window):
                 resumed.after_first_window()
                 resumed = None
             for index, inputs in enumerate(fetched):

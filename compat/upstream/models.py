@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import transformers
+from transformers import trainer as hf_trainer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,3 +46,33 @@ def activated_neftune(hf: Any) -> Any:
     from transformers.integrations.neftune import activate_neftune
 
     return activate_neftune(hf.model, hf.neftune_noise_alpha, hf.accelerator)
+
+
+def deactivate_neftune(hf: Any) -> None:
+    """End NEFTune's noise, where the arguments say that there is some.
+
+    Args:
+        hf: an HF Trainer.
+    """
+    if hf.neftune_noise_alpha is None:
+        return
+    if hasattr(transformers.Trainer, "_deactivate_neftune"):
+        hf._deactivate_neftune(hf.model)
+        return
+    from transformers.integrations.neftune import deactivate_neftune as deactivate
+
+    deactivate(hf.model, hf.neftune_hook_handle, hf.accelerator)
+
+
+def update_fsdp_plugin_for_peft(hf: Any) -> None:
+    """Have accelerate's FSDP plugin wrap the layers that an adapter adds.
+
+    Args:
+        hf: an HF Trainer; without FSDP or an adapter nothing changes.
+    """
+    if hasattr(transformers.Trainer, "_fsdp_qlora_plugin_updates"):
+        hf._fsdp_qlora_plugin_updates()
+    elif hf.is_fsdp_enabled and hf_trainer._is_peft_model(hf.model):
+        from transformers.integrations.fsdp import update_fsdp_plugin_peft
+
+        update_fsdp_plugin_peft(hf.model, hf.accelerator)

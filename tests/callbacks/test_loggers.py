@@ -230,6 +230,16 @@ def test_a_logger_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+def test_a_logger_that_lightning_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.delattr("lightning.pytorch.loggers.LitLogger", raising=False)
+    with (
+        pytest.raises(ArgumentError, match=r"`report_to='litlogger'`.*pip install 'lightning>=2\.6\.1'"),
+        reporting(SimpleNamespace(report_to=["litlogger"])),
+    ):
+        pass
+
+
 def test_other_callbacks_report_nowhere(tmp_path: Path) -> None:
     ours = hf_trainer(arguments(tmp_path))
     assert [shared_logger(each, ours) for each in ours.callback_handler.callbacks] == [None] * 2
