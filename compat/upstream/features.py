@@ -71,8 +71,16 @@ ONE_PIECE_LEAVES_TP_MODEL = names_in_order(
 )
 """From 4.54 to 4.57 that function prepares nothing but the optimizer of a tensor parallel model."""
 
+SEEDS_SHARDED_SAMPLERS = HAS_TRAINING_SEAMS and has_local(
+    transformers.Trainer._run_epoch, "underlying_sampler"
+)
+"""From 5.17 on a batch sampler that accelerate shards is told of an epoch, too."""
+
 EVALUATION_FILTERS_NAN_LOSSES = mentions(transformers.Trainer.evaluation_loop, "logging_nan_inf_filter")
 """transformers 5 leaves non-finite losses out of `eval_loss` when `logging_nan_inf_filter` is set."""
+
+STORAGES_KNOW_THEIR_PLACE = hasattr(torch.UntypedStorage, "_checkpoint_offset")
+"""From 2.7 on torch notes where in its file the data of a tensor lies that is read without its data."""
 
 SCHEDULERS_THAT_WAIT: tuple[type, ...] = (
     torch.optim.lr_scheduler.ReduceLROnPlateau,

@@ -17,16 +17,21 @@ OF_THE_NEWEST = ("every_n_layers", "offload")
 def checkpoint_activations(model: nn.Module, args: Any) -> None:
     """Have a model compute activations again in the backward, where the arguments say so."""
     if getattr(args, "activation_checkpointing", None):
-        given = dict(args.activation_checkpointing_kwargs or {})
-        own = {name: given.pop(name) for name in OF_THE_NEWEST if name in given}
+        given, own = _split(args.activation_checkpointing_kwargs)
         enable: Any = getattr(model, "activation_checkpointing_enable", None)
         if enable is not None:
             enable(activation_checkpointing_kwargs=given or None, **own)
             return
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given or None)  # type: ignore[operator]
     elif getattr(args, "gradient_checkpointing", None):
-        given = args.gradient_checkpointing_kwargs
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given)  # type: ignore[operator]
+        given, own = _split(args.gradient_checkpointing_kwargs)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given or None, **own)  # type: ignore[operator]
+
+
+def _split(given: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that torch takes, and those that the model takes; from 5.17 to 5.22 under an older name."""
+    rest = dict(given or {})
+    return rest, {name: rest.pop(name) for name in OF_THE_NEWEST if name in rest}
 
 
 def activated_neftune(hf: Any) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 REQUIRED = {
     "accelerate": "1.15",
     "datasets": "2.21",
-    "jsonargparse": "4.40",
+    "jsonargparse": "4.48",
     "lightning": "2.6",
     "lightning-utilities": "0.12",
     "numpy": "2.0",

@@ -30,6 +30,7 @@ from compat.upstream.features import (
     ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP,
     ONE_PIECE_MAKES_SCHEDULER_LAST,
     ONE_PIECE_SEEDS_EARLY,
+    SEEDS_SHARDED_SAMPLERS,
 )
 from compat.upstream.models import deactivate_neftune, update_fsdp_plugin_for_peft
 from compat.upstream.schedule import Schedule
@@ -169,6 +170,8 @@ class _ReleasedSeams(_CommonSeams):
     def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
         if hasattr(dataloader, "set_epoch"):
             dataloader.set_epoch(epoch)
+        if not SEEDS_SHARDED_SAMPLERS:
+            return
         # A loader that shards a batch sampler hides the sampler's own `set_epoch`.
         shard = getattr(dataloader, "batch_sampler", None)
         sampler: Any = getattr(shard, "batch_sampler", None)

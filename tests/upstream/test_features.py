@@ -39,6 +39,7 @@ def test_local_variables_are_found() -> None:
         ("ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP", "4.53", "4.54"),
         ("ONE_PIECE_MAKES_SCHEDULER_LAST", "5.1", "5.3"),
         ("ONE_PIECE_SEEDS_EARLY", "4.53", "5"),
+        ("SEEDS_SHARDED_SAMPLERS", "5.17", "6"),
     ],
 )
 def test_what_is_probed_is_found_in_the_releases_that_have_it(name: str, since: str, before: str) -> None:

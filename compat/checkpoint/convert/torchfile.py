@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from compat.checkpoint.convert import lazy
 from compat.errors import CheckpointError
+from compat.upstream.features import STORAGES_KNOW_THEIR_PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +87,13 @@ def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: A
     try:
         if part is None and not zipfile.is_zipfile(path):
             return torch.load(path, map_location="cpu", **how)
+        if part is None and not STORAGES_KNOW_THEIR_PLACE:
+            # Mapped, and so read as late.
+            return torch.load(path, map_location="cpu", mmap=True, **how)
         file: Any = Slice(path, *part) if part else open(path, "rb")  # noqa: SIM115
         with file:
+            if not STORAGES_KNOW_THEIR_PLACE:
+                return torch.load(file, map_location="cpu", **how)
             with lazy.loading():
                 tree = torch.load(file, **how)
             return _placed(tree, str(path), offset, {})

@@ -141,3 +141,17 @@ def test_bytes_are_counted_once(tmp_path: Path) -> None:
         filled(torchfile.read(tmp_path / "x.pt")["whole"])
         lazy.real(torch.ones(2))
     assert counted == [48, 8]
+
+
+def test_a_torch_that_notes_no_places_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchfile, "STORAGES_KNOW_THEIR_PLACE", False)
+    torch.save(tree(), tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "outer", "w") as outer:
+        outer.write(tmp_path / "x.pt", "inner")
+        place = outer.getinfo("inner").header_offset
+    found = torchfile.read(tmp_path / "x.pt")
+    assert made.same(filled(found), tree())
+    assert not lazy.is_lazy(found["whole"])
+    start = (tmp_path / "outer").read_bytes().index(b"PK", place + 4)
+    inner = (start, (tmp_path / "x.pt").stat().st_size)
+    assert made.same(filled(torchfile.read(tmp_path / "outer", inner)), tree())
