@@ -34,12 +34,28 @@ WITH_ZERO := $(addprefix tests/distributed/test_,deepspeed.py preferences.py::te
 	policies.py::test_policies_under_zero references.py::test_references_under_zero)
 WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
+# Releases between the two ends: the last of every minor one. Each is tried where all but transformers, and what
+# comes with it, is borrowed from the environment of its own line.
+RELEASES := 4.53.3 4.54.1 4.55.4 4.56.2 4.57.6 5.0.0 5.1.0 5.2.0 5.3.0 5.4.0 5.5.4 5.6.2 5.7.0 5.8.1 5.9.0 5.10.4 \
+	5.11.0 5.12.1 5.13.1 5.14.1 5.15.1 5.16.1 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
+BORROWERS = $(addprefix build/releases/,$(RELEASES))
+LENDER = $(if $(filter 4.%,$(1)),$(OLDEST),$(NEWEST))
+SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.py trainer.py)
+
+# The oldest releases that pyproject.toml declares, all at once, and the newest torch: both download a torch of
+# several GB. What only the tests need is not declared, and is as pip finds it.
+LOWEST := build/lowest
+NEWEST_TORCH := build/newest-torch
+FOR_TESTS := pytest pytest-timeout pytest-xdist tensorboard
+FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test_loggers.py tests/cli
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environments train test test-newest test-oldest test-deepspeed lint format types docs site serve bench bench-saving wheel clean
+.PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
+	test-newest-torch lint format types docs site serve bench bench-saving wheel clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 environments: $(NEWEST)/ready $(OLDEST)/ready ## Make the environments; -j2 makes both at once
 
@@ -59,6 +75,19 @@ test-deepspeed: $(addsuffix /ready,$(WITH_DEEPSPEED)) ## Run the tests that need
 		DS_ACCELERATOR=cpu $$environment/bin/python -c 'import deepspeed' && \
 		$(TEST_ENV) $$environment/bin/python -m pytest -n 2 --dist loadfile $(WITH_ZERO) $(ARGS) || exit 1; \
 	done
+
+test-releases: $(addsuffix /ready,$(BORROWERS)) ## Run the parity set-ups between the two ends; RELEASES="5.0.0 5.1.0" selects
+	for environment in $(BORROWERS); do \
+		printf '\n=== %s\n' "$$environment" && \
+		$(TEST_ENV) $$environment/bin/python $(PYTEST) $(SETUPS) $(ARGS) || failed="$$failed $$environment"; \
+	done; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+test-lowest: $(LOWEST)/ready ## Run the parity set-ups with the oldest releases that pyproject.toml declares
+	$(TEST_ENV) $(LOWEST)/bin/python $(PYTEST) $(SETUPS) $(FACES) $(ARGS)
+
+test-newest-torch: $(NEWEST_TORCH)/ready ## Run the parity set-ups with the newest torch
+	$(TEST_ENV) $(NEWEST_TORCH)/bin/python $(PYTEST) $(SETUPS) $(ARGS)
 
 lint: $(NEWEST)/ready ## Check style, format and the direction of imports
 	$(NEWEST)/bin/ruff check .
@@ -118,4 +147,23 @@ $(addsuffix /ready,$(WITH_DEEPSPEED)): %-deepspeed/ready:
 	$*/bin/python -m venv --clear $(@D)
 	$*/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --no-compile -c $< -e '.[deepspeed]'
+	@touch $@
+
+build/releases/%/ready: $(NEWEST)/ready $(OLDEST)/ready
+	$(NEWEST)/bin/python -m venv --clear $(@D)
+	$(call LENDER,$*)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --no-compile transformers==$*
+	@touch $@
+
+$(LOWEST)/ready: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-compile uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct -e '.[peft]'
+	$(@D)/bin/python -m pip install --quiet --no-compile $(FOR_TESTS)
+	@touch $@
+
+$(NEWEST_TORCH)/ready: pyproject.toml $(NEWEST)/ready
+	$(NEWEST)/bin/python -m venv --clear $(@D)
+	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --no-compile --upgrade --ignore-installed torch
 	@touch $@

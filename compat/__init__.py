@@ -87,6 +87,7 @@ def __getattr__(name: str) -> Any:
         msg = f"module 'compat' has no attribute {name!r}"
         raise AttributeError(msg)
     if name in _OURS:
+        importlib.import_module("compat.upstream.required").require()
         # `compat.install` is a function that shares its name with the module it comes from.
         value = getattr(importlib.import_module(_OURS[name]), name)
         globals()[name] = value

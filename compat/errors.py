@@ -37,5 +37,12 @@ class MissingLibraryError(CompatError, ImportError):
     """A library that is optional, and needed for what was asked, is not installed."""
 
 
+class DependencyError(CompatError, ImportError):
+    """A library that `compat` needs is installed in a release that is too old.
+
+    The message names the library, the installed and the oldest release that works, and what to run.
+    """
+
+
 class UnknownArgumentError(ArgumentError, TypeError):
     """An argument that does not exist; a `TypeError`, as Python itself raises for one."""

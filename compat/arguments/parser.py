@@ -67,6 +67,10 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         for action in self._actions:
             if action.dest in READERS:
                 action.type, action.choices = READERS[action.dest], None
+            elif action.type is dict:
+                # HF means the other half of "a dict or a text", whose order is that in which typing has met
+                # this union first in the process.
+                action.type = str
 
     def parse_args_into_dataclasses(
         self, args: Sequence[str] | None = None, return_remaining_strings: bool = False, **kwargs: Any

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers as of_lightning
-from lightning.pytorch.loggers.litlogger import LitLogger
 from transformers.integrations import integration_utils as of_hf
 from typing_extensions import override
 
@@ -391,14 +390,6 @@ class CSVOfOurs(OwnRun, of_lightning.CSVLogger):
             self._experiment.save()
 
 
-class LitLoggerOfOurs(OwnRun, LitLogger):
-    """Lightning's LitLogger, under the name of HF's run; the experiment ends with the process."""
-
-    @override
-    def construct(self, folder: str, args: Any) -> None:
-        LitLogger.__init__(self, folder, name=getattr(args, "run_name", None))
-
-
 class OwnCallback(transformers.TrainerCallback):  # type: ignore[misc]
     """An integration as HF would write it, with a Lightning logger behind it.
 
@@ -442,13 +433,21 @@ class LitLoggerCallback(OwnCallback):
     """`report_to="litlogger"`: an experiment of Lightning's platform.
 
     Raises:
-        ArgumentError: litlogger is not installed.
+        ArgumentError: litlogger is not installed, or lightning is a release that has no logger for it.
     """
 
     def __init__(self) -> None:
         if importlib.util.find_spec("litlogger") is None:
             msg = "`report_to='litlogger'`: litlogger is not installed. Run `pip install litlogger`."
             raise ArgumentError(msg)
+        if not hasattr(of_lightning, "LitLogger"):
+            msg = (
+                "`report_to='litlogger'`: the installed lightning has no logger for it. "
+                "Run `pip install 'lightning>=2.6.1'`."
+            )
+            raise ArgumentError(msg)
+        from compat.callbacks.litlogger import LitLoggerOfOurs
+
         self.logger = LitLoggerOfOurs()
 
 

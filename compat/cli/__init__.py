@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from typing import TYPE_CHECKING
 
 from compat.cli import convert, explain, fit, run
+from compat.errors import DependencyError
+from compat.upstream.required import require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 COMMANDS = (run, explain, convert, fit)
 """Each module adds commands: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
@@ -31,15 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(commands)
     words = list(sys.argv[1:] if argv is None else argv)
+    work = _chosen(parser, words)
+    try:
+        require()
+    except DependencyError as error:
+        parser.exit(2, f"compat: {error}\n")
+    return work()
+
+
+def _chosen(parser: argparse.ArgumentParser, words: list[str]) -> Callable[[], int]:
+    """What a command line asks for, ready to be called."""
     if words[:1] and words[0] in fit.COMMANDS:
-        return fit.run(words)
+        return functools.partial(fit.run, words)
     words, behind = _cut(words)
     namespace, more = parser.parse_known_args(words)
     if more and not getattr(namespace, "takes_more", False):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     namespace.more, namespace.behind = more, behind
-    status: int = namespace.main(namespace)
-    return status
+    return functools.partial(namespace.main, namespace)
 
 
 def _cut(words: list[str]) -> tuple[list[str], list[str] | None]:

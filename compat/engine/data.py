@@ -89,7 +89,7 @@ class WindowLoader:
                 rest.end(batches)
             if session.is_open and not fetched:
                 return
-            if resumed is not None and (fetched or session.counts_skipped):
+            if resumed is not None and (fetched or session.restores_after_empty_window):
                 resumed.after_first_window()
                 resumed = None
             for index, inputs in enumerate(fetched):

@@ -149,8 +149,13 @@ class Session:
 
     @property
     def counts_skipped(self) -> bool:
-        """Whether batches that a resumed run skips count as seen; under transformers 4 HF forgets them."""
+        """Whether batches that a resumed run skips count as seen; up to transformers 4.56 HF forgets them."""
         return self.position is not None or bool(self.hf.counts_skipped_batches)
+
+    @property
+    def restores_after_empty_window(self) -> bool:
+        """Whether random numbers are put back also where a resumed epoch has no batch left."""
+        return self.position is not None or bool(self.hf.restores_after_empty_window)
 
     @property
     def nothing_left(self) -> bool:

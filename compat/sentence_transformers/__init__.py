@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from compat.upstream.required import require
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
@@ -29,6 +31,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
+    require()
     value = importlib.import_module("compat.sentence_transformers.faces").face(name)
     globals()[name] = value
     return value

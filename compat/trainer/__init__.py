@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from compat.trainer.facade import Trainer
-from compat.trainer.seq2seq import Seq2SeqTrainer
+from compat.upstream.required import require
+
+require()
+
+from compat.trainer.facade import Trainer  # noqa: E402
+from compat.trainer.seq2seq import Seq2SeqTrainer  # noqa: E402
 
 __all__ = ["Seq2SeqTrainer", "Trainer"]

@@ -37,9 +37,10 @@ class HonouringMixin(PreemptionMixin):
         config = getattr(self.model, "config", None)
         if (use_cache := self._lacked("use_cache")) is not None and config is not None:
             config.use_cache = use_cache
-        if (folder := self._lacked("logging_dir")) is not None:
+        # Up to 5.14 transformers 5 has the argument, and does not read it; under 4 the callback reads it.
+        if (folder := vars(self.args).get("logging_dir")) is not None:
             for callback in self.callback_handler.callbacks:
-                if isinstance(callback, TensorBoardCallback):
+                if isinstance(callback, TensorBoardCallback) and hasattr(callback, "logging_dir"):
                     callback.logging_dir = folder
 
     def _lacked(self, name: str) -> Any:

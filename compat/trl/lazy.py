@@ -7,6 +7,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
+from compat.upstream.required import require
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -36,6 +38,7 @@ def lazily(
         if name not in home_of:
             msg = f"module {package!r} has no attribute {name!r}; TRL 0.7.11 has no such name"
             raise AttributeError(msg)
+        require()
         module = importlib.import_module(f"{package}.{home_of[name]}")
         value = module if name == home_of[name] else getattr(module, name)
         setattr(sys.modules[package], name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import transformers
+from transformers import trainer as hf_trainer
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -18,16 +19,21 @@ OF_THE_NEWEST = ("every_n_layers", "offload")
 def checkpoint_activations(model: nn.Module, args: Any) -> None:
     """Have a model compute activations again in the backward, where the arguments say so."""
     if getattr(args, "activation_checkpointing", None):
-        given = dict(args.activation_checkpointing_kwargs or {})
-        own = {name: given.pop(name) for name in OF_THE_NEWEST if name in given}
+        given, own = _split(args.activation_checkpointing_kwargs)
         enable: Any = getattr(model, "activation_checkpointing_enable", None)
         if enable is not None:
             enable(activation_checkpointing_kwargs=given or None, **own)
             return
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given or None)  # type: ignore[operator]
     elif getattr(args, "gradient_checkpointing", None):
-        given = args.gradient_checkpointing_kwargs
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given)  # type: ignore[operator]
+        given, own = _split(args.gradient_checkpointing_kwargs)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given or None, **own)  # type: ignore[operator]
+
+
+def _split(given: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that torch takes, and those that the model takes; from 5.17 to 5.22 under an older name."""
+    rest = dict(given or {})
+    return rest, {name: rest.pop(name) for name in OF_THE_NEWEST if name in rest}
 
 
 def activated_neftune(hf: Any) -> Any:
@@ -47,6 +53,36 @@ def activated_neftune(hf: Any) -> Any:
     from transformers.integrations.neftune import activate_neftune
 
     return activate_neftune(hf.model, hf.neftune_noise_alpha, hf.accelerator)
+
+
+def deactivate_neftune(hf: Any) -> None:
+    """End NEFTune's noise, where the arguments say that there is some.
+
+    Args:
+        hf: an HF Trainer.
+    """
+    if hf.neftune_noise_alpha is None:
+        return
+    if hasattr(transformers.Trainer, "_deactivate_neftune"):
+        hf._deactivate_neftune(hf.model)
+        return
+    from transformers.integrations.neftune import deactivate_neftune as deactivate
+
+    deactivate(hf.model, hf.neftune_hook_handle, hf.accelerator)
+
+
+def update_fsdp_plugin_for_peft(hf: Any) -> None:
+    """Have accelerate's FSDP plugin wrap the layers that an adapter adds.
+
+    Args:
+        hf: an HF Trainer; without FSDP or an adapter nothing changes.
+    """
+    if hasattr(transformers.Trainer, "_fsdp_qlora_plugin_updates"):
+        hf._fsdp_qlora_plugin_updates()
+    elif hf.is_fsdp_enabled and hf_trainer._is_peft_model(hf.model):
+        from transformers.integrations.fsdp import update_fsdp_plugin_peft
+
+        update_fsdp_plugin_peft(hf.model, hf.accelerator)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -29,8 +29,8 @@ class Private:
     use: str
 
 
-_HF = ("transformers 4.53.1", "transformers 5.23.0")
-_HF5 = ("transformers 5.23.0",)
+_HF = ("transformers 4.53.1", "transformers 5.24.0")
+_HF5 = ("transformers 5.3.0", "transformers 5.24.0")
 _HF4 = ("transformers 4.53.1",)
 _PL = ("lightning 2.6.6",)
 _AC = ("accelerate 1.15.0",)
@@ -92,6 +92,8 @@ PRIVATE = (
     Private(_TRAINER + "_sorted_checkpoints", _HF4, "called at the end of training"),
     Private(_TRAINER + "_deactivate_neftune", _HF4, "called at the end of training"),
     Private(_TRAINER + "_activate_neftune", _HF4, "undone when training raises"),
+    Private(_TRAINER + "_fsdp_qlora_plugin_updates", _HF4, "called before a model is sharded"),
+    Private("transformers.trainer:_is_peft_model", _HF, "called: whether the model has an adapter"),
     Private(
         "accelerate.state:AcceleratorState._reset_state",
         _AC,

@@ -1,7 +1,7 @@
 """HF's Trainer with the seams of its newest release, whichever release is installed.
 
-The engine calls a handful of steps by name. transformers 5 has them as methods; transformers 4 runs its whole
-training in one function, so that here they are told again, in the order of that release.
+The engine calls a handful of steps by name. transformers 5.3 has them as methods; up to 5.2 the whole
+training is one function, so that here they are told again, in the order of the installed release.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ from transformers.integrations.deepspeed import deepspeed_init, deepspeed_load_c
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import SaveStrategy, TrainOutput, speed_metrics
 
-from compat.upstream.features import HAS_TRAINING_SEAMS
+from compat.upstream.features import (
+    HAS_TRAINING_SEAMS,
+    ONE_PIECE_COUNTS_TOKENS_AHEAD,
+    ONE_PIECE_FORGETS_SKIPPED,
+    ONE_PIECE_LEAVES_TP_MODEL,
+    ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP,
+    ONE_PIECE_MAKES_SCHEDULER_LAST,
+    ONE_PIECE_SEEDS_EARLY,
+    SEEDS_SHARDED_SAMPLERS,
+)
+from compat.upstream.models import deactivate_neftune, update_fsdp_plugin_for_peft
 from compat.upstream.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -83,6 +93,8 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
         counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts
             from the first batch it fetches, so that a last window cut short is not stepped there. It is so
             with checkpoints of HF's own alone.
+        restores_after_empty_window: whether a resumed epoch that has no batch left puts random numbers back
+            all the same. It is so with checkpoints of HF's own alone.
         adds_losses_in_place: whether losses add up in the type and shape of the sum; otherwise the sum takes
             those of the losses.
         begins_epochs_afresh: whether an epoch that makes no step logs neither the gradient norm nor the
@@ -91,6 +103,7 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
 
     seeds_epoch_before_callbacks: ClassVar[bool]
     counts_skipped_batches: ClassVar[bool]
+    restores_after_empty_window: ClassVar[bool]
     adds_losses_in_place: ClassVar[bool]
     begins_epochs_afresh: ClassVar[bool]
     model: Any
@@ -131,10 +144,11 @@ class _CommonSeams(HFTrainer):  # type: ignore[misc]
 
 
 class _ReleasedSeams(_CommonSeams):
-    """transformers 5: the seams are there; what remains is their names."""
+    """transformers 5.3 and later: the seams are there; what remains is their names."""
 
     seeds_epoch_before_callbacks: ClassVar[bool] = False
     counts_skipped_batches: ClassVar[bool] = True
+    restores_after_empty_window: ClassVar[bool] = True
     adds_losses_in_place: ClassVar[bool] = True
     begins_epochs_afresh: ClassVar[bool] = True
 
@@ -176,6 +190,8 @@ class _ReleasedSeams(_CommonSeams):
     def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
         if hasattr(dataloader, "set_epoch"):
             dataloader.set_epoch(epoch)
+        if not SEEDS_SHARDED_SAMPLERS:
+            return
         # A loader that shards a batch sampler hides the sampler's own `set_epoch`.
         shard = getattr(dataloader, "batch_sampler", None)
         sampler: Any = getattr(shard, "batch_sampler", None)
@@ -187,10 +203,11 @@ class _ReleasedSeams(_CommonSeams):
 
 
 class _SuppliedSeams(_CommonSeams):
-    """transformers 4: the steps of its one training function, under the newest names."""
+    """transformers up to 5.2: the steps of its one training function, under the newest names."""
 
-    seeds_epoch_before_callbacks: ClassVar[bool] = True
-    counts_skipped_batches: ClassVar[bool] = False
+    seeds_epoch_before_callbacks: ClassVar[bool] = ONE_PIECE_SEEDS_EARLY
+    counts_skipped_batches: ClassVar[bool] = not ONE_PIECE_FORGETS_SKIPPED
+    restores_after_empty_window: ClassVar[bool] = False
     adds_losses_in_place: ClassVar[bool] = False
     begins_epochs_afresh: ClassVar[bool] = False
 
@@ -218,7 +235,7 @@ class _SuppliedSeams(_CommonSeams):
         values = self.set_initial_training_values(args, dataloader, batch_size)
         epochs, updates, examples, samples, epoch_based, length, max_steps = values
         tokens = None
-        if args.include_tokens_per_second:
+        if ONE_PIECE_COUNTS_TOKENS_AHEAD and args.include_tokens_per_second:
             tokens = self.num_tokens(dataloader, None if epoch_based else max_steps)
             by_epoch = length is not None and epoch_based
             tokens *= args.num_train_epochs if by_epoch else args.gradient_accumulation_steps
@@ -260,6 +277,8 @@ class _SuppliedSeams(_CommonSeams):
         self.state.train_batch_size = self._train_batch_size
         self.state.compute_steps(args, max_steps)
         self.state.epoch = 0
+        # Under this name up to 5.2, and begun before a checkpoint is read.
+        self.initial_num_input_tokens_seen_for_session = self.state.num_input_tokens_seen
 
         epochs_trained = steps_trained = 0
         state_file = os.path.join(resume_from_checkpoint or "", TRAINER_STATE_NAME)
@@ -297,7 +316,7 @@ class _SuppliedSeams(_CommonSeams):
         if self.is_deepspeed_enabled:
             self.optimizer, self.lr_scheduler = deepspeed_init(self, num_training_steps=max_steps)
         if not is_late:
-            self.create_optimizer_and_scheduler(num_training_steps=max_steps)
+            self._make_optimizer(max_steps)
         if args.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs
@@ -307,6 +326,8 @@ class _SuppliedSeams(_CommonSeams):
             model = self._prepare_with_optimizer(max_steps, is_late)
         else:
             self.optimizer = self.accelerator.prepare(self.optimizer)
+        if ONE_PIECE_MAKES_SCHEDULER_LAST:
+            self.create_scheduler(num_training_steps=max_steps)
         self._keep_prepared(model)
         if resume_from_checkpoint is not None:
             self._load_sharded(resume_from_checkpoint)
@@ -318,8 +339,14 @@ class _SuppliedSeams(_CommonSeams):
     def _optimizer_needs_prepared_model(self) -> bool:
         """Whether the optimizer is made for the parameters that a prepared model has, and not before."""
         if not self.is_fsdp_enabled:
-            return bool(self.is_tp_enabled)
+            return bool(self.is_tp_enabled) and ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP
         return getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 1
+
+    def _make_optimizer(self, max_steps: int) -> None:
+        if ONE_PIECE_MAKES_SCHEDULER_LAST:
+            self.create_optimizer()
+        else:
+            self.create_optimizer_and_scheduler(num_training_steps=max_steps)
 
     def _prepare_with_optimizer(self, max_steps: int, is_late: bool) -> nn.Module:
         """Have the accelerator prepare the bare model, the optimizer along with it or after it."""
@@ -327,17 +354,17 @@ class _SuppliedSeams(_CommonSeams):
             # A batch size that did not fit has left it sharded.
             self.model = extract_model_from_parallel(self.model, recursive=True)
         if is_late:
-            self._fsdp_qlora_plugin_updates()
+            update_fsdp_plugin_for_peft(self)
             self.model = self.accelerator.prepare(self.model)
-            self.create_optimizer_and_scheduler(num_training_steps=max_steps)
+            self._make_optimizer(max_steps)
         self.model.train()
         model: nn.Module
-        if not hasattr(self.lr_scheduler, "step"):
+        if self.lr_scheduler is not None and not hasattr(self.lr_scheduler, "step"):
             # DeepSpeed's configuration has a scheduler, and its engine makes it.
             model, self.optimizer, self.lr_scheduler = self.accelerator.prepare(
                 self.model, self.optimizer, self.lr_scheduler
             )
-        elif is_late:
+        elif is_late or (self.is_tp_enabled and ONE_PIECE_LEAVES_TP_MODEL):
             model = self.model
             self.optimizer = self.accelerator.prepare(self.optimizer)
         else:
@@ -370,7 +397,7 @@ class _SuppliedSeams(_CommonSeams):
 
     def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
         args = self.args
-        if args.past_index and hasattr(self, "_past"):
+        if getattr(args, "past_index", 0) and hasattr(self, "_past"):
             del self._past
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
@@ -395,8 +422,7 @@ class _SuppliedSeams(_CommonSeams):
         self._keep_only_best(self._sorted_checkpoints(output_dir=self._get_output_dir(trial)))
         self.control = self.callback_handler.on_train_end(args, self.state, self.control)
         self._finish_current_push()
-        if self.neftune_noise_alpha is not None:
-            self._deactivate_neftune(self.model)
+        deactivate_neftune(self)
         return TrainOutput(self.state.global_step, train_loss, metrics)
 
     def _keep_only_best(self, checkpoints: list[str]) -> None:
@@ -420,12 +446,14 @@ class _SuppliedSeams(_CommonSeams):
         return clipped
 
     def _count_tokens_before_step(self, inputs: Any) -> None:
-        if not self.args.include_num_input_tokens_seen:
+        how = self.args.include_num_input_tokens_seen
+        # A switch up to 4.56, then a word.
+        if not how or how == "no":
             return
         name = getattr(self.model, "main_input_name", "input_ids")
         if name not in inputs:
             logger.warning(
-                f"`include_num_input_tokens_seen=True`: the batch has no {name!r} to count. "
+                f"`include_num_input_tokens_seen={how!r}`: the batch has no {name!r} to count. "
                 "Set `main_input_name` on the model class to the name of its input."
             )
             return
@@ -451,7 +479,8 @@ class _SuppliedSeams(_CommonSeams):
             dataloader.set_epoch(epoch)
 
     def _forget_past(self) -> None:
-        if self.args.past_index >= 0:
+        # From 5.0 on, HF's own arguments have none.
+        if getattr(self.args, "past_index", -1) >= 0:
             self._past = None
 
 

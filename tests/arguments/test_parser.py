@@ -45,6 +45,14 @@ def parsed(*words: str, parser: Any = compat.HfArgumentParser) -> Any:
     return args
 
 
+def test_texts_stay_texts_whichever_way_round_a_union_is() -> None:
+    parser = compat.HfArgumentParser(compat.TrainingArguments)
+    (action,) = (action for action in parser._actions if action.dest == "fsdp_config")
+    action.type = dict
+    parser._widen()
+    assert action.type is str
+
+
 FOR_BOTH: list[tuple[list[str], str, Any]] = [
     (["--no_cuda"], "use_cpu", True),
     (["--no_cuda", "--bf16"], "bf16", True),

@@ -38,16 +38,53 @@ ALWAYS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-OLDER_NAMES: Mapping[str, Callable[[Any], dict[str, Any]]] = MappingProxyType(
+Fields = dict[str, dataclasses.Field]
+
+
+def lacks(name: str) -> Callable[[Fields], bool]:
+    """Whether a release has no field of this name."""
+    return lambda known: name not in known
+
+
+def is_not(name: str, kind: str) -> Callable[[Fields], bool]:
+    """Whether a release takes no value of this kind for a field."""
+    return lambda known: kind not in str(known[name].type)
+
+
+@dataclass(frozen=True)
+class Older:
+    """How to say to an older release what a set-up says in the words of the newest one.
+
+    Args:
+        is_needed: whether a release that has these fields does not understand the newest words.
+        said: the value in the newest words → fields in the older ones.
+    """
+
+    is_needed: Callable[[Fields], bool]
+    said: Callable[[Any], dict[str, Any]]
+
+
+OLDER: Mapping[str, Older] = MappingProxyType(
     {
-        "activation_checkpointing": lambda on: {"gradient_checkpointing": on},
-        "activation_checkpointing_kwargs": lambda kw: {"gradient_checkpointing_kwargs": kw},
-        "train_sampling_strategy": lambda how: {"group_by_length": how == "group_by_length"},
-        "include_num_input_tokens_seen": lambda how: {"include_num_input_tokens_seen": how == "all"},
-        "warmup_steps": lambda steps: {"warmup_ratio": steps} if 0 < steps < 1 else {"warmup_steps": steps},
+        "activation_checkpointing": Older(
+            lacks("activation_checkpointing"), lambda on: {"gradient_checkpointing": on}
+        ),
+        "activation_checkpointing_kwargs": Older(
+            lacks("activation_checkpointing_kwargs"), lambda kw: {"gradient_checkpointing_kwargs": kw}
+        ),
+        "train_sampling_strategy": Older(
+            lacks("train_sampling_strategy"), lambda how: {"group_by_length": how == "group_by_length"}
+        ),
+        "include_num_input_tokens_seen": Older(
+            is_not("include_num_input_tokens_seen", "str"),
+            lambda how: {"include_num_input_tokens_seen": how == "all"},
+        ),
+        "warmup_steps": Older(
+            is_not("warmup_steps", "float"),
+            lambda steps: {"warmup_ratio": steps} if 0 < steps < 1 else {"warmup_steps": steps},
+        ),
     }
 )
-"""How to say to a 4.x release what a set-up says in the words of the newest one."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +189,16 @@ class Bench:
         """
         setup, api = self.setup, self.api
         factory = api.Seq2SeqTrainingArguments if setup.seq2seq else api.TrainingArguments
-        known = {f.name for f in dataclasses.fields(factory)}
-        older = "activation_checkpointing" not in known
+        known = {f.name: f for f in dataclasses.fields(factory)}
+        # Ours take the newest words under each release.
+        is_newest = "activation_checkpointing" in known
         # transformers 5 writes into nested dictionaries it is given: each run gets its own.
         given = copy.deepcopy({**setup.args, **changes})
         wanted = {"output_dir": str(self.out_dir), **ALWAYS, **given}
         said: dict[str, Any] = {}
         for name, value in wanted.items():
-            said |= OLDER_NAMES[name](value) if older and name in OLDER_NAMES else {name: value}
+            older = None if is_newest else OLDER.get(name)
+            said |= older.said(value) if older and older.is_needed(known) else {name: value}
         return factory(**said)
 
     def trainer(self, callbacks: tuple = (), **changes: Any) -> Any:

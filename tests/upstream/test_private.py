@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 import transformers
+from packaging.version import Version
 
 import compat
 from compat.errors import UpstreamError
 from compat.upstream.private import PRIVATE, resolve
 
-GENERATION = f"transformers {transformers.__version__.split('.')[0]}."
+INSTALLED = Version(transformers.__version__)
 
 
 def concerns_installed(seen: tuple[str, ...]) -> bool:
-    return any(not release.startswith("transformers") or release.startswith(GENERATION) for release in seen)
+    """Whether the installed transformers is at least the first release, and of a line up to the last one."""
+    releases = [Version(each.split()[1]) for each in seen if each.startswith("transformers ")]
+    return not releases or (min(releases) <= INSTALLED and INSTALLED.major <= max(releases).major)
 
 
 @pytest.mark.parametrize("where", [name.where for name in PRIVATE if concerns_installed(name.seen)])

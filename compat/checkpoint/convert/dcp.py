@@ -18,6 +18,7 @@ from compat.checkpoint.convert import lazy, torchfile
 from compat.checkpoint.convert.common import within
 from compat.checkpoint.pickles import refuse_code
 from compat.errors import CheckpointError
+from compat.upstream.features import accepts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,9 @@ METADATA = ".metadata"
 
 _FILE = "__0_0.distcp"
 """What the only file of the first process is called."""
+
+# Below torch 2.7 it cannot be told, and finds out by itself.
+_ALONE: dict[str, Any] = {"no_dist": True} if accepts(state_dict_saver.save, "no_dist") else {}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -155,5 +159,5 @@ def write(tree: dict[str, Any], folder: Path) -> None:
     writer = _Writer(folder)
     with warnings.catch_warnings():
         # It warns that it takes itself to be alone, also where it is told so.
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        state_dict_saver.save(tree, storage_writer=writer, planner=_Planner(), no_dist=True)
+        warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable)", UserWarning)
+        state_dict_saver.save(tree, storage_writer=writer, planner=_Planner(), **_ALONE)

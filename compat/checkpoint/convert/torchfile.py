@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from compat.checkpoint.convert import lazy
 from compat.errors import CheckpointError
+from compat.upstream.features import STORAGES_KNOW_THEIR_PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +88,13 @@ def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: A
     try:
         if part is None and not zipfile.is_zipfile(path):
             return torch.load(path, map_location="cpu", **how)
+        if part is None and not STORAGES_KNOW_THEIR_PLACE:
+            # Mapped, and so read as late.
+            return _load_apart(path, mmap=True, **how)
         file: Any = Slice(path, *part) if part else open(path, "rb")  # noqa: SIM115
         with file:
+            if not STORAGES_KNOW_THEIR_PLACE:
+                return _load_apart(file, **how)
             with lazy.loading():
                 tree = torch.load(file, **how)
             return _placed(tree, str(path), offset, {})
@@ -98,6 +105,12 @@ def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: A
             "Give a checkpoint that is whole and holds tensors, numbers, texts, lists and dicts only."
         )
         raise CheckpointError(msg) from error
+
+
+def _load_apart(file: Any, **how: Any) -> Any:
+    """Load in a thread of its own: below torch 2.7 it is refused within `skip_data`, which is a thread's."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(torch.load, file, map_location="cpu", **how).result()
 
 
 def _placed(tree: Any, path: str, offset: int, storages: dict[int, Any]) -> Any:

@@ -150,18 +150,23 @@ def measured_tokens() -> Dataset:
 
 def table(count: int = 26) -> Dataset:
     """A `datasets.Dataset` with columns no model takes."""
+    return _rows_of_table(count).with_format("torch")
+
+
+def _rows_of_table(count: int = 26) -> Dataset:
     import datasets
 
     rows = [
         {"x": row["x"].tolist(), "labels": float(row["labels"]), "note": str(i), "weight": i}
         for i, row in enumerate(regression_rows(count))
     ]
-    return datasets.Dataset.from_list(rows).with_format("torch")
+    return datasets.Dataset.from_list(rows)
 
 
 def streamed_table() -> IterableDataset:
     """The same table, streamed."""
-    return table().to_iterable_dataset(num_shards=2)
+    # Formatted once it is a stream, as releases below 3.3 have it.
+    return _rows_of_table().to_iterable_dataset(num_shards=2).with_format("torch")
 
 
 def shuffled_stream() -> IterableDataset:

@@ -6,12 +6,11 @@ from functools import partial
 
 from transformers import DataCollatorForSeq2Seq, GenerationConfig
 
-from tests.parity.bench import Setup
+from tests.parity.bench import Limit, Setup
 from tests.parity.parts import data, metrics, models, scripts
 from tests.parity.setups.common import (
     CLASSES,
     GENERATES,
-    NEEDS_5,
     NOISY,
     PADDED,
     PAIRS,
@@ -38,7 +37,7 @@ LOGGING = (
         **TEXT,
         args={"include_num_input_tokens_seen": "non_padding", "gradient_accumulation_steps": 2},
         extras=padded,
-        limit=NEEDS_5("counts padding always"),
+        limit=Limit("counts padding always", since="4.57"),
     ),
     Setup(
         "logging/memory",

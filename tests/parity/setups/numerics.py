@@ -54,7 +54,7 @@ NUMERICS = (
     Setup(
         "numerics/clipping-none",
         args={"max_grad_norm": None},
-        limit=Limit("compares the norm with zero unasked", before="5"),
+        limit=Limit("compares the norm with zero unasked", before="5.3"),
     ),
     Setup("numerics/activation-checkpointing", **CLASSES, args={"activation_checkpointing": True}),
     Setup(
@@ -152,6 +152,6 @@ SCHEDULERS = tuple(
             {**STEPS, "metric_for_best_model": "loss", "lr_scheduler_kwargs": {"patience": 0}},
             None,
         ),
-        ("greedy", {**STEPS, "metric_for_best_model": "loss"}, NEEDS_5("`greedy` came with 5.x")),
+        ("greedy", {**STEPS, "metric_for_best_model": "loss"}, Limit("`greedy` came with 5.4", since="5.4")),
     )
 )

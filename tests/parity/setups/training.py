@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.parity.bench import Setup
+from tests.parity.bench import Limit, Setup
 from tests.parity.parts import data, metrics, models, optimizers, scripts, steps
 from tests.parity.setups.common import (
     CLASSES,
     FRACTIONS,
-    NEEDS_5,
     NOISY,
     PADDED,
     PAIRS,
@@ -100,7 +99,7 @@ ACCUMULATION = (
         args={"gradient_accumulation_steps": 3},
         subclass=steps.noted_window,
         script=scripts.notes,
-        limit=NEEDS_5("has no `current_gradient_accumulation_steps`"),
+        limit=Limit("has no `current_gradient_accumulation_steps`", since="4.55"),
     ),
     Setup(
         "accumulation/by-accelerator-config",
@@ -224,7 +223,7 @@ DATA = (
     Setup(
         "data/sequential",
         args={"train_sampling_strategy": "sequential"},
-        limit=NEEDS_5("`train_sampling_strategy` came with 5.0"),
+        limit=Limit("`train_sampling_strategy` came with 5.2", since="5.2"),
     ),
     Setup(
         "data/tokenizer",
