@@ -9,6 +9,8 @@ from transformers import trainer as hf_trainer
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from compat.upstream.features import accepts
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -115,3 +117,9 @@ def counts_first_label(hf: Any) -> bool:
     """
     knows = getattr(hf, "_loss_shifts_labels", None)
     return knows is False and bool(hf.model_accepts_loss_kwargs) and shifts_labels(hf.model)
+
+
+def cache_argument(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """The cache of a model of HF's, by the name that its `forward` has for it under this release."""
+    name = "cache" if accepts(unwrapped(model).forward, "cache") else "past_key_values"
+    return {name: cache}

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from compat.errors import ArgumentError, CheckpointError
 from compat.trl.models.modeling_base import PreTrainedModelWrapper
+from compat.upstream.models import cache_argument
 
 _PREFIX = "v_head."
 _OF_STATE_DICT = ("destination", "prefix", "keep_vars")
@@ -137,7 +138,7 @@ class _WithValueHead(PreTrainedModelWrapper):
         """
         kwargs["output_hidden_states"] = True
         if not (self.is_peft_model and self.pretrained_model.active_peft_config.peft_type == "PREFIX_TUNING"):
-            kwargs["past_key_values"] = past_key_values
+            kwargs.update(cache_argument(self.pretrained_model, past_key_values))
         output = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         last = output[self._states][-1].to(self.v_head.summary.weight.device)
         return output.logits.float(), output.loss, self.v_head(last).squeeze(-1)
