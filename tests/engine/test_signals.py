@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import copy
 import faulthandler
 import os
 import pickle
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -114,6 +116,94 @@ def test_a_worker_outlives_the_first_signal(listener: Listener) -> None:
     first = next(batches).item()
     os.kill(batches._workers[0].pid, signal.SIGTERM)
     assert [first, *(batch.item() for batch in batches)] == list(range(20))
+
+
+def worker_of(listener: Listener, monkeypatch: pytest.MonkeyPatch, seconds: float = 60.0) -> tuple[Any, Any]:
+    """The batches of a loader that has drawn its first one, and the process of its worker."""
+    monkeypatch.setattr("compat.engine.signals.SECONDS_TO_HEAR", seconds)
+    listener.listen([signal.SIGTERM, signal.SIGUSR1])
+    loader = torch.utils.data.DataLoader(
+        Slow(), num_workers=1, multiprocessing_context="fork", worker_init_fn=Survivor(None, listener)
+    )
+    batches = iter(loader)
+    next(batches)
+    return batches, batches._workers[0]
+
+
+def test_a_worker_outlives_what_its_process_hears_too(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, worker = worker_of(listener, monkeypatch, seconds=0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 19
+
+
+def test_a_worker_that_alone_is_told_ends(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, worker = worker_of(listener, monkeypatch, seconds=0.2)
+    os.kill(worker.pid, signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+        list(batches)
+
+
+def test_a_worker_ends_at_once_when_nobody_listens(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, worker = worker_of(listener, monkeypatch)
+    listener.give_back()
+    began = time.monotonic()
+    # As torch and multiprocessing end it.
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == -signal.SIGTERM
+    assert time.monotonic() - began < 20
+    del batches
+
+
+ENDS = """
+import os, sys
+import torch
+from tests.small import Regression, arguments, rows
+import compat
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+    def __getitem__(self, index):
+        if sys.argv[2] == "raises" and index == 7:
+            raise ValueError("of a row")
+        return rows()[index]
+
+options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "save_strategy": "epoch"}
+trainer = compat.Trainer(Regression(), arguments(sys.argv[1], max_steps=12, **options), train_dataset=Rows())
+trainer.train()
+print("last line")
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("raises", 1), ("succeeds", 0)])
+def test_a_script_with_workers_that_stay_ends(tmp_path: Path, how: str, status: int) -> None:
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ENDS, str(tmp_path), how],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == status, ended.stderr[-2000:]
+    assert ("last line" in ended.stdout) == (how == "succeeds")
+    assert ("of a row" in ended.stderr) == (how == "raises")
+
+
+def test_a_listener_that_is_copied_listens_to_nothing(listener: Listener) -> None:
+    listener.listen([signal.SIGUSR1])
+    for made in (copy.deepcopy(listener), pickle.loads(pickle.dumps(listener))):  # noqa: S301
+        assert made.taken == {}
+        assert made.told.value == 0
+    survivor = Survivor(None, listener)
+    assert copy.deepcopy(survivor) is survivor
 
 
 def test_a_worker_that_is_spawned_is_told_which_signals(listener: Listener) -> None:
