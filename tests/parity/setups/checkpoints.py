@@ -10,7 +10,9 @@ from tests.parity.bench import Limit, Setup
 from tests.parity.parts import callbacks, data, metrics, models, optimizers, scripts
 from tests.parity.setups.common import BEST, CLASSES, LORA, NEEDS_5, NOISY, SAVES, STEPS, TEXT, calls, padded
 
-NOTES_BEST = NEEDS_5('its state does not say which checkpoint is the best one with `save_strategy="best"`')
+NOTES_BEST = Limit(
+    'its state does not say which checkpoint is the best one with `save_strategy="best"`', since="5.4"
+)
 
 CHECKPOINTS = (
     Setup("checkpoints/steps", args=SAVES, **NOISY),
@@ -270,6 +272,6 @@ ADAPTERS = (
         **(LORA | {"model": models.two_lora_bert}),
         args={**SAVES, "learning_rate": 0.05},
         script=scripts.in_turn(scripts.interrupted(4), scripts.resumed()),
-        limit=NEEDS_5('it does not load the adapter "default" beside another one'),
+        limit=Limit('it does not load the adapter "default" beside another one', since="5.23"),
     ),
 )
