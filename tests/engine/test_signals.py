@@ -142,7 +142,7 @@ def test_a_worker_outlives_what_its_process_hears_too(
 def test_a_worker_that_alone_is_told_ends(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     batches, worker = worker_of(listener, monkeypatch, seconds=0.2)
     os.kill(worker.pid, signal.SIGTERM)
-    with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+    with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
         list(batches)
 
 
