@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.connectors.data_connector import (
 )
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from transformers.trainer_utils import has_length
 
 from compat.engine.loader_state import Generators
 from compat.engine.position import (
@@ -210,7 +211,9 @@ class WindowReader:
                 step += len(fetched)
                 self._is_over = len(fetched) < count or step >= last
                 if passing is not None and self._is_over:
-                    passing.end(batches)
+                    # Past a limit of Lightning's there are batches that nobody is to draw.
+                    is_limited = has_length(loader) and last < len(loader)
+                    passing.end(None if is_limited else batches)
                 for index, batch in enumerate(fetched):
                     places.append(Place(num_items, len(fetched), size, index == len(fetched) - 1))
                     yield batch
