@@ -53,10 +53,11 @@ class WindowLoader:
         try:
             yield from self._windows(resumed)
         finally:
+            # Once the next pass is asked for: until then checkpoints hold where this one stands.
             resumed.end()
 
-    def _windows(self, rest: Resumed | None) -> Iterator[Any]:
-        session, resumed = self._session, rest
+    def _windows(self, resumed: Resumed | None) -> Iterator[Any]:
+        session = self._session
         hf, schedule = session.hf, session.schedule
         size = hf.args.gradient_accumulation_steps
         loader = session.dataloader if resumed is None else resumed.loader
@@ -85,13 +86,11 @@ class WindowLoader:
             batches.expect(count)
             fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
             hf.current_gradient_accumulation_steps = len(fetched)
-            if rest is not None and is_last:
-                rest.end(batches)
             if session.is_open and not fetched:
                 return
-            if resumed is not None and (fetched or session.restores_after_empty_window):
-                resumed.after_first_window()
-                resumed = None
+            if resumed is not None:
+                is_any = bool(fetched or session.restores_after_empty_window)
+                resumed.after_window(batches if is_last else None, is_any=is_any)
             for index, inputs in enumerate(fetched):
                 session.coming = MicroBatch(
                     inputs=inputs,

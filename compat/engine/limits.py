@@ -43,16 +43,22 @@ class LimitedLoader:
         """The loader that is limited."""
         return self._dataloader
 
-    def less(self, count: int) -> LimitedLoader:
+    def less(self, count: int, at_once: int) -> LimitedLoader:
         """This loader without its first batches, for a run that goes on."""
-        return LimitedLoader(hf_trainer.skip_first_batches(self._dataloader, count), self._limit - count)
+        return LimitedLoader(less(self._dataloader, count, at_once), self._limit - count)
 
 
-def less(loader: Any, count: int) -> Any:
-    """A loader without its first batches."""
+def less(loader: Any, count: int, at_once: int) -> Any:
+    """A loader without its first batches.
+
+    Args:
+        loader: the loader.
+        count: batches that this process has had.
+        at_once: batches that are drawn for one that each process gets.
+    """
     if isinstance(loader, LimitedLoader):
-        return loader.less(count)
-    return hf_trainer.skip_first_batches(loader, count)
+        return loader.less(count, at_once)
+    return hf_trainer.skip_first_batches(loader, count * at_once)
 
 
 def plain(loader: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import types
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
-from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +29,26 @@ MOST_OBJECTS = 5000
 
 CLOSED = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, type, types.ModuleType),
-    *(torch.Tensor, np.ndarray, nn.Module, torch.device, torch.dtype, transformers.Trainer),
+    *(torch.Tensor, np.ndarray, torch.device, torch.dtype),
+    *(transformers.Trainer, transformers.PreTrainedModel),
 )
 """Kinds of objects that are not looked into: values, models, and the trainer that a callback may lead to."""
 
-DRAWING = ("__getitem__", "__getitems__", "__iter__", "__next__", "__call__")
-"""Methods of datasets, samplers and collators; what they name in their module may be a generator."""
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "lightning",
+    "builtins",
+    "collections",
+)
+"""Packages whose classes are known to keep their generators on their objects."""
+
+CALLABLES = (functools.partial, types.MethodType, types.BuiltinMethodType)
+CALLED = ("__self__", "__func__", "func", "args", "keywords")
+"""What these are made of."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,11 @@ KINDS = {
         lambda own: own.get_state(legacy=False),
         lambda own, state: own.set_state(state),
     ),
+    "bits": Kind(
+        np.random.BitGenerator,
+        lambda own: own.state,
+        lambda own, state: setattr(own, "state", state),
+    ),
     "python": Kind(
         random.Random,
         lambda own: own.getstate(),
@@ -75,7 +94,12 @@ class Generators:
     """
 
     def __init__(self, loader: Any = None) -> None:
-        self._found = {path: own for path, own in reachable(loader) if _kind_of(own) is not None}
+        self._loader = loader
+        self.search()
+
+    def search(self) -> None:
+        """Look again: some are made with the first batch, as that of HF's collator for masked tokens."""
+        self._found = {path: own for path, own in reachable(self._loader) if _kind_of(own) is not None}
 
     def states(self) -> States:
         """Their states now."""
@@ -88,10 +112,24 @@ class Generators:
 
     def put_back(self, states: Mapping[str, Any]) -> None:
         """Put those back that are there and were there when `states` were read."""
+        if states.keys() - self._found.keys():
+            _touch(self._loader)
+            self.search()
         for path, (name, state) in states.items():
             own = self._found.get(path)
             if own is not None and _kind_of(own) == name:
                 KINDS[name].put_back(own, state)
+
+
+def _touch(loader: Any) -> None:
+    """Make a batch that nobody gets, of one row."""
+    dataset: Any = getattr(loader, "dataset", None)
+    collate: Any = getattr(loader, "collate_fn", None)
+    if collate is None or not hasattr(dataset, "__getitem__"):
+        return
+    # What it draws is put back by who asks for it; what fails here fails again where a batch is asked for.
+    with contextlib.suppress(Exception):
+        collate([dataset[0]])
 
 
 def _kind_of(value: Any) -> str | None:
@@ -126,18 +164,32 @@ def _parts(holder: Any) -> Iterator[tuple[str, Any]]:
         yield from [(str(key), value) for key, value in holder.items()] if _is_small(holder) else ()
     elif isinstance(holder, (list, tuple, set, frozenset)):
         yield from ((str(index), value) for index, value in enumerate(holder)) if _is_small(holder) else ()
-    elif isinstance(holder, functools.partial):
-        yield from (("func", holder.func), ("args", holder.args), ("keywords", holder.keywords))
-    elif isinstance(holder, types.MethodType):
-        yield from (("__self__", holder.__self__), ("__func__", holder.__func__))
     elif isinstance(holder, types.FunctionType):
         yield from _parts_of_function(holder)
-    elif isinstance(values := getattr(holder, "__dict__", None), dict):
+    elif isinstance(holder, CALLABLES):
+        yield from ((name, getattr(holder, name)) for name in CALLED if hasattr(holder, name))
+    elif _kind_of(holder) is None:
+        yield from _parts_of_object(holder)
+
+
+def _parts_of_object(holder: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(values := getattr(holder, "__dict__", None), dict):
         yield from list(values.items())
-        for name in DRAWING:
-            method = getattr(type(holder), name, None)
-            if isinstance(method, types.FunctionType):
-                yield from ((f"{name}.{part}", value) for part, value in _parts_of_function(method))
+    for kind in type(holder).__mro__:
+        if kind.__module__.partition(".")[0] not in LIBRARIES:
+            yield from _parts_of_class(holder, kind)
+
+
+def _parts_of_class(holder: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    """What a class keeps for its objects: in slots, as attributes, and by what its methods name."""
+    for name, value in list(vars(kind).items()):
+        if isinstance(value, types.MemberDescriptorType):
+            with contextlib.suppress(AttributeError):
+                yield name, getattr(holder, name)
+        elif isinstance(value, types.FunctionType):
+            yield from ((f"{name}.{part}", inner) for part, inner in _parts_of_function(value))
+        elif _kind_of(value) is not None:
+            yield name, value
 
 
 def _is_small(container: Any) -> bool:
@@ -145,16 +197,19 @@ def _is_small(container: Any) -> bool:
 
 
 def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function closes over, and the generators that it names in its module."""
+    """What a function closes over and has for defaults, and what it names in its own module."""
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:
             continue  # not bound yet
+    yield from ((f"default {index}", value) for index, value in enumerate(function.__defaults__ or ()))
+    yield from (function.__kwdefaults__ or {}).items()
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
-        if _kind_of(value) is not None:
+        is_own = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
+        if is_own or isinstance(value, (dict, list, tuple)) or _kind_of(value) is not None:
             yield name, value
 
 

@@ -45,6 +45,7 @@ class Position:
         ahead: random states when the batch was drawn that the loader holds ahead; None where it holds none.
         loader: state of a loader that can load it; None for others.
         own: states of the loader's own generators at the save; those of the process stand in HF's file.
+        leaves_epoch: whether the run had decided to leave the rest of that epoch out.
         has_ended: whether the run had decided to end there, ahead of its last update step.
     """
 
@@ -56,6 +57,7 @@ class Position:
     ahead: Draws | None = None
     loader: Any = None
     own: States | None = None
+    leaves_epoch: bool = False
     has_ended: bool = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,12 +133,13 @@ def redraw(state: Draws, generators: Generators) -> None:
         state: what `draws` gave.
         generators: the loader's own.
     """
+    # First, since it may make a batch.
+    generators.put_back(state.get("own", {}))
     random.setstate(state["python"])
     numpy = state["numpy"]
     keys = numpy["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": keys}})  # noqa: NPY002
     torch.random.set_rng_state(state["torch"])
-    generators.put_back(state.get("own", {}))
 
 
 def looks_ahead(loader: Any) -> bool:
@@ -191,6 +194,7 @@ class Batches:
         self.generators = generators
         self._notes = notes
         self._left = 0
+        self._is_first = True
         self.ahead: Draws | None = None
 
     def __iter__(self) -> Iterator[Any]:
@@ -201,7 +205,11 @@ class Batches:
         # Reading the states takes some 40 µs: once for each window.
         if self._left == 0 and self._notes:
             self.ahead = draws(self.generators, within_epoch=True)
-        return next(self._iterator)
+        batch = next(self._iterator)
+        if self._is_first:
+            self._is_first = False
+            self.generators.search()
+        return batch
 
     def expect(self, count: int) -> None:
         """Be told how many batches the next window takes."""

@@ -62,12 +62,19 @@ class Resumed:
         self._seen = session.steps_trained
         self._is_restored = False
         self._way = self._choose(session.dataloader)
-        self.loader = less(session.dataloader, self._seen) if self._way is Way.SKIP else session.dataloader
+        self.loader = self._shortened() if self._way is Way.SKIP else session.dataloader
         self._generators = Generators(session.dataloader)
         self._loaded: LoadedState | None = None
+        self._ending: Batches | None = None
         if position is not None and self._way is Way.STATE:
             self._loaded = LoadedState(self.loader, position.loader)
         self.order = None if position is None else position.order
+
+    def _shortened(self) -> Any:
+        loader = self._session.dataloader
+        # From a checkpoint of HF's own as under HF, which leaves out too few.
+        at_once = 1 if self._position is None else _draws_at_once(plain(loader))
+        return less(loader, self._seen, at_once)
 
     def begin(self, batches: Batches) -> None:
         """Get to the first batch that has not been seen."""
@@ -85,23 +92,25 @@ class Resumed:
         else:
             self._restore()
 
-    def after_first_window(self) -> None:
-        """Restore the random numbers of the save, where it has not been done."""
-        if not self._is_restored:
-            self._restore()
-
-    def end(self, batches: Batches | None = None) -> None:
-        """Have later passes begin at their beginning.
+    def after_window(self, batches: Batches | None = None, *, is_any: bool = True) -> None:
+        """After the first window, restore the random numbers of the save, where it has not been done.
 
         Args:
-            batches: where the pass has come to its end; a loader may have to see it.
+            batches: where it is the last window of the pass; a loader may have to see the end.
+            is_any: whether it has any batch that counts.
         """
+        self._ending = batches
+        if is_any and not self._is_restored:
+            self._restore()
+
+    def end(self) -> None:
+        """Have later passes begin at their beginning."""
         if self._loaded is None:
             return
-        loaded, self._loaded = self._loaded, None
-        if batches is not None:
-            next(batches, None)
-        loaded.forget()
+        if self._ending is not None:
+            next(self._ending, None)
+        self._loaded.forget()
+        self._loaded = self._ending = None
 
     def _choose(self, loader: Any) -> Way:
         position = self._position
@@ -154,10 +163,10 @@ class Resumed:
 
     def _restore(self) -> None:
         self._is_restored = True
-        self._session.hf._load_rng_state(self._session.resume_from_checkpoint)
         if self._position is not None and draws_here(self.loader):
             # Those of a sampler whose batches workers make have drawn ahead of the save.
             self._generators.put_back(self._position.own or {})
+        self._session.hf._load_rng_state(self._session.resume_from_checkpoint)
 
 
 def count_pass(session: Passing) -> None:

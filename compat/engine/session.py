@@ -160,8 +160,8 @@ class Session:
     @property
     def nothing_left(self) -> bool:
         """Whether all that the current epoch still lacks is its end."""
-        if self.has_ended:
-            return self.resumes_epoch
+        if self.has_ended or (self.position is not None and self.position.leaves_epoch):
+            return self.resumes_epoch and self.steps_trained > 0
         return (
             self.resumes_epoch and 0 < self.schedule.steps_in_epoch <= self.steps_trained and not self.is_open
         )
@@ -211,9 +211,9 @@ class Session:
 
     def load_random_states(self) -> None:
         """Put the random numbers back to what they were at the save, in the process and in the loader."""
-        self.hf._load_rng_state(self.resume_from_checkpoint)
         if self.position is not None:
             Generators(self.dataloader).put_back(self.position.own or {})
+        self.hf._load_rng_state(self.resume_from_checkpoint)
 
     def where(self) -> Position:
         """Where the run stands in its data."""
@@ -228,6 +228,7 @@ class Session:
             ahead=None if self.batches is None else self.batches.ahead,
             loader=loader.state_dict() if is_stateful(loader) else None,
             own=generators.states(),
+            leaves_epoch=bool(self.hf.control.should_epoch_stop),
             has_ended=self.hf._ends_itself,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 CLASSES_SECOND = "torchmetrics.classification."
 """Where the metrics live that take classes as the second dimension; HF's models give them as the last."""
+
+NUMBERS = "torchmetrics.regression."
+"""Where the metrics live that compare numbers."""
+
+WRAPPED = ("_base_metric", "base_metric", "metric", "metrics", "metric_a", "metric_b")
+"""Attributes under which metrics keep metrics that they are made of."""
 
 PADDING = -100
 
@@ -102,7 +109,8 @@ class TorchMetrics:
 
     def _refused(self, error: Exception, logits: torch.Tensor, labels: torch.Tensor) -> str:
         hint = "Have `preprocess_logits_for_metrics` make what it takes."
-        if (labels == PADDING).any():
+        ignores = all(map(_ignores, self._collection.values(copy_state=False)))
+        if (labels == PADDING).any() and not ignores:
             hint = "Labels hold -100 where there is nothing to predict: give it `ignore_index=-100`. " + hint
         return (
             f"`compute_metrics={self._name}`: predictions of shape {tuple(logits.shape)} and labels of shape "
@@ -129,8 +137,25 @@ def shifted(predictions: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
 
 def _laid_out(metric: Metric, predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    takes_classes_second = any(base.__module__.startswith(CLASSES_SECOND) for base in type(metric).__mro__)
-    has_classes_last = predictions.dim() == labels.dim() + 1 > 2  # noqa: PLR2004 (batch, tokens, classes)
-    if takes_classes_second and has_classes_last and predictions.shape[1:-1] == labels.shape[1:]:
+    has_one_more = predictions.dim() == labels.dim() + 1 and predictions.shape[:-1] == labels.shape
+    if not has_one_more:
+        return predictions
+    if labels.dim() > 1 and _is_of(metric, CLASSES_SECOND):
         return predictions.movedim(-1, 1)
-    return predictions
+    # One number for each sample, as the loss of such a model has it.
+    is_squeezed = predictions.shape[-1] == 1 and _is_of(metric, NUMBERS)
+    return predictions.squeeze(-1) if is_squeezed else predictions
+
+
+def _is_of(metric: Any, package: str) -> bool:
+    """Whether a metric, or what it wraps, is of a package of torchmetrics."""
+    inner = [getattr(metric, name, None) for name in WRAPPED]
+    metrics = [one for part in inner for one in (part if isinstance(part, Iterable) else [part])]
+    wrapped = [one for one in metrics if isinstance(one, Metric)]
+    if wrapped:
+        return all(_is_of(one, package) for one in wrapped)
+    return any(base.__module__.startswith(package) for base in type(metric).__mro__)
+
+
+def _ignores(metric: Any) -> bool:
+    return any(getattr(part, "ignore_index", None) is not None for part in metric.modules())

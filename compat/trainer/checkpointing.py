@@ -244,3 +244,5 @@ class CheckpointingMixin(SavingMixin):
             super()._load_callback_state()
         finally:
             self.args.restore_callback_states_from_checkpoint = asked
+        # It was saved in the middle of a save, which is over.
+        self.control.should_save = self.control.should_evaluate = self.control.should_log = False

@@ -177,6 +177,8 @@ def welcome(given: Given) -> None:
         if isinstance(given[name], pl.LightningDataModule):
             check_data(given[name], name)
             given[name] = DataOfModule(given[name])
+        elif isinstance(given[name], dict):
+            given[name] = {key: _as_data(value) for key, value in given[name].items()}
     source = given["train_dataset"]
     validates = isinstance(source, DataOfModule) and is_overridden("val_dataloader", source.source)
     if validates and given["eval_dataset"] is None:
@@ -201,7 +203,8 @@ class GuestsMixin(CallbacksMixin):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The evaluation data. Mirrors `transformers.Trainer.get_eval_dataloader`."""
-        dataset = _as_data(self.eval_dataset if eval_dataset is None else eval_dataset)
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = _as_data(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
         if isinstance(dataset, DataOfModule):
             return self.accelerator.prepare(dataset.loader("val_dataloader", self))
         return super().get_eval_dataloader(eval_dataset)

@@ -316,8 +316,9 @@ class SavingMixin(EvaluationMixin):
         self._written = None
         super()._maybe_log_save_evaluate(*args, **kwargs)
         written = self._written
-        if written is None or self._saves_async:
+        if written is None or (self._saves_async and not self._ends_itself):
             return
+        self._finish_writing()
         has_position = os.path.isfile(os.path.join(written, self._position_file))
         if has_position and self._ends_itself and not self._has_noted_end:
             # A callback has decided so when it was told of the checkpoint.

@@ -197,7 +197,7 @@ class WindowReader:
     def _windows(
         self, loader: Any, batches: Batches, places: deque[Place], step: int, rest: Resumed | None
     ) -> Iterator[Any]:
-        trainer, passing = self._module.trainer, rest
+        trainer = self._module.trainer
         last = trainer.fit_loop._combined_loader.limits[0]  # type: ignore[union-attr,index]
         with ended(loader):
             while step < last:
@@ -205,15 +205,12 @@ class WindowReader:
                 count = int(min(size - step % size, last - step))
                 batches.expect(count)
                 fetched, num_items = self._module.hf.get_batch_samples(batches, count, self._module.device)
-                if rest is not None:
-                    rest.after_first_window()
-                    rest = None
                 step += len(fetched)
                 self._is_over = len(fetched) < count or step >= last
-                if passing is not None and self._is_over:
+                if rest is not None:
                     # Past a limit of Lightning's there are batches that nobody is to draw.
-                    is_limited = has_length(loader) and last < len(loader)
-                    passing.end(None if is_limited else batches)
+                    ends = self._is_over and not (has_length(loader) and last < len(loader))
+                    rest.after_window(batches if ends else None)
                 for index, batch in enumerate(fetched):
                     places.append(Place(num_items, len(fetched), size, index == len(fetched) - 1))
                     yield batch

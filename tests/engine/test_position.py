@@ -118,6 +118,69 @@ def with_own_noise() -> Any:
     return collate
 
 
+class Lazily:
+    """A collator that makes its generator with its first batch."""
+
+    generator: Any = None
+
+    def __call__(self, samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        if self.generator is None:
+            self.generator = seeded(torch)
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return {**batch, "x": batch["x"] * torch.rand(1, generator=self.generator)}
+
+
+class Slotted:
+    __slots__ = ("generator",)
+
+    def __init__(self) -> None:
+        self.generator = seeded(np.random.default_rng)
+
+
+class Shift(torch.nn.Module):
+    """A transform that is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = seeded(torch)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(4, generator=self.generator)
+
+
+GLOBAL = {"generator": seeded(random.Random)}
+
+
+def from_the_module() -> float:
+    return GLOBAL["generator"].random()
+
+
+class Everywhere(Dataset):  # type: ignore[type-arg]
+    """Keeps generators wherever Python has a place for one."""
+
+    of_class = seeded(np.random.RandomState)
+
+    def __init__(self) -> None:
+        type(self).of_class = seeded(np.random.RandomState)
+        GLOBAL["generator"] = seeded(random.Random)
+        self.bound = seeded(random.Random).random
+        self.slotted, self.module, self.bits = Slotted(), Shift(), seeded(np.random.PCG64)
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        noise = self.of_class.rand() + self.bound() + self.slotted.generator.random() + self.helped()
+        noise += self.bits.random_raw() / 2**64
+        return {**ROWS[index], "x": self.module(ROWS[index]["x"]) + noise}
+
+    def helped(self) -> float:
+        return from_the_module()
+
+
+MADE_ANEW: tuple[Any, ...] = (OwnNoise, Everywhere)
+
+
 class Epochs:
     """A sampler of batches that orders by the epoch it is told, if it is told one."""
 
@@ -193,6 +256,33 @@ class Keeps:
         self.state = state
 
 
+class Counts:
+    """A loader that shuffles each of its passes in another order, and tells within one where it stands."""
+
+    def __init__(self) -> None:
+        self.passes, self.at, self.over, self.loaded = 0, 0, False, False
+
+    def __len__(self) -> int:
+        return 7
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        if not self.loaded:
+            self.passes, self.at = self.passes + 1, 0
+        self.loaded = self.over = False
+        order = random.Random(self.passes).sample(range(14), 14)  # noqa: S311
+        while self.at < len(self):
+            self.at += 1
+            yield noisy([ROWS[index] for index in order[2 * self.at - 2 : 2 * self.at]])
+        # As torchdata has it: who has seen the end begins anew.
+        self.over = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"passes": self.passes, "at": self.at, "over": self.over}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.passes, self.at, self.loaded = state["passes"], state["at"], not state["over"]
+
+
 class Own(compat.Trainer):
     """Has a loader that accelerate does not know."""
 
@@ -226,6 +316,7 @@ LOADERS: dict[str, Any] = {
     "unbatched stream": lambda: DataLoader(Unbatched(), batch_size=None),
     "keeps": lambda: Keeps(Numbers()),
     "goes on": lambda: Keeps(Goes()),
+    "counts": Counts,
 }
 
 
@@ -260,7 +351,7 @@ def chained(model: Regression) -> tuple[Any, Any]:
     return optimizer, schedulers.SequentialLR(optimizer, parts, milestones=[4])
 
 
-NAMED_ALREADY = ("plain", "stream", "goes on")
+NAMED_ALREADY = ("plain", "stream", "goes on", "counts")
 
 # What differs from a run over plain rows; `optimizers` is called with the model.
 SETUPS: dict[str, dict[str, Any]] = {
@@ -289,6 +380,8 @@ SETUPS: dict[str, dict[str, Any]] = {
     **{f"own {name}": {"kind": Own, "run_name": name} for name in LOADERS if name not in NAMED_ALREADY},
     "own rows": {"train_dataset": OwnNoise()},
     "own collator": {"data_collator": with_own_noise},
+    "own collator, later": {"data_collator": Lazily},
+    "own everywhere": {"train_dataset": Everywhere()},
     "own rows, accumulation": {"train_dataset": OwnNoise(), "gradient_accumulation_steps": 3},
     "limited": {"train_dataset": Noisy(), "lightning": {"limit_train_batches": 5}},
     "evaluation at epochs": {"eval_strategy": "epoch", "eval_dataset": Noisy()},
@@ -311,10 +404,10 @@ def build(folder: Path, setup: dict[str, Any], step: int = 0) -> compat.Trainer:
     torch.manual_seed(3)
     model = Regression()
     # Made for each run: its generators are drawn from.
-    if isinstance(options.get("train_dataset"), OwnNoise):
-        options["train_dataset"] = OwnNoise()
-    if options.get("data_collator") is with_own_noise:
-        options["data_collator"] = with_own_noise()
+    if isinstance(options.get("train_dataset"), MADE_ANEW):
+        options["train_dataset"] = type(options["train_dataset"])()
+    if options.get("data_collator") in (with_own_noise, Lazily):
+        options["data_collator"] = options["data_collator"]()
     make = options.pop("optimizers", None)
     if make is not None:
         options["optimizers"] = make(model)
@@ -355,6 +448,35 @@ def test_resumed_is_undisturbed(tmp_path: Path, setup: dict[str, Any]) -> None:
     assert resumed.state.global_step == 10
     assert weights(resumed) == weights(expected)
     assert logs(resumed) == logs(expected)
+
+
+class LeavesEpoch(transformers.TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_epoch_stop = state.global_step in (4, 7)
+
+
+@pytest.mark.parametrize("kill", [3, 4, 5, 7])
+def test_the_rest_of_an_epoch_that_was_left_is_left_out(tmp_path: Path, kill: int) -> None:
+    def run(folder: Path, *more: Any) -> compat.Trainer:
+        ours = build(folder, {})
+        for callback in (LeavesEpoch(), *more):
+            ours.add_callback(callback)
+        ours.train(resume_from_checkpoint="auto")
+        return ours
+
+    expected = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Killed(kill))
+    assert weights(run(tmp_path / "killed")) == weights(expected)
+
+
+@pytest.mark.parametrize("kills", [(2, 7), (2, 7, 8), (5, 7, 9)])
+def test_a_stateful_loader_that_was_resumed_is_saved_at_its_pass_end(
+    tmp_path: Path, kills: tuple[int, ...]
+) -> None:
+    setup = {"kind": Own, "run_name": "counts"}
+    expected = finished(tmp_path / "whole", setup)
+    assert weights(finished(tmp_path / "killed", setup, *kills)) == weights(expected)
 
 
 @pytest.mark.parametrize("kills", [(1,), (2, 4), (3,), (5, 6, 8), (9,)])

@@ -10,6 +10,7 @@ import torch
 from torchmetrics import MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.text import Perplexity
+from torchmetrics.wrappers import MinMaxMetric
 
 import compat
 from compat.engine.torchmetrics import TorchMetrics, shifted
@@ -100,6 +101,30 @@ def test_classes_of_tokens_come_second_and_are_not_moved(tmp_path: Path) -> None
             ).logits
         expected.update(logits[0], batch["labels"][0])
     assert found == pytest.approx(expected.compute().item())
+
+
+def test_a_metric_within_another_one_keeps_its_layout() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 3, 3), torch.randint(0, 3, (4, 3))
+    expected = (logits.argmax(-1) == labels).double().mean().item()
+
+    def found(metric: Any) -> Any:
+        ours = TorchMetrics(metric, shifts_labels=False)
+        ours.update(logits, labels)
+        return ours.compute()
+
+    def accuracy() -> MulticlassAccuracy:
+        return MulticlassAccuracy(3, average="micro")
+
+    assert found(accuracy())["MulticlassAccuracy"] == pytest.approx(expected)
+    assert found(MinMaxMetric(accuracy()))["raw"] == pytest.approx(expected)
+    assert list(found(accuracy() * 100).values()) == [pytest.approx(100 * expected)]
+
+
+def test_one_number_for_each_sample_is_compared_as_one() -> None:
+    ours = TorchMetrics(MeanSquaredError(), shifts_labels=False)
+    ours.update(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0]))
+    assert ours.compute()["MeanSquaredError"] == 2.0
 
 
 def test_what_a_metric_refuses_says_what_to_write() -> None:

@@ -145,6 +145,30 @@ def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
     assert longer.state.global_step == 8
 
 
+def test_a_stop_that_is_decided_in_a_save_is_noted_when_saving_goes_on_beside(tmp_path: Path) -> None:
+    options = {**STEPS, **LONG, "lightning": {"save_async": True}}
+    for _ in range(2):
+        ours = trainer(tmp_path, callbacks=[Stops("on_save", 8)], **options)
+        ours.train(resume_from_checkpoint="auto")
+        assert ours.state.global_step == 8
+
+
+def test_looking_at_a_run_that_is_over_leaves_its_checkpoint_alone(tmp_path: Path) -> None:
+    options = {**STEPS, "save_steps": 1, "max_steps": 12}
+    whole = trainer(tmp_path / "whole", **options)
+    whole.train()
+
+    def stopped() -> compat.Trainer:
+        return trainer(tmp_path / "run", callbacks=[Stops("on_step_end", 4)], **options)
+
+    stopped().train()
+    stopped().train(resume_from_checkpoint="auto")
+    further = trainer(tmp_path / "run", **options)
+    further.train(resume_from_checkpoint=True)
+    assert further.state.global_step == 12
+    assert weights(further) == weights(whole)
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_run_that_came_to_its_last_step_within_an_epoch_is_over(tmp_path: Path, size: int) -> None:
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "gradient_accumulation_steps": size}
