@@ -56,6 +56,14 @@ class WindowLoader:
             # Once the next pass is asked for: until then checkpoints hold where this one stands.
             resumed.end()
 
+    def _seeded(self, loader: Any) -> list[Any]:
+        """The loaders that are told of the epoch, of a loader and one that it was made from to be shorter."""
+        whole, is_exact = self._session.dataloader, self._session.position is not None
+        if loader is whole:
+            return [whole]
+        # accelerate wraps the sampler of a loader that it shortens: HF misses it there, or finds another one.
+        return [*([whole] if is_exact else []), *([loader] if looks_ahead(loader) or not is_exact else [])]
+
     def _windows(self, resumed: Resumed | None) -> Iterator[Any]:
         session = self._session
         hf, schedule = session.hf, session.schedule
@@ -64,8 +72,8 @@ class WindowLoader:
         step = 0 if resumed is None else session.steps_trained
         counted_from = 0 if session.counts_skipped else step
         if not hf.seeds_epoch_before_callbacks:
-            # accelerate wraps the sampler of a loader that it shortens; HF would find another one there.
-            hf._seed_epoch(loader if looks_ahead(loader) else session.dataloader, session.epoch)
+            for each in self._seeded(loader):
+                hf._seed_epoch(each, session.epoch)
         batches = session.begin_epoch(loader, None if resumed is None else resumed.order)
         if resumed is not None:
             resumed.begin(batches)

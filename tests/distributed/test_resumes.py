@@ -23,11 +23,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["unseeded", "own"])
+@pytest.mark.parametrize("name", ["unseeded", "own", "dispatched"])
 @pytest.mark.parametrize("step", ["2", "6", "8", "13"])
-def test_a_sampler_with_a_generator_goes_on_where_it_was(
-    found: list[dict[str, Any]], name: str, step: str
-) -> None:
+def test_a_run_goes_on_where_it_was(found: list[dict[str, Any]], name: str, step: str) -> None:
     for rank in found:
         seen, weights, expected, undisturbed = rank[name][step]
         assert seen == expected

@@ -115,6 +115,9 @@ def main(folder):
             compat.Trainer, folder / "unseeded", accelerator_config={"use_seedable_sampler": False}
         ),
         "own": resumed(Own, folder / "own"),
+        "dispatched": resumed(
+            compat.Trainer, folder / "dispatched", accelerator_config={"dispatch_batches": True}
+        ),
         "returns": evaluated(folder / "returns", returns=True),
         "logs": evaluated(folder / "logs", returns=False),
     }
