@@ -24,12 +24,13 @@ def held_state(optimizer: Any, model: nn.Module) -> Held:
     """States that `optimizer.state_dict()` leaves out, or names by objects that no other process has.
 
     Args:
-        optimizer: the optimizer itself, without wrappers.
+        optimizer: the optimizer, or what stands for it.
         model: whose parameters it steps.
 
     Returns:
         The states by the names of the parameters; empty where there are none.
     """
+    optimizer = _itself(optimizer)
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = {
         index: {key: _by_name(value, names) for key, value in group.items() if _is_by_parameter(value)}
@@ -38,7 +39,7 @@ def held_state(optimizer: Any, model: nn.Module) -> Held:
     kept = {
         "groups": {index: found for index, found in groups.items() if found},
         "optimizers": {
-            names[parameter]: one.state_dict() for parameter, one in _per_parameter(optimizer).items()
+            names[parameter]: one.state_dict() for parameter, one in per_parameter(optimizer).items()
         },
         "schedulers": {
             names[parameter]: one.state_dict() for parameter, one in _schedulers(optimizer).items()
@@ -51,15 +52,16 @@ def load_held_state(optimizer: Any, model: nn.Module, held: Held) -> None:
     """Put back what `held_state` gave, once the optimizer has loaded its own state.
 
     Args:
-        optimizer: the optimizer itself, without wrappers.
+        optimizer: the optimizer, or what stands for it.
         model: whose parameters it steps.
         held: what `held_state` gave.
     """
+    optimizer = _itself(optimizer)
     parameters = dict(model.named_parameters())
     for index, found in held.get("groups", {}).items():
         for key, states in found.items():
             optimizer.param_groups[index][key] = {parameters[name]: state for name, state in states.items()}
-    for what, owners in (("optimizers", _per_parameter(optimizer)), ("schedulers", _schedulers(optimizer))):
+    for what, owners in (("optimizers", per_parameter(optimizer)), ("schedulers", _schedulers(optimizer))):
         for name, state in held.get(what, {}).items():
             if (owner := owners.get(parameters[name])) is not None:
                 owner.load_state_dict(state)
@@ -73,13 +75,22 @@ def _by_name(states: Mapping[Any, Any], names: Mapping[Any, str]) -> dict[str, A
     return {names[parameter]: state for parameter, state in states.items() if parameter in names}
 
 
-def _per_parameter(optimizer: Any) -> Mapping[Any, Any]:
-    return getattr(optimizer, PER_PARAMETER, None) or {}
+def _itself(optimizer: Any) -> Any:
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def per_parameter(optimizer: Any) -> Mapping[Any, Any]:
+    """The optimizers that HF steps in the backward pass, by parameter; empty where it steps one for all.
+
+    Args:
+        optimizer: the optimizer, or what stands for it.
+    """
+    return getattr(_itself(optimizer), PER_PARAMETER, None) or {}
 
 
 def _schedulers(optimizer: Any) -> dict[Any, Any]:
     found = {}
-    for parameter in _per_parameter(optimizer):
+    for parameter in per_parameter(optimizer):
         for hook in (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values():
             cells = zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True)
             schedulers: Any = next((cell.cell_contents for name, cell in cells if name == SCHEDULERS), {})

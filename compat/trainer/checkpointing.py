@@ -205,8 +205,7 @@ class CheckpointingMixin(SavingMixin):
             self.lr_scheduler.load_state_dict(parts["lr_scheduler"])
         file = os.path.join(checkpoint, OPTIMIZER_EXTRA)
         if os.path.isfile(file):
-            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-            load_held_state(optimizer, self.model, load_plain(file))
+            load_held_state(self.optimizer, self.model, load_plain(file))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with numpys_older_names():

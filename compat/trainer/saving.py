@@ -179,7 +179,7 @@ class SavingMixin(EvaluationMixin):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
-        held = held_state(getattr(self.optimizer, "optimizer", self.optimizer), self.model)
+        held = held_state(self.optimizer, self.model)
         if not held or not self.args.should_save:
             return
         file = os.path.join(output_dir, OPTIMIZER_EXTRA)

@@ -12,7 +12,7 @@ import torch
 from transformers.utils import logging
 
 from compat.arguments.fields import shown
-from compat.engine.optimizer_state import PER_PARAMETER
+from compat.engine.optimizer_state import per_parameter
 from compat.upstream.models import counts_first_label, unwrapped
 
 if TYPE_CHECKING:
@@ -157,9 +157,8 @@ def first_label_counted(first: FirstStep) -> str:
 def unscheduled_layers(first: FirstStep) -> str:
     """Layerwise optimizers, whose schedule acts on HF's stand-in for them."""
     hf = first.hf
-    optimizers = getattr(getattr(hf.optimizer, "optimizer", hf.optimizer), PER_PARAMETER, None)
     kind = getattr(hf.args.lr_scheduler_type, "value", hf.args.lr_scheduler_type)
-    if not optimizers or kind == "constant" or hasattr(hf.lr_scheduler, "default_lr"):
+    if not per_parameter(hf.optimizer) or kind == "constant" or hasattr(hf.lr_scheduler, "default_lr"):
         return ""
     optim = shown("optim", getattr(hf.args.optim, "value", hf.args.optim))
     return (
