@@ -79,5 +79,5 @@ def _folder(checkpoint: Path) -> Path | None:
     latest = checkpoint / LATEST
     if not latest.is_file():
         return None
-    folder = checkpoint / latest.read_text(encoding="utf-8").strip()
+    folder = checkpoint / latest.read_text("utf-8", "replace").strip()
     return folder if folder.is_dir() else None

@@ -20,12 +20,14 @@ from transformers.utils import logging
 from typing_extensions import override
 
 from compat.checkpoint.layout import LAYOUT
+from compat.checkpoint.verify import damage
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from lightning.pytorch.strategies import Strategy
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -38,7 +40,44 @@ PROJECTORS = (
 loaded where the optimizer has imported them."""
 
 
-class HFCheckpointIO(TorchCheckpointIO):
+class VerifyingCheckpointIO(TorchCheckpointIO):
+    """Lightning's own, which holds a file against its checksums before it is loaded."""
+
+    @override
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any | None = "cpu",
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Load a Lightning checkpoint that is whole.
+
+        Args:
+            path: a file, or a URL, which is loaded as Lightning does it.
+            map_location: device that tensors are read to.
+            weights_only: as in Lightning.
+
+        Raises:
+            CheckpointError: the file is cut short or damaged.
+        """
+        if os.path.isfile(path) and (wrong := damage(path)):
+            msg = f"{wrong[0]}. Give an earlier checkpoint, or copy it again, whole."
+            raise CheckpointError(msg)
+        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return loaded
+
+
+def verify_loads(strategy: Strategy) -> None:
+    """Have a strategy verify the files that it loads, unless somebody has given it a way of their own.
+
+    Args:
+        strategy: of a Lightning Trainer.
+    """
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = VerifyingCheckpointIO()
+
+
+class HFCheckpointIO(VerifyingCheckpointIO):
     """Folders are HF's layout, one file a part; a path to a file is a plain Lightning checkpoint.
 
     Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler` write.

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compat.checkpoint.counting import listener
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 MANIFEST = "compat_manifest.json"
 """Written last: a folder that has it is whole."""
@@ -93,8 +95,9 @@ def differences(folder: str | Path, only: Collection[str] | None = None) -> Iter
         yield MANIFEST, f"damaged ({error})"
         return
     names = [name for name in entries if only is None or name in only]
+    tell = listener()
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda name: _compared(root, name, entries[name]), names)
+        found = pool.map(lambda name: _compared(root, name, entries[name], tell), names)
         yield from ((name, wrong) for name, wrong in zip(names, found, strict=True) if wrong)
 
 
@@ -122,20 +125,21 @@ def _flushed(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": _digest(file)}
 
 
-def _compared(root: Path, name: str, entry: dict[str, Any]) -> str:
+def _compared(root: Path, name: str, entry: dict[str, Any], tell: Callable[[int], object]) -> str:
     file = root / name
     if not file.is_file():
         return "missing"
     if (size := file.stat().st_size) != entry["size"]:
         return f"{size} bytes, and {entry['size']} were written"
-    return "" if _digest(file) == entry["sha256"] else "its content was changed since it was written"
+    return "" if _digest(file, tell) == entry["sha256"] else "its content was changed since it was written"
 
 
-def _digest(file: Path) -> str:
+def _digest(file: Path, tell: Callable[[int], object] = lambda _: None) -> str:
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
+            tell(len(chunk))
     return digest.hexdigest()
 
 

@@ -144,7 +144,7 @@ def writing(checkpoint: str | Path) -> Iterator[None]:
         yield
     except BaseException as error:
         discard(checkpoint)
-        if not _is_of_the_disk(error):
+        if not is_of_the_disk(error):
             raise
         msg = (
             f"`{checkpoint}`: not saved ({type(error).__name__}: {error}). Nothing of it is kept, earlier "
@@ -154,7 +154,8 @@ def writing(checkpoint: str | Path) -> Iterator[None]:
         raise CheckpointError(msg) from error
 
 
-def _is_of_the_disk(error: BaseException) -> bool:
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether the disk, the folder or its permissions keep something from being written."""
     if isinstance(error, CheckpointError):
         return False
     by_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error)) is not None

@@ -7,10 +7,12 @@ import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
+from compat.checkpoint.counting import tell
 from compat.checkpoint.deepspeed import LATEST, UNIVERSAL
 from compat.checkpoint.layout import (
     ADAPTER_FILES,
@@ -29,6 +31,14 @@ from compat.errors import CheckpointError
 Check = Callable[[Path], str]
 
 INDEX = ".index.json"
+
+_ARCHIVE = b"PK\x03\x04"
+_CHUNK = 1 << 20
+_TORCHS = (".bin", ".ckpt", ".pt", ".pth")
+_ROW = ".distcp"
+"""Ending of files that are archives in a row; where each begins, their `.metadata` says."""
+
+_INTERRUPTED = "HF was interrupted while it wrote this checkpoint"
 
 
 def problems(folder: str | Path, *, needs_weights: bool = True, weights_only: bool = False) -> list[str]:
@@ -50,11 +60,73 @@ def problems(folder: str | Path, *, needs_weights: bool = True, weights_only: bo
     return [f"`{name}`: {wrong}" for name, wrong in found]
 
 
+def damage(path: str | Path) -> list[str]:
+    """What shows that a checkpoint of any form is not as it was written.
+
+    For one that is read without being resumed from: what it lacks, and what it would run, is for its reader
+    to say. Archives are found by their content, too, since an index may name them as it likes.
+
+    Args:
+        path: a folder, or a file of Lightning's.
+
+    Returns:
+        A phrase for each problem, which begins with the file.
+    """
+    root = Path(path)
+    found = _damage(root) if root.is_dir() else [(str(root), _checked(_of_archive, root))]
+    return [f"`{name}`: {wrong}" for name, wrong in found if wrong]
+
+
+def _damage(root: Path) -> Iterator[tuple[str, str]]:
+    names, vouched_for = set(files_of(root)), sealed(root)
+    if (root / MANIFEST).exists():
+        yield from _changes(root)
+    if INCOMPLETE in names:
+        yield INCOMPLETE, _INTERRUPTED
+    yield from _contents(root, names, (_of_json, _of_safetensors, _of_archive))
+    for name in sorted(names - set(vouched_for)):
+        is_unknown = not is_one_of(name, PICKLES) and _is_torchs(root / name)
+        if is_unknown and (wrong := _checked(_of_archive, root / name)):
+            yield name, wrong
+
+
+def _is_torchs(file: Path) -> bool:
+    """Whether a file begins as an archive does, and is one of torch's as far as can be read."""
+    if file.suffix == _ROW:
+        return False
+    try:
+        with open(file, "rb") as stream:
+            if stream.read(len(_ARCHIVE)) != _ARCHIVE:
+                return False
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return file.suffix in _TORCHS
+
+
 def leaves_folder(name: Any) -> bool:
     """Whether a path that a file names leads out of the folder of that file."""
     parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
     is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)
     return not isinstance(name, str) or not name or is_absolute or ".." in parts
+
+
+def check_sums(file: Path | IO[bytes]) -> None:
+    """Read an archive through, and hold each of its members against its checksum.
+
+    Args:
+        file: a zip archive, or a part of a file that is one.
+
+    Raises:
+        BadZipFile: what differs, or that it is no archive; or another error, of what cannot be read.
+    """
+    # torch's reader is stricter with a directory, and looks at no checksum.
+    torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as content:
+                while chunk := content.read(_CHUNK):
+                    tell(len(chunk))
 
 
 def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
@@ -64,7 +136,7 @@ def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
     if STATE not in names:
         yield STATE, "missing, which is written last: the checkpoint was not written to its end"
     if INCOMPLETE in names:
-        yield INCOMPLETE, "HF was interrupted while it wrote this checkpoint"
+        yield INCOMPLETE, _INTERRUPTED
     if needs_weights and not _has_weights(root):
         yield WEIGHTS[0], "missing, and no weights of another format are there"
     yield from _contents(root, names)
@@ -73,15 +145,18 @@ def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
 def _of_weights(root: Path) -> Iterator[tuple[str, str]]:
     names = {name for name in files_of(root) if _is_weights(name)}
     if (root / MANIFEST).exists():
-        yield from _changes(root, only=names | {name for name in _sealed(root) if _is_weights(name)})
+        yield from _changes(root, only=names | {name for name in sealed(root) if _is_weights(name)})
     yield from _contents(root, names)
 
 
-def _contents(root: Path, names: set[str]) -> Iterator[tuple[str, str]]:
-    sealed = _sealed(root)
+def _contents(
+    root: Path, names: set[str], only: Collection[Check] | None = None
+) -> Iterator[tuple[str, str]]:
+    vouched_for = sealed(root)
     for name in sorted(names):
         for pattern, check, always in CHECKS:
-            if not (always or name not in sealed) or not is_one_of(name, pattern):
+            is_due = (always or name not in vouched_for) and (only is None or check in only)
+            if not is_due or not is_one_of(name, pattern):
                 continue
             if wrong := _checked(check, root / name):
                 yield name, wrong
@@ -109,8 +184,8 @@ def _has_others(root: Path, name: str) -> bool:
     return any((root / name).with_name(file).is_file() for file in ADAPTER_FILES)
 
 
-def _sealed(root: Path) -> Collection[str]:
-    """The files that a manifest vouches for."""
+def sealed(root: Path) -> Collection[str]:
+    """The files that the manifest of a folder vouches for; none where it has none."""
     try:
         return read(root).keys()
     except MANIFEST_ERRORS:
@@ -147,11 +222,10 @@ def _of_archive(file: Path) -> str:
         with open(file, "rb") as stream:
             return "" if stream.read(1) == b"\x80" else "empty, cut short, or nothing that torch has written"
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        return f"cut short or damaged ({error})"
-    return f"damaged at {damaged!r}" if damaged else ""
+        check_sums(file)
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"cut short or damaged ({str(error).partition('. ')[0]})"
+    return ""
 
 
 def _of_pickle(file: Path) -> str:

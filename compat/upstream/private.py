@@ -252,6 +252,7 @@ PRIVATE = (
     Private("torch.serialization:_save", _TORCH, "called with an archive that fills in data late"),
     Private("torch.distributed.checkpoint.filesystem:_StorageInfo", _TORCH, "made for each tensor written"),
     Private("torch._C:PyTorchFileWriter", _TORCH, "called to write that archive"),
+    Private("torch._C:PyTorchFileReader", _TORCH, "called to see whether an archive opens"),
     Private(
         "torch._subclasses.fake_tensor:FakeTensorMode", _TORCH, "on while a file is read without its data"
     ),

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import transformers
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import compat
 from compat.errors import CheckpointError
@@ -15,6 +16,14 @@ from tests.small import Regression, losses, rows, trainer, weights
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec",
+    "ignore:.*does not have many workers",
+    "ignore:.*not resumable",
+    "ignore:.*no `val_dataloader`",
+)
 
 
 class Writing(transformers.TrainerCallback):
@@ -50,12 +59,6 @@ def test_a_run_resumes_from_a_lightning_file(tmp_path: Path, step: int) -> None:
     assert list((tmp_path / "resumed").iterdir()) == []
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec",
-    "ignore:.*does not have many workers",
-    "ignore:.*not resumable",
-    "ignore:.*no `val_dataloader`",
-)
 def test_it_is_a_plain_file(tmp_path: Path) -> None:
     file, whole = written(tmp_path, 10)
     content = torch.load(file, weights_only=True)
@@ -70,14 +73,7 @@ def test_it_is_a_plain_file(tmp_path: Path) -> None:
         assert torch.equal(content["state_dict"][f"model.{name}"], value)
 
     module = compat.HFModule(Regression(), whole.args)
-    lightning = pl.Trainer(
-        max_steps=12,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    lightning = alone(max_steps=12)
     before: dict[str, Any] = {}
 
     class Noting(pl.Callback):
@@ -108,3 +104,45 @@ def test_one_of_another_module_is_no_run_of_hfs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"x.ckpt`: no HF Trainer has written it.*--to pretrained"):
         run.train(resume_from_checkpoint=str(file))
     assert list((tmp_path / "resumed").iterdir()) == []
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    file, whole = written(tmp_path, 2)
+    content = bytearray(file.read_bytes())
+    # In the middle of some tensor's data, which no reader of torch's looks at twice.
+    place = content.index(
+        torch.load(file, weights_only=True)["state_dict"]["model.out.bias"].numpy().tobytes()
+    )
+    content[place] ^= 1
+    file.write_bytes(content)
+    torch.load(file, weights_only=True)
+    with pytest.raises(CheckpointError, match=r"x.ckpt`: cut short or damaged \(Bad CRC-32"):
+        trainer(tmp_path / "resumed").train(resume_from_checkpoint=str(file))
+    assert list((tmp_path / "resumed").iterdir()) == []
+    loader = torch.utils.data.DataLoader(rows(14), batch_size=2)
+    with pytest.raises(CheckpointError, match=r"x.ckpt`: cut short or damaged .* Give an earlier checkpoint"):
+        alone(max_steps=12).fit(compat.HFModule(Regression(), whole.args), loader, ckpt_path=file)
+
+
+def test_a_way_of_their_own_to_load_stays(tmp_path: Path) -> None:
+    class Own(TorchCheckpointIO):
+        """Somebody's."""
+
+    own = Own()
+    loader = torch.utils.data.DataLoader(rows(4), batch_size=2)
+    args = compat.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    runs = alone(max_steps=1, plugins=[own])
+    runs.fit(compat.HFModule(Regression(), args), loader)
+    assert runs.strategy.checkpoint_io is own
+
+
+def alone(**flags: Any) -> pl.Trainer:
+    """A Trainer of Lightning's."""
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **flags,
+    )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from compat.checkpoint.convert import lazy
+from compat.checkpoint.convert.checking import refuse_damage, size_of
 from compat.checkpoint.convert.common import Options
 from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
+from compat.checkpoint.counting import telling
 from compat.checkpoint.manifest import flush
-from compat.checkpoint.partial import delete, partial_of, put
-from compat.errors import CheckpointError
+from compat.checkpoint.partial import delete, is_of_the_disk, partial_of, put
+from compat.errors import CheckpointError, CompatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from compat.checkpoint.convert.common import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -85,21 +92,22 @@ def convert(
     if target in source.parents:
         msg = f"`{dst}`: `{src}` lies in it, and would be gone. Give another name."
         raise CheckpointError(msg)
-    checkpoint = read.read(source, options)
+    checkpoint = _read(read, source, options, quiet=quiet)
     partial = partial_of(target)
     delete(partial)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _shown(checkpoint.size(), quiet=quiet) as bar, lazy.telling(bar.update):
+        with _shown("converting", checkpoint.size(), quiet=quiet):
             write.write(checkpoint, partial, options)
-            bar.update(bar.total - bar.n)
         for path in (*partial.rglob("*"), partial):
             flush(path)
-        size = sum(path.stat().st_size for path in (partial, *partial.rglob("*")) if path.is_file())
+        size = size_of(partial)
         put(partial, target)
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CompatError:
+        raise
+    except Exception as error:
+        if not is_of_the_disk(error):
+            raise _no_sense(source, read, error) from error
         msg = f"`{dst}`: not written ({error}). See to the space and the permissions of its folder."
         raise CheckpointError(msg) from error
     finally:
@@ -140,5 +148,32 @@ def _dtype(asked: str | torch.dtype | None, form: Form) -> torch.dtype | None:
     return found
 
 
-def _shown(total: int, *, quiet: bool) -> Any:
-    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet, desc="converting")
+def _read(form: Form, source: Path, options: Options, *, quiet: bool) -> Checkpoint:
+    """Check a checkpoint, and read what is known of it without its data."""
+    root = form.root_of(source)
+    try:
+        with _shown("checking", size_of(root), quiet=quiet):
+            refuse_damage(root)
+        return form.read(source, options)
+    except CompatError:
+        raise
+    except Exception as error:
+        raise _no_sense(source, form, error) from error
+
+
+def _no_sense(source: Path, form: Form, error: Exception) -> CheckpointError:
+    """What was written without checksums may hold anything, and so end its reader in any way."""
+    msg = (
+        f"`{source}`: its content is not that of a checkpoint of the form `{form.name}` "
+        f"({type(error).__name__}: {error}). Copy it again, whole, or give another one."
+    )
+    return CheckpointError(msg)
+
+
+@contextlib.contextmanager
+def _shown(what: str, total: int, *, quiet: bool) -> Iterator[None]:
+    """A bar that all bytes that are read meanwhile move on."""
+    bar: Any = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet, desc=what)
+    with bar, telling(bar.update):
+        yield
+        bar.update(bar.total - bar.n)

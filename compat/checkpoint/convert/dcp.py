@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from torch.distributed.checkpoint import filesystem, state_dict_saver
@@ -17,6 +17,7 @@ from typing_extensions import override
 from compat.checkpoint.convert import lazy, torchfile
 from compat.checkpoint.convert.common import within
 from compat.checkpoint.pickles import refuse_code
+from compat.checkpoint.verify import check_sums
 from compat.errors import CheckpointError
 from compat.upstream.features import accepts
 
@@ -41,28 +42,57 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: its pickle would run code, a file is missing, or the form is a newer one.
     """
-    refuse_code(folder / METADATA)
-    try:
-        metadata = filesystem.FileSystemReader(folder).read_metadata()
-    except Exception as error:
-        msg = f"`{folder / METADATA}`: torch cannot read it ({type(error).__name__}: {error}). Copy it again."
-        raise CheckpointError(msg) from error
+    metadata = _metadata(folder)
     shards: dict[str, dict[Any, Any]] = {}
     for index, place in metadata.storage_data.items():
         if getattr(place, "transform_descriptors", None):
             msg = f"`{folder}`: its tensors are packed. Save it anew with a plain FileSystemWriter."
             raise CheckpointError(msg)
-        file = within(folder, place.relative_path, folder / METADATA)
-        if not file.is_file():
-            msg = f"`{folder / METADATA}`: it names `{place.relative_path}`, which is missing. Copy it whole."
-            raise CheckpointError(msg)
-        shards.setdefault(index.fqn, {})[index.offset] = (file, (place.offset, place.length))
+        shards.setdefault(index.fqn, {})[index.offset] = _place(folder, place)
     paths: dict[str, Any] = metadata.planner_data or {}
     tree: dict[str, Any] = {}
     for name, entry in metadata.state_dict_metadata.items():
         _put(tree, paths.get(name, (name,)), _leaf(name, entry, shards[name]))
     whole: dict[str, Any] = _with_lists(tree)
     return whole
+
+
+def check(folder: Path) -> None:
+    """Read all shards through, and hold each tensor against its checksum; that takes no memory.
+
+    Args:
+        folder: as for `read`.
+
+    Raises:
+        CheckpointError: the file that is damaged, or what `read` raises.
+    """
+    for place in _metadata(folder).storage_data.values():
+        file, part = _place(folder, place)
+        try:
+            with torchfile.Slice(file, *part) as archive:
+                check_sums(cast("IO[bytes]", archive))
+        except Exception as error:
+            # Offsets that were damaged lead anywhere.
+            msg = f"`{file}`: cut short or damaged ({error}). Copy it again, whole."
+            raise CheckpointError(msg) from error
+
+
+def _metadata(folder: Path) -> Any:
+    refuse_code(folder / METADATA)
+    try:
+        return filesystem.FileSystemReader(folder).read_metadata()
+    except Exception as error:
+        msg = f"`{folder / METADATA}`: torch cannot read it ({type(error).__name__}: {error}). Copy it again."
+        raise CheckpointError(msg) from error
+
+
+def _place(folder: Path, place: Any) -> tuple[Path, tuple[int, int]]:
+    """The file that a tensor lies in, and offset and length of the part that is its own."""
+    file = within(folder, place.relative_path, folder / METADATA)
+    if not file.is_file():
+        msg = f"`{folder / METADATA}`: it names `{place.relative_path}`, which is missing. Copy it whole."
+        raise CheckpointError(msg)
+    return file, (place.offset, place.length)
 
 
 def _leaf(name: str, entry: Any, shards: dict[Any, Any]) -> Any:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _STEP = re.compile(r"global_step\d+")
 _STATES = re.compile(r"(?:\w*zero_pp_rank_(\d+)_)?mp_rank_(\d+)_(model|optim)_states\.pt")
 
+_MISSING = "`{folder}`: files of some processes are missing. Copy it again, whole."
+
 _TENSORS = re.compile(
     r"""collections\.OrderedDict | torch\._utils\._rebuild_(tensor_v2|tensor_v3|parameter)
     | torch\._tensor\._rebuild_from_type_v2 | torch\.nn\.parameter\.Parameter
@@ -63,12 +65,18 @@ def is_deepspeed(path: Path) -> bool:
     return _parts(path) is not None
 
 
+def root_of(path: Path) -> Path:
+    """The `checkpoint-N` folder, where the one in it may be given, too."""
+    folder = _parts(path)
+    return path if folder is None else folder.parent
+
+
 def _parts(path: Path) -> Path | None:
     """The folder of DeepSpeed's files."""
     if _STEP.fullmatch(path.name) and any(path.glob("*_states.pt")):
         return path
     latest = path / LATEST
-    name = latest.read_text(encoding="utf-8").strip() if latest.is_file() else ""
+    name = latest.read_text("utf-8", "replace").strip() if latest.is_file() else ""
     return path / name if _STEP.fullmatch(name) and (path / name).is_dir() else None
 
 
@@ -92,10 +100,11 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     parts = [states["optimizer_state_dict"] for states in optimizers]
     if not parts or "zero_stage" not in parts[0]:
         return dict(module)
+    _require_all(folder, parts)
     is_third = "fp32_flat_groups" in parts[0]
     weights = {name: module[name] for name in first["buffer_names"]}
     weights.update(_frozen(models, is_third=is_third))
-    weights.update((_third if is_third else _first_two)(first["param_shapes"], parts))
+    weights.update((_third if is_third else _first_two)(first["param_shapes"], parts, folder))
     shared = {name: weights[of] for name, of in dict(first["shared_params"] or {}).items() if of in weights}
     weights.update(shared)
     return {name: weights[name] for name in module if name in weights} | weights
@@ -113,15 +122,23 @@ def _states(folder: Path, kind: str) -> list[Any]:
         if name and name[3] == kind:
             found[int(name[1] or 0)] = path
     if sorted(found) != list(range(len(found))) or (kind == "model" and not found):
-        msg = f"`{folder}`: files of some processes are missing. Copy it again, whole."
-        raise CheckpointError(msg)
+        raise CheckpointError(_MISSING.format(folder=folder))
     for path in found.values():
         # Read below without looking up any class.
         refuse_code(path, is_loaded_whole=False)
     return [torchfile.read(found[rank], pickle_module=_Pickle) for rank in sorted(found)]
 
 
-def _first_two(shapes: list[Mapping[str, torch.Size]], parts: list[Any]) -> dict[str, torch.Tensor]:
+def _require_all(folder: Path, parts: list[Any]) -> None:
+    """Hold the number of processes whose files are there against the one that they tell, where they do."""
+    told = parts[0].get("partition_count", len(parts))
+    if max(told if isinstance(told, (list, tuple)) else [told], default=1) != len(parts):
+        raise CheckpointError(_MISSING.format(folder=folder))
+
+
+def _first_two(
+    shapes: list[Mapping[str, torch.Size]], parts: list[Any], folder: Path
+) -> dict[str, torch.Tensor]:
     """Stages 1 and 2: each group of parameters is one row of numbers, cut into a piece for each process."""
     found = {}
     for group, names in enumerate(shapes):
@@ -132,12 +149,11 @@ def _first_two(shapes: list[Mapping[str, torch.Size]], parts: list[Any]) -> dict
             found[name] = _joined(shape, _cut(pieces, offset, count))
             offset += count
         if offset > sum(piece.numel() for piece in pieces):
-            msg = f"parameters of group {group} are cut short"
-            raise CheckpointError(msg)
+            raise CheckpointError(_MISSING.format(folder=folder))
     return found
 
 
-def _third(shapes: list[Mapping[str, torch.Size]], parts: list[Any]) -> dict[str, torch.Tensor]:
+def _third(shapes: list[Mapping[str, torch.Size]], parts: list[Any], folder: Path) -> dict[str, torch.Tensor]:
     """Stage 3: each parameter is cut into a piece for each process."""
     found, offset = {}, 0
     rows = [part["fp32_flat_groups"] for part in parts]
@@ -146,6 +162,8 @@ def _third(shapes: list[Mapping[str, torch.Size]], parts: list[Any]) -> dict[str
         pieces = [piece for row in rows for piece in _cut(row, offset, length)]
         found[name] = _joined(shape, pieces)
         offset += length
+    if offset > min(sum(piece.numel() for piece in row) for row in rows):
+        raise CheckpointError(_MISSING.format(folder=folder))
     return found
 
 

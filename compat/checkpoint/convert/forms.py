@@ -28,6 +28,7 @@ class Form:
         write: writes it to a path that does not exist; None where it is only read.
         called: what paths that are to be written are called, as a regular expression.
         way_out: what to do instead of writing it.
+        root_of: the folder that is read, where only a part of it may be given.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Form:
     write: Callable[[Checkpoint, Path, Options], None] | None = None
     called: str | None = None
     way_out: str = ""
+    root_of: Callable[[Path], Path] = lambda path: path
 
 
 FORMS = (
@@ -47,6 +49,7 @@ FORMS = (
         deepspeed.read,
         way_out="DeepSpeed loads a checkpoint of any number of processes: resume the run under DeepSpeed, or "
         "load the weights by `from_pretrained` after a conversion `--to pretrained`",
+        root_of=deepspeed.root_of,
     ),
     Form("lightning", "a `.ckpt` file", lightning.is_file, lightning.read_file, lightning.write, r".*\.ckpt"),
     Form(
@@ -62,6 +65,7 @@ FORMS = (
         sharded.is_sharded,
         sharded.read,
         sharded.write,
+        root_of=sharded.root_of,
     ),
     Form(
         "hf",

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from compat.checkpoint.counting import tell
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import contextlib
+    from collections.abc import Callable, Sequence
 
 _MODE = FakeTensorMode()
-
-_LISTENER: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
 
 
 class Source(Protocol):
@@ -126,7 +124,7 @@ def is_lazy(value: Any) -> bool:
 def real(tensor: torch.Tensor) -> torch.Tensor:
     """What a tensor stands for, read from its file; one that has memory, as it is."""
     data = filled(tensor)
-    _tell(nbytes(data))
+    tell(nbytes(data))
     return data
 
 
@@ -147,7 +145,7 @@ def read_storage(of: Any) -> torch.Tensor:
     """All of a storage, as uint8; tells the listener."""
     count = of.nbytes()
     data: torch.Tensor = of.source.read(0, count)
-    _tell(count)
+    tell(count)
     return data
 
 
@@ -171,18 +169,3 @@ def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
 def loading() -> contextlib.AbstractContextManager[Any]:
     """While it lasts, `torch.load` reads no data."""
     return _MODE
-
-
-@contextlib.contextmanager
-def telling(listener: Callable[[int], None]) -> Iterator[None]:
-    """Call `listener` with the number of bytes whenever some are read."""
-    token = _LISTENER.set(listener)
-    try:
-        yield
-    finally:
-        _LISTENER.reset(token)
-
-
-def _tell(count: int) -> None:
-    if listener := _LISTENER.get():
-        listener(count)

@@ -8,6 +8,7 @@ from compat.checkpoint.convert import dcp, folders
 from compat.checkpoint.convert.common import Checkpoint
 from compat.checkpoint.convert.optimizer import named, numbered
 from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
+from compat.checkpoint.manifest import seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +21,12 @@ MODEL, OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
 
 def is_sharded(path: Path) -> bool:
     """Whether a folder is such a checkpoint, or the weights in one."""
-    return (_root(path) / MODEL / dcp.METADATA).is_file()
+    return (root_of(path) / MODEL / dcp.METADATA).is_file()
 
 
 def read(folder: Path, options: Options) -> Checkpoint:
     """Read it, put together."""
-    root = _root(folder)
+    root = root_of(folder)
     checkpoint = Checkpoint(root, dcp.read(root / MODEL)["model"])
     folders.read_beside(checkpoint, root, options, root.parent)
     if (root / OPTIMIZER / dcp.METADATA).is_file():
@@ -47,7 +48,9 @@ def write(checkpoint: Checkpoint, folder: Path, options: Options) -> None:
     if optimizer is not None:
         dcp.write({"optimizer": optimizer}, folder / OPTIMIZER)
     folders.write_beside(checkpoint, folder)
+    seal(folder)
 
 
-def _root(path: Path) -> Path:
+def root_of(path: Path) -> Path:
+    """The `checkpoint-N` folder, where the weights in it may be given, too."""
     return path.parent if path.name == MODEL else path

@@ -142,7 +142,8 @@ def zero(folder: Path, state: Mapping[str, torch.Tensor], stage: int, processes:
         key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
         flat = [_piece([state[name] for name in group], stage, rank, processes) for group in groups]
         torch.save(
-            {"optimizer_state_dict": {"zero_stage": stage, key: flat}}, step / f"{prefix}_optim_states.pt"
+            {"optimizer_state_dict": {"zero_stage": stage, "partition_count": processes, key: flat}},
+            step / f"{prefix}_optim_states.pt",
         )
         if stage == 3 or rank == 0:
             torch.save(model, step / f"{prefix if stage == 3 else 'mp_rank_00'}_model_states.pt")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compat.checkpoint.convert import conversion, convert, dcp
+from compat.checkpoint.convert import convert, dcp, lazy
 from compat.checkpoint.manifest import MANIFEST, differences
 from compat.errors import CheckpointError
 from tests.checkpoint.convert import made
@@ -65,15 +65,15 @@ def test_nothing_is_left_of_what_fails(
     source: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (source / "config.json").write_text("{}")
-    real = conversion.lazy.real
+    real = lazy.real
 
     def fails(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.numel() == 2:
             raise OSError(28, "No space left on device")
         return real(tensor)
 
-    monkeypatch.setattr(conversion.lazy, "real", fails)
-    monkeypatch.setattr(conversion.lazy, "read_storage", lambda of: fails(torch.empty(2)))
+    monkeypatch.setattr(lazy, "real", fails)
+    monkeypatch.setattr(lazy, "read_storage", lambda of: fails(torch.empty(2)))
     before = left(tmp_path)
     with pytest.raises(CheckpointError, match=rf"{target}`: not written \(.*No space left"):
         convert(source, tmp_path / target)

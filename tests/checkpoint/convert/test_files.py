@@ -12,6 +12,7 @@ from safetensors import torch as safetensors
 from safetensors.torch import load_file, save_file
 
 from compat.checkpoint.convert import lazy, safe, torchfile
+from compat.checkpoint.counting import telling
 from compat.errors import CheckpointError
 from compat.upstream.features import STORAGES_KNOW_THEIR_PLACE
 from tests.checkpoint.convert import made
@@ -149,7 +150,7 @@ def test_a_file_that_ends_while_it_is_read(tmp_path: Path) -> None:
 def test_bytes_are_counted_once(tmp_path: Path) -> None:
     torch.save(tree(), tmp_path / "x.pt")
     counted: list[int] = []
-    with lazy.telling(counted.append):
+    with telling(counted.append):
         filled(torchfile.read(tmp_path / "x.pt")["whole"])
         lazy.real(torch.ones(2))
     assert counted == [48, 8]
