@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from transformers.utils import logging
 from typing_extensions import override
 
 from compat.checkpoint.layout import LAYOUT
+from compat.checkpoint.manifest import flush
+from compat.checkpoint.partial import partial_of, put, writing
 from compat.checkpoint.verify import damage
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from lightning.pytorch.strategies import Strategy
 
@@ -40,8 +42,33 @@ PROJECTORS = (
 loaded where the optimizer has imported them."""
 
 
-class VerifyingCheckpointIO(TorchCheckpointIO):
-    """Lightning's own, which holds a file against its checksums before it is loaded."""
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's own, for files that are whole: written beside their place, verified when loaded."""
+
+    @override
+    def save_checkpoint(
+        self,
+        checkpoint: Mapping[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,
+    ) -> None:
+        """Have a file appear whole or not at all.
+
+        Args:
+            checkpoint: as in Lightning.
+            path: a file, or a URL, which is written as Lightning does it.
+            storage_options: as in Lightning; refused.
+
+        Raises:
+            CheckpointError: the disk, the folder or its permissions are in the way.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(dict(checkpoint), path, storage_options=storage_options)
+            return
+        with writing(path):
+            super().save_checkpoint(dict(checkpoint), partial_of(path), storage_options=storage_options)
+            flush(partial_of(path))
+            put(partial_of(path), Path(path))
 
     @override
     def load_checkpoint(
@@ -67,17 +94,19 @@ class VerifyingCheckpointIO(TorchCheckpointIO):
         return loaded
 
 
-def verify_loads(strategy: Strategy) -> None:
-    """Have a strategy verify the files that it loads, unless somebody has given it a way of their own.
+def keep_files_whole(strategy: Strategy) -> None:
+    """Have a strategy write files whole, and verify those that it loads.
+
+    Not where somebody has given it a way of their own.
 
     Args:
         strategy: of a Lightning Trainer.
     """
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
-        strategy.checkpoint_io = VerifyingCheckpointIO()
+        strategy.checkpoint_io = WholeCheckpointIO()
 
 
-class HFCheckpointIO(VerifyingCheckpointIO):
+class HFCheckpointIO(WholeCheckpointIO):
     """Folders are HF's layout, one file a part; a path to a file is a plain Lightning checkpoint.
 
     Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler` write.
@@ -98,7 +127,7 @@ class HFCheckpointIO(VerifyingCheckpointIO):
             storage_options: as in Lightning; refused.
         """
         if not _is_folder(path):
-            super().save_checkpoint(dict(checkpoint), path, storage_options=storage_options)
+            super().save_checkpoint(checkpoint, path, storage_options=storage_options)
             return
         os.makedirs(path, exist_ok=True)
         for part in LAYOUT:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from compat.checkpoint.layout import TRAINERS, is_one_of
 from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, flush, read, seal
@@ -24,7 +25,9 @@ PARTIAL, REPLACED, REMOVED = "_partial-", "_replaced-", "_removed-"
 
 _LEFTOVER = re.compile(rf"({PARTIAL}|{REPLACED}|{REMOVED})(checkpoint-\d+)")
 
-_TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|cannot be opened")
+_TORCH_CANNOT_WRITE = re.compile(
+    r"PytorchStreamWriter|inline_container|unexpected pos|cannot be opened|iostream error"
+)
 
 
 def partial_of(checkpoint: str | Path) -> Path:
@@ -93,7 +96,7 @@ def delete(path: Path) -> None:
 
 def discard(checkpoint: str | Path) -> None:
     """Give up a checkpoint that is being written."""
-    shutil.rmtree(partial_of(checkpoint), ignore_errors=True)
+    delete(partial_of(checkpoint))
 
 
 def remove(checkpoint: str | Path) -> None:
@@ -142,8 +145,9 @@ def writing(checkpoint: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:
+    except BaseException as caught:
         discard(checkpoint)
+        error = cause_of(caught)
         if not is_of_the_disk(error):
             raise
         msg = (
@@ -151,7 +155,15 @@ def writing(checkpoint: str | Path) -> Iterator[None]:
             "checkpoints are as they were. See to the space and the permissions of the folder, and resume "
             "from the last checkpoint."
         )
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from caught
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What torch's error of shards stands for: that of the first process that has failed."""
+    if not isinstance(error, CheckpointException):
+        return error
+    causes: list[BaseException] = [cause for cause, _ in error.failures.values()]
+    return causes[0]
 
 
 def is_of_the_disk(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 from typing_extensions import override
 
-from compat.checkpoint.io import verify_loads
+from compat.checkpoint.io import keep_files_whole
 from compat.engine.evaluation import Evaluation
 from compat.engine.precision import set_autocast
 from compat.errors import ArgumentError
@@ -174,7 +174,7 @@ class HFModule(pl.LightningModule):
     @override
     def setup(self, stage: str) -> None:
         self._hf = self.reader = None
-        verify_loads(self.trainer.strategy)
+        keep_files_whole(self.trainer.strategy)
         plugin = self.trainer.precision_plugin
         self._precision = MIXED.get(plugin.precision, "no") if isinstance(plugin, MixedPrecision) else "no"
         set_autocast(self.model, self.trainer.strategy.root_device.type, self._precision)

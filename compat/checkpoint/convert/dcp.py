@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from torch.distributed.checkpoint import filesystem, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.storage import WriteResult
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from compat.checkpoint.convert import lazy, torchfile
 from compat.checkpoint.convert.common import within
+from compat.checkpoint.partial import cause_of
 from compat.checkpoint.pickles import refuse_code
 from compat.checkpoint.verify import check_sums
 from compat.errors import CheckpointError
@@ -190,4 +192,7 @@ def write(tree: dict[str, Any], folder: Path) -> None:
     with warnings.catch_warnings():
         # It warns that it takes itself to be alone, also where it is told so.
         warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable)", UserWarning)
-        state_dict_saver.save(tree, storage_writer=writer, planner=_Planner(), **_ALONE)
+        try:
+            state_dict_saver.save(tree, storage_writer=writer, planner=_Planner(), **_ALONE)
+        except CheckpointException as error:
+            raise cause_of(error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import zipfile
@@ -170,8 +171,10 @@ def write(tree: Any, path: str | Path) -> None:
     storages: dict[int, Any] = {}
     kind = type("_Keeping", (_Pickler,), {"storages": storages})
     module = type("_Module", (), {"Pickler": kind})
-    archive = _Archive(str(path), storages)
-    with skip_data(materialize_fake_tensors=True):
+    # A writer that is not closed ends the interpreter, also where a full disk has kept it from writing.
+    with (
+        contextlib.closing(_Archive(str(path), storages)) as archive,
+        skip_data(materialize_fake_tensors=True),
+    ):
         save: Any = torch.serialization._save
         save(tree, archive, module, _PROTOCOL, False)
-    archive.close()
