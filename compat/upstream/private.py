@@ -318,6 +318,7 @@ PRIVATE = (
         for name, use in (
             ("_add_instantiators", "overridden: HF's arguments go into constructors"),
             ("_instantiate_trainer", "overridden: HF's control is one of the callbacks"),
+            ("_parse_ckpt_path", "overridden: a file is verified before it is loaded for its settings"),
             ("_prepare_subcommand_kwargs", "overridden: `resume_from_checkpoint` is a checkpoint"),
             ("_add_configure_optimizers_method_to_model", "called when the model is made"),
             ("_get", "called to read what was parsed"),

@@ -20,6 +20,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 import compat
 from compat.arguments.fields import FIELDS
@@ -375,6 +376,42 @@ def test_it_resumes_where_it_was(place: Path, tmp_path: Path) -> None:
     assert main(["fit", *words(place, **more), "--resume_from_checkpoint=auto"]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
     assert (tmp_path / "out" / "checkpoint-2.ckpt").is_file()
+
+
+def test_what_is_damaged_is_passed_over(place: Path, tmp_path: Path, capsys: Any, caplog: Any) -> None:
+    more = {"save_steps": 1, "max_steps": 3}
+    assert main(["fit", *words(place, **more)]) == 0
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    last, second, first = (tmp_path / "out" / f"checkpoint-{number}.ckpt" for number in (3, 2, 1))
+    last.write_bytes(last.read_bytes()[:-300])
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    # What a process that was killed has left is none.
+    (tmp_path / "out" / "_partial-checkpoint-4.ckpt").write_bytes(b"")
+    logging.get_logger("transformers.trainer").propagate = True
+    resumed = [*words(place, **more), "--resume_from_checkpoint=auto"]
+    with caplog.at_level("WARNING"):
+        assert main(["fit", *resumed]) == 0
+    told = [entry.message for entry in caplog.records if "passed over" in entry.message]
+    assert len(told) == 2
+    for message, file in zip(told, (last, second), strict=True):
+        assert f"{file.name}`: " in message
+        assert f"going on from `{Path('out', first.name)}`" in message
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
+
+    capsys.readouterr()
+    for file in (last, second, first):
+        file.write_bytes(file.read_bytes()[:500])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    for word in ("auto", "true"):
+        assert main(["fit", *words(place, **more), f"--resume_from_checkpoint={word}"]) == 2
+        assert "no checkpoint-N.ckpt in out is whole: `" in capsys.readouterr().err
+    for option in ("--resume_from_checkpoint", "--ckpt_path"):
+        assert main(["fit", *words(place, **more), f"{option}={second}"]) == 2
+        assert re.search(rf"{second.name}`: empty, cut short.* whole", capsys.readouterr().err)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert {name for name in before if before[name] != after[name]} <= {"config.yaml"}
 
 
 def test_help_fits_a_screen(capsys: Any) -> None:

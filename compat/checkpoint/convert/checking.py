@@ -28,7 +28,9 @@ def refuse_damage(root: Path) -> None:
         way_out = "Copy it again, whole, or give another checkpoint."
         if (root / MANIFEST).exists():
             way_out += f" Where a change was meant, delete `{MANIFEST}` from the folder."
-        msg = f"`{root}`: it is damaged, or was changed since it was written: {'; '.join(wrong)}. {way_out}"
+        # A file is named by what is wrong with it.
+        where = f"`{root}`: it is damaged, or was changed since it was written: " if root.is_dir() else ""
+        msg = f"{where}{'; '.join(wrong)}. {way_out}"
         raise CheckpointError(msg)
     vouched_for = sealed(root)
     for metadata in sorted((*root.glob(dcp.METADATA), *root.glob(f"*/{dcp.METADATA}"))):

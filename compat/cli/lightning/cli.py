@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import inspect
 import os
-import re
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -23,12 +22,15 @@ from compat.arguments.fields import shown
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.callbacks import to_lightning
 from compat.callbacks.loggers import reporting
+from compat.checkpoint.convert.checking import refuse_damage
+from compat.checkpoint.io import keep_files_whole
 from compat.cli.lightning.data import DataFiles, Source
 from compat.cli.lightning.fates import FATES, Part
 from compat.cli.lightning.help import show_help
 from compat.cli.lightning.model import Pretrained, PretrainedModule
 from compat.cli.lightning.parser import HFArgumentParser, as_words, files_in, split, typed
 from compat.cli.lightning.predictions import write_predictions
+from compat.cli.lightning.resuming import chosen
 from compat.cli.lightning.settle import arguments_given, clashes, flags_given, refused, said_by_flags
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from compat.translate import LightningPlan
 
 COMMANDS = ("fit", "validate", "test", "predict")
-
-FILE = re.compile(r"checkpoint-(\d+)\.ckpt$")
 
 
 class HFLightningCLI(LightningCLI):
@@ -121,6 +121,16 @@ class HFLightningCLI(LightningCLI):
                 yield word.replace("--model.", "--model.kwargs.", 1)
             else:
                 yield word
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        # It loads the file for its hyperparameters, ahead of everything else.
+        command = self.config.get("subcommand")
+        own = self.config[command] if command else None
+        file = own and own.get("ckpt_path")
+        if file and os.path.isfile(file):
+            refuse_damage(Path(file))
+        super()._parse_ckpt_path()
 
     # From words to objects.
 
@@ -223,7 +233,9 @@ class HFLightningCLI(LightningCLI):
             for name, value in {**self._flags(), **self._own_flags()}.items()
             if name not in self._explicit
         }
-        return super().instantiate_trainer(**{**flags, **kwargs})
+        trainer: pl.Trainer = super().instantiate_trainer(**{**flags, **kwargs})
+        keep_files_whole(trainer.strategy)
+        return trainer
 
     def _flags(self) -> dict[str, Any]:
         """The flags of the plan; for a module of one's own only what is said, Lightning's defaults else."""
@@ -279,26 +291,7 @@ class HFLightningCLI(LightningCLI):
         if given.get("ckpt_path") is not None:
             msg = f"`resume_from_checkpoint={asked!r}` and `ckpt_path`: they say the same. Leave one out."
             raise ArgumentError(msg)
-        return {**given, "ckpt_path": self._newest(asked)}
-
-    def _newest(self, asked: Any) -> str | None:
-        """The file that `resume_from_checkpoint` means."""
-        word = str(asked).lower()
-        if word not in {"true", "auto"}:
-            if os.path.isfile(asked):
-                return str(asked)
-            msg = f"`resume_from_checkpoint={asked!r}`: no such file. Give a .ckpt, True or 'auto'."
-            raise ArgumentError(msg)
-        files = [
-            name for name in glob.glob(os.path.join(self.args.output_dir, "*.ckpt")) if FILE.search(name)
-        ]
-        if not files and word == "true":
-            msg = (
-                f"`resume_from_checkpoint=True`: there is no checkpoint-N.ckpt in {self.args.output_dir}. "
-                "Give 'auto' to begin afresh then."
-            )
-            raise ArgumentError(msg)
-        return max(files, key=lambda name: int(FILE.search(name)[1]), default=None)  # type: ignore[index]
+        return {**given, "ckpt_path": chosen(asked, self.args.output_dir)}
 
     def after_fit(self) -> None:
         """Leave a folder that `from_pretrained` reads."""
