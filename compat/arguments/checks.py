@@ -13,7 +13,7 @@ import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from compat.arguments.fields import FIELDS, shown
+from compat.arguments.fields import FIELDS, shown, shown_of_unknown
 from compat.arguments.sharding import sharding_problems
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def _not_json(name: str, text: str) -> Iterator[Problem]:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        yield Problem(f"`{shown(name, text)}`: not JSON ({error}). Give '{{\"entry\": 1}}', or a file.")
+        yield Problem(
+            f"`{shown_of_unknown(name, text)}`: not JSON ({error}). Give '{{\"entry\": 1}}', or a file."
+        )
 
 
 def _not_a_number(value: Any, *, whole: bool) -> str:

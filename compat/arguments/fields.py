@@ -214,17 +214,54 @@ FIELDS: dict[str, Field] = {
 SECRETS = frozenset({"hub_token", "push_to_hub_token"})
 """Arguments whose value is shown nowhere."""
 
-OF_SECRETS = ("token", "key", "secret", "password")
+OF_SECRETS = ("token", "key", "secret", "password", "passwd", "passphrase", "credentials")
 """How names of others' secrets end; HF masks all that end with `_token`."""
+
+NO_SECRETS = ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image", "video", "audio", "monitor", "sort")
+"""Words ahead of such an ending that make it the name of something else: of a word, or of a column."""
+
+SECRET = "<secret>"  # noqa: S105 (what stands in the place of one)
+_SHOWN_OF_UNKNOWN = (bool, int, float, type(None))
 
 
 def is_secret(name: str) -> bool:
-    """Whether an argument's value is shown nowhere: a secret's, or that of what may be one misspelt."""
+    """Whether the value of a name is shown nowhere: a secret's, or that of what may be one misspelt."""
     if name in FIELDS:
         return name in SECRETS
-    return name.endswith(OF_SECRETS) or bool(get_close_matches(name, SECRETS))
+    bare = name.lower().replace("-", "_")
+    if bare.rpartition("_")[0] in NO_SECRETS:
+        return False
+    return bare.endswith(OF_SECRETS) or bool(get_close_matches(name, SECRETS))
+
+
+def masked(name: str, value: Any) -> Any:
+    """`value` as it may be shown: without the secrets that it is, or that it holds by their names.
+
+    Args:
+        name: what the value is of.
+        value: of any kind; dicts and lists are looked into.
+    """
+    if is_secret(name) and value is not None:
+        return SECRET
+    if isinstance(value, dict):
+        return {key: masked(str(key), item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(masked(name, item) for item in value)
+    return value
 
 
 def shown(name: str, value: Any) -> str:
     """`name=value` as an error or a table may show it."""
-    return f"{name}=<secret>" if is_secret(name) else f"{name}={getattr(value, 'value', value)!r}"
+    found = masked(name, getattr(value, "value", value))
+    return f"{name}={found if found == SECRET else repr(found)}"
+
+
+def shown_of_unknown(name: str, value: Any) -> str:
+    """`name=value` of a name that is not known: its value may be anything, so that only numbers are shown."""
+    return f"{name}={value_of_unknown(name, value)}"
+
+
+def value_of_unknown(name: str, value: Any) -> str:
+    """The value alone, as `shown_of_unknown` shows it."""
+    is_shown = isinstance(value, _SHOWN_OF_UNKNOWN) and not is_secret(name)
+    return repr(value) if is_shown else SECRET if is_secret(name) else f"<{type(value).__name__}>"

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compat.arguments.fields import shown
+from compat.arguments.fields import shown, value_of_unknown
 from compat.arguments.files import entries, is_on
 
 if TYPE_CHECKING:
@@ -285,7 +285,8 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         said = OF_ACCELERATE.get(key)
         guess = f"HF calls it `{said}`." if said else _guess(key, tuple(FSDP_CONFIG))
-        yield f"`fsdp_config={{{key!r}: {config[key]!r}}}`: no such entry, and HF would pass over it. {guess}"
+        given = f"{{{key!r}: {value_of_unknown(key, config[key])}}}"
+        yield f"`fsdp_config={given}`: no such entry, and HF would pass over it. {guess}"
 
 
 def _of_version(config: Mapping[str, Any], version: int) -> Iterator[str]:

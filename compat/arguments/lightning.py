@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from compat.arguments.checks import Problem, nearest
+from compat.arguments.fields import masked, value_of_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
@@ -197,8 +198,10 @@ def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong with `lightning={...}`."""
     for name, value in flags.items():
         flag = FLAGS.get(name)
-        given = f"`lightning={{{name!r}: {value!r}}}`"
+        given = f"`lightning={{{name!r}: {masked(name, value)!r}}}`"
         if flag is None:
+            # Whoever takes it for an option of a logger may have given a token.
+            given = f"`lightning={{{name!r}: {value_of_unknown(name, value)}}}`"
             guess = nearest(name, FLAGS) or "docs/arguments.md lists them all."
             yield Problem(f"{given}: Lightning's Trainer has no such flag. {guess}")
         elif flag.fate is Fate.REFUSED and value not in flag.allowed:

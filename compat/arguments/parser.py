@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from compat.arguments.checks import nearest
-from compat.arguments.fields import FIELDS, is_secret, shown
+from compat.arguments.fields import FIELDS, is_secret, shown_of_unknown
 from compat.arguments.lightning import FLAGS
 from compat.errors import ArgumentError, UnknownArgumentError
 
@@ -130,7 +130,8 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         known = [action.dest for action in self._actions]
         if unknown := [key for key in args if key not in known and not allow_extra_keys]:
             msg = "\n".join(
-                f"`{shown(key, args[key])}`: not used by any of {self._names()}. {nearest(key, known)}"
+                f"`{shown_of_unknown(key, args[key])}`: not used by any of {self._names()}. "
+                f"{nearest(key, known)}"
                 for key in sorted(unknown)
             )
             raise UnknownArgumentError(msg)
@@ -231,6 +232,7 @@ def as_flags(value: Any) -> dict[str, Any]:
     """
     found = _read(value) if isinstance(value, str) else value or {}
     if not isinstance(found, dict):
-        msg = f"`{LIGHTNING}={value!r}`: flags by name are wanted. Give {{'profiler': 'simple'}}."
+        given = shown_of_unknown(LIGHTNING, value)
+        msg = f"`{given}`: flags by name are wanted. Give {{'profiler': 'simple'}}."
         raise ArgumentError(msg)
     return found

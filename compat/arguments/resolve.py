@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments import checks, lightning
 from compat.arguments.checks import Problem
-from compat.arguments.fields import FIELDS
+from compat.arguments.fields import FIELDS, shown_of_unknown
 from compat.arguments.fsdp import take_fsdp
 from compat.arguments.generations import OLD, Migrated, migrate
 from compat.errors import ArgumentError
@@ -60,9 +60,14 @@ def _take_lightning(values: MutableMapping[str, Any]) -> list[Problem]:
         try:
             flags = values["lightning"] = json.loads(flags)
         except json.JSONDecodeError as error:
-            return [Problem(f'`lightning={flags!r}`: not JSON ({error}). Give \'{{"profiler": "simple"}}\'.')]
+            return [Problem(f'`lightning=<str>`: not JSON ({error}). Give \'{{"profiler": "simple"}}\'.')]
     if not isinstance(flags, (dict, type(None))):
-        return [Problem(f"`lightning={flags!r}`: flags by name are wanted. Give {{'profiler': 'simple'}}.")]
+        return [
+            Problem(
+                f"`{shown_of_unknown('lightning', flags)}`: flags by name are wanted. "
+                "Give {'profiler': 'simple'}."
+            )
+        ]
     found = list(lightning.problems(flags or {}))
     if not found:
         lightning.say(flags or {}, values)

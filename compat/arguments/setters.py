@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from compat.arguments.checks import nearest
-from compat.arguments.fields import shown
+from compat.arguments.fields import shown_of_unknown
 from compat.errors import UnknownArgumentError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def refuses_unknown_names(kind: Kind) -> Kind:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (takes its place)
         if unknown := [name for name in kwargs if name not in known]:
             msg = "\n".join(
-                f"`{shown(name, kwargs[name])}`: {kind.__name__} has no such argument. "
+                f"`{shown_of_unknown(name, kwargs[name])}`: {kind.__name__} has no such argument. "
                 f"{nearest(name, known) or 'Remove it.'}"
                 for name in unknown
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import transformers
 
 from compat.arguments.checks import Problem
-from compat.arguments.fields import SECRETS
+from compat.arguments.fields import is_secret, masked
 from compat.arguments.fsdp import warn_of_first, wrap_by_size
 from compat.arguments.generations import hidden
 from compat.arguments.lightning import count
@@ -167,7 +167,10 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             shown[name] = shown.pop(name)
         if values.get("lightning") is not None:
             shown["lightning"] = described(self.lightning)
-        return shown
+        # HF masks what is a token itself.
+        return {
+            name: value if isinstance(value, str) else masked(name, value) for name, value in shown.items()
+        }
 
     def _shows(self, name: str) -> bool:
         values = self.__dict__
@@ -186,8 +189,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         value = getattr(self, name)
         if name.endswith("_token"):
             return f"<{name.upper()}>"
-        if name == "lightning":
-            value = described(value)
+        value = masked(name, described(value) if name == "lightning" else value)
         is_record = dataclasses.is_dataclass(value) and not isinstance(value, type)
         return f"{dataclasses.asdict(value) if is_record else value}"
 
@@ -221,21 +223,23 @@ def fit_to_save(args: Any) -> Iterator[None]:
         args: HF arguments, HF's own or ours.
     """
     values = vars(args)
-    before = {name: values.get(name) for name in (*SECRETS, "given_otherwise", "lightning") if name in values}
-    for name in SECRETS & before.keys():
-        values[name] = _as_secret(values[name])
-    if given := before.get("given_otherwise"):
-        values["given_otherwise"] = {k: _as_secret(v) if k in SECRETS else v for k, v in given.items()}
+    before = dict(values)
     if before.get("lightning"):
         values["lightning"] = described(before["lightning"])
+    values.update({name: _fit_to_save(name, value) for name, value in values.items()})
     try:
         yield
     finally:
         values.update(before)
 
 
-def _as_secret(value: Any) -> Any:
-    return Secret(value) if isinstance(value, str) else value
+def _fit_to_save(name: str, value: Any) -> Any:
+    """`value` with secrets that leave nothing of themselves in a pickle."""
+    if isinstance(value, str):
+        return Secret(value) if is_secret(name) else value
+    if type(value) is dict:
+        return {key: _fit_to_save(str(key), item) for key, item in value.items()}
+    return type(value)(_fit_to_save(name, item) for item in value) if type(value) in (list, tuple) else value
 
 
 @contextlib.contextmanager

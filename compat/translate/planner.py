@@ -7,7 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compat.arguments.fields import is_secret
+from compat.arguments.fields import masked, shown
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Fate, count
@@ -191,7 +191,7 @@ def _defaults(args: Any) -> Mapping[str, Any]:
 
 def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -> Setting:
     value = getattr(args, rule.field)
-    shown = _masked(rule.field, value)
+    shown = masked(rule.field, value)
     note = rule.note
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
@@ -252,10 +252,10 @@ def _other_names(args: Any) -> Iterator[Setting]:
         rule, said = RULES[name], migration(name, args.defaults)
         yield Setting(
             field=name,
-            value=_masked(name, value),
+            value=masked(name, value),
             kind=rule.kind if said is None else Kind.HF,
             target=rule.target if said is None else f"{said.says}={_said(args, said.says)}",
-            becomes=_masked(name, value),
+            becomes=masked(name, value),
             note=ALONE.get(name, rule.note) if said is None else rule.note,
             changed=True,
         )
@@ -268,22 +268,18 @@ def _own(args: Any, library: str) -> Iterator[Setting]:
         value = plain(getattr(args, name))
         yield Setting(
             field=name,
-            value=_masked(name, value),
+            value=masked(name, value),
             kind=Kind.LIBRARY,
             target=f"the own code of {library}",
-            becomes=_masked(name, value),
+            becomes=masked(name, value),
             note="an argument of its own; nothing is made of it here",
             # A class may fill in None for what nobody has given.
             changed=value not in (None, plain(args.defaults[name])),
         )
 
 
-def _masked(name: str, value: Any) -> Any:
-    return "<secret>" if is_secret(name) and value is not None else value
-
-
 def _said(args: Any, name: str) -> str:
-    return "<secret>" if is_secret(name) else repr(plain(getattr(args, name)))
+    return shown(name, plain(getattr(args, name))).partition("=")[2]
 
 
 def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
@@ -294,10 +290,10 @@ def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
             continue
         yield Setting(
             field=f"lightning.{name}",
-            value=plain(value),
+            value=masked(name, plain(value)),
             kind=Kind.FLAG if flag.fate is Fate.PASSED else Kind.HF,
             target=name if flag.fate is Fate.PASSED else flag.says or name,
-            becomes=plain(value),
+            becomes=masked(name, plain(value)),
             note=flag.note or "asked for by `lightning`",
             changed=value is not False,
         )

@@ -103,11 +103,11 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"accelerator_config": "{bad", "split_batches": True},
-        ["`accelerator_config='{bad'`", "not JSON", "Give "],
+        ["`accelerator_config=<str>`", "not JSON", "Give "],
     ),
-    ({"lr_scheduler_kwargs": "{bad"}, ["`lr_scheduler_kwargs='{bad'`", "not JSON", "Give "]),
-    ({"lightning": "{bad"}, ["`lightning='{bad'`", "not JSON", "Give "]),
-    ({"lightning": [1]}, ["`lightning=[1]`", "Give "]),
+    ({"lr_scheduler_kwargs": "{bad"}, ["`lr_scheduler_kwargs=<str>`", "not JSON", "Give "]),
+    ({"lightning": "{bad"}, ["`lightning=<str>`", "not JSON", "Give "]),
+    ({"lightning": [1]}, ["`lightning=<list>`", "Give "]),
     ({"lightning": {"profilr": 1}}, ["`lightning={'profilr': 1}`", "Did you mean `profiler`?"]),
     ({"lightning": {"max_steps": "5"}}, ["`max_steps='5'`", "Give 5."]),
 ]

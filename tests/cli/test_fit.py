@@ -430,6 +430,22 @@ def test_help_fits_a_screen(capsys: Any) -> None:
     assert "--learning_rate" in capsys.readouterr().out
 
 
+def test_a_token_is_in_no_settings(place: Path, tmp_path: Path, capsys: Any) -> None:
+    token = "hf_" + "abc" * 9
+    told = [*words(place, **{"model.kwargs.token": token}), f"--hub_token={token}"]
+    with pytest.raises(SystemExit):
+        main(["fit", *told, "--print_config"])
+    out = capsys.readouterr().out
+    assert token not in out
+    shown = yaml.safe_load(out)
+    assert shown["max_steps"] == 2
+    assert "hub_token" not in shown
+    compat.HFLightningCLI(args=["fit", *told[:-1]])
+    for file in (tmp_path / "out").rglob("*"):
+        assert not file.is_file() or token.encode() not in file.read_bytes(), file
+    assert (tmp_path / "out" / "config.yaml").is_file()
+
+
 def test_settings_are_shown_and_read_again(
     place: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:

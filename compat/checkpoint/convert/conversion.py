@@ -14,6 +14,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from compat.checkpoint.convert.checking import refuse_damage, size_of
 from compat.checkpoint.convert.common import Options
 from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
+from compat.checkpoint.convert.secrets import leave_out_secrets
 from compat.checkpoint.counting import telling
 from compat.checkpoint.manifest import flush
 from compat.checkpoint.partial import delete, is_of_the_disk, partial_of, put
@@ -154,11 +155,13 @@ def _read(form: Form, source: Path, options: Options, *, quiet: bool) -> Checkpo
     try:
         with _shown("checking", size_of(root), quiet=quiet):
             refuse_damage(root)
-        return form.read(source, options)
+        checkpoint = form.read(source, options)
+        leave_out_secrets(checkpoint)
     except CompatError:
         raise
     except Exception as error:
         raise _no_sense(source, form, error) from error
+    return checkpoint
 
 
 def _no_sense(source: Path, form: Form, error: Exception) -> CheckpointError:

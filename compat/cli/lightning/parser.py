@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from compat.arguments.checks import nearest
-from compat.arguments.fields import FIELDS
+from compat.arguments.fields import FIELDS, is_secret
 from compat.arguments.parser import HfArgumentParser
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.cli.lightning.data import DataFiles
@@ -48,6 +48,14 @@ class HFArgumentParser(LightningArgumentParser):
             how = "not here" if fate.part is Part.REFUSED else fate.part.value
             text = ": ".join(filter(None, (how, fate.note))).replace("%", "%%")
             group.add_argument(f"--{name}", type=Any, default=argparse.SUPPRESS, help=text)
+
+    @override
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """The settings as text, without secrets: it is printed, and saved beside the model."""
+        text: str = super().dump(*args, **kwargs)
+        settings = yaml.safe_load(text)
+        cleared = _without_secrets(settings)
+        return text if cleared == settings else yaml.safe_dump(cleared, sort_keys=False, allow_unicode=True)
 
     def known(self) -> list[str]:
         """The names of all options, and those of the classes that stand for models and data."""
@@ -83,6 +91,17 @@ def _guesses(message: str, known: list[str]) -> Iterator[str]:
     for word in re.findall(r"Given value: (\w+)$", message, re.MULTILINE):
         if guess := nearest(word, [*callbacks.__all__, *loggers.__all__, *strategies.__all__]):
             yield f"`{word}`: {guess}"
+
+
+def _without_secrets(settings: Any) -> Any:
+    """Settings without the entries whose names are those of secrets, so that they can be read again."""
+    if isinstance(settings, dict):
+        return {
+            name: _without_secrets(value)
+            for name, value in settings.items()
+            if value is None or not is_secret(str(name))
+        }
+    return [_without_secrets(item) for item in settings] if isinstance(settings, list) else settings
 
 
 def split(words: Sequence[str], own: Sequence[str] = ()) -> tuple[list[str], list[str]]:
