@@ -21,6 +21,10 @@ class CheckpointError(CompatError, OSError):
     """
 
 
+class BrokenCheckpointError(ArgumentError, CheckpointError):
+    """The checkpoint that an argument names, or all that it may mean, are broken."""
+
+
 class UpstreamError(CompatError, RuntimeError):
     """A release of transformers, accelerate or lightning no longer has a name that `compat` relies on."""
 

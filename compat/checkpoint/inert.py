@@ -141,7 +141,8 @@ def read_arguments(path: str) -> dict[str, Any]:
             member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(member) as file:
                 return _attributes(file)
-    except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, AttributeError, EOFError) as error:
+    except Exception as error:
+        # A pickle's own words decide what fails, and how.
         msg = f"`{path}`: not a file of saved arguments ({error}). Give a training_args.bin."
         raise CompatError(msg) from error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,6 +13,7 @@ from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 
 from compat.checkpoint.counting import tell
 from compat.checkpoint.deepspeed import LATEST, UNIVERSAL
@@ -26,6 +29,7 @@ from compat.checkpoint.layout import (
 )
 from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, read
 from compat.checkpoint.pickles import refuse_code
+from compat.checkpoint.shapes import OF_PICKLES, wrong_in_json, wrong_in_pickle
 from compat.errors import CheckpointError
 
 Check = Callable[[Path], str]
@@ -38,6 +42,7 @@ _TORCHS = (".bin", ".ckpt", ".pt", ".pth")
 _ROW = ".distcp"
 """Ending of files that are archives in a row; where each begins, their `.metadata` says."""
 
+_UNKNOWN_TYPE = re.compile(r"unknown variant `(\w+)`")
 _INTERRUPTED = "HF was interrupted while it wrote this checkpoint"
 
 
@@ -83,7 +88,7 @@ def _damage(root: Path) -> Iterator[tuple[str, str]]:
         yield from _changes(root)
     if INCOMPLETE in names:
         yield INCOMPLETE, _INTERRUPTED
-    yield from _contents(root, names, (_of_json, _of_safetensors, _of_archive))
+    yield from _contents(root, names, (_of_json, _of_safetensors, _of_archive, _of_shape))
     for name in sorted(names - set(vouched_for)):
         is_unknown = not is_one_of(name, PICKLES) and _is_torchs(root / name)
         if is_unknown and (wrong := _checked(_of_archive, root / name)):
@@ -202,10 +207,22 @@ def _has_weights(root: Path) -> bool:
 
 def _of_json(file: Path) -> str:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         return f"no JSON, or cut short ({error})"
-    return "" if file.name != STATE or isinstance(found, dict) else "it holds no state of a run"
+    return wrong_in_json(file.name, text)
+
+
+def _of_state(file: Path) -> str:
+    """What keeps the installed HF from making a state of the run of it."""
+    known = {field.name for field in dataclasses.fields(TrainerState)}
+    unknown = sorted(json.loads(file.read_text(encoding="utf-8")).keys() - known)
+    later = "which the installed transformers does not know: a later release has written it"
+    return f"its entry `{unknown[0]}`, {later}" if unknown else ""
+
+
+def _of_shape(file: Path) -> str:
+    return wrong_in_pickle(file.name, file)
 
 
 def _of_safetensors(file: Path) -> str:
@@ -213,6 +230,8 @@ def _of_safetensors(file: Path) -> str:
         with safe_open(file, framework="pt"):
             return ""
     except (OSError, SafetensorError) as error:
+        if unknown := _UNKNOWN_TYPE.search(str(error)):
+            return f"a tensor is of the type {unknown[1]}, which the installed safetensors does not know"
         return f"no safetensors, or cut short ({error})"
 
 
@@ -238,11 +257,10 @@ def _of_pickle(file: Path) -> str:
 
 
 def _of_index(file: Path) -> str:
-    try:
-        shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"no index of weights ({type(error).__name__}: {error})"
-    for shard in sorted(map(str, shards)):
+    text = file.read_text(encoding="utf-8")
+    if wrong := wrong_in_json(file.name, text):
+        return f"no index of weights: {wrong}"
+    for shard in sorted(set(json.loads(text)["weight_map"].values())):
         if leaves_folder(shard):
             return f"it names {shard!r}, which is outside of the checkpoint"
         if not (file.parent / shard).is_file():
@@ -260,9 +278,11 @@ def _of_pointer(file: Path) -> str:
 CHECKS: tuple[tuple[tuple[str, ...], Check, bool], ...] = (
     ((f"*{INDEX}",), _of_index, True),
     ((LATEST, UNIVERSAL), _of_pointer, True),
-    (("*.json",), _of_json, False),
+    (("*.json", "*/adapter_config.json"), _of_json, True),
+    ((STATE,), _of_state, True),
     (("*.safetensors", "*/*.safetensors"), _of_safetensors, False),
     (tuple(pattern for pattern in PICKLES if not pattern.endswith(".metadata")), _of_archive, False),
     (PICKLES, _of_pickle, True),
+    (tuple(OF_PICKLES), _of_shape, True),
 )
 """Which files → how they are checked, and whether also where the manifest vouches for their bytes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compat.checkpoint.verify import problems
-from compat.errors import ArgumentError
+from compat.errors import BrokenCheckpointError
 
 AUTO = "auto"
 """The value of `resume_from_checkpoint` that resumes where there is something to resume from."""
@@ -70,7 +70,7 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
         is: HF has words for it. All else as it is.
 
     Raises:
-        ArgumentError: the checkpoint that was given is broken, or with True all are.
+        BrokenCheckpointError: the checkpoint that was given is broken, or with True all are.
     """
     if asked is True or asked == AUTO:
         choice = Choice(None if asked == AUTO else asked)
@@ -84,7 +84,7 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
                 f"`resume_from_checkpoint=True`: no checkpoint in {str(folder)!r} is whole: "
                 f"{' '.join(choice.notes())} Give the path of another one, or 'auto' to begin afresh."
             )
-            raise ArgumentError(msg)
+            raise BrokenCheckpointError(msg)
         return choice
     if isinstance(asked, (str, Path)) and os.path.isdir(asked):
         if wrong := problems(asked, needs_weights=needs_weights):
@@ -93,6 +93,6 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
                 f"was written: {'; '.join(wrong)}. Give an earlier one, or True for the newest whole one. "
                 "Where the change was meant, delete `compat_manifest.json` from the folder."
             )
-            raise ArgumentError(msg)
+            raise BrokenCheckpointError(msg)
         return Choice(str(asked))
     return Choice(asked)

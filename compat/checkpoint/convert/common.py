@@ -12,6 +12,7 @@ import torch
 
 from compat.checkpoint.convert import lazy
 from compat.checkpoint.manifest import MANIFEST
+from compat.checkpoint.shapes import wrong_in_json
 from compat.checkpoint.verify import leaves_folder
 from compat.errors import CheckpointError
 
@@ -81,11 +82,21 @@ class Checkpoint:
 
     def told(self, name: str) -> dict[str, Any]:
         """A small JSON file; empty where there is no such file."""
-        return _json(self.files.get(name))
+        return self._json(self.files.get(name), name)
 
     def config(self) -> dict[str, Any]:
         """The configuration of the model, or of the one under its adapters; empty where it is not known."""
-        return _json(self.base) if self.has_adapters else self.told(CONFIG)
+        return self._json(self.base, CONFIG) if self.has_adapters else self.told(CONFIG)
+
+    def _json(self, content: torch.Tensor | None, name: str) -> dict[str, Any]:
+        if content is None:
+            return {}
+        text = bytes(lazy.filled(content).numpy()).decode("utf-8", "replace")
+        if wrong := wrong_in_json(name, text):
+            msg = f"`{self.source}`: {name}: {wrong}. Copy it again, whole, or give another checkpoint."
+            raise CheckpointError(msg)
+        found: dict[str, Any] = json.loads(text)
+        return found
 
     def size(self) -> int:
         """Bytes of all tensors and files."""
@@ -141,8 +152,3 @@ def within(folder: Path, name: str, where: str | Path) -> Path:
         msg = f"`{where}`: it names `{name}`, which leads out of the checkpoint. Don't use it as it is."
         raise CheckpointError(msg)
     return folder / name.replace("\\", "/")
-
-
-def _json(content: torch.Tensor | None) -> dict[str, Any]:
-    found = {} if content is None else json.loads(bytes(lazy.filled(content).numpy()))
-    return found if isinstance(found, dict) else {}

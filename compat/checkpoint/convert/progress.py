@@ -119,4 +119,5 @@ def _accumulated(checkpoint: Checkpoint) -> int:
             arguments = read_arguments(file.name)
         except CompatError:
             return 1
-    return int(arguments.get("gradient_accumulation_steps") or 1)
+    accumulated = arguments.get("gradient_accumulation_steps")
+    return accumulated if type(accumulated) is int and accumulated > 0 else 1

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-DTYPES = {
+_LATER = {
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+"""Types that some releases of torch do not have."""
+
+DTYPES: dict[str, torch.dtype] = {
     "U64": torch.uint64,
     "I64": torch.int64,
     "F64": torch.float64,
@@ -29,6 +36,7 @@ DTYPES = {
     "F16": torch.float16,
     "U16": torch.uint16,
     "I16": torch.int16,
+    **{name: getattr(torch, kind) for name, kind in _LATER.items() if hasattr(torch, kind)},
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
     "I8": torch.int8,
@@ -57,11 +65,19 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
                 msg = f"a header of {length} bytes in a file of {size}"
                 raise ValueError(msg)  # noqa: TRY301
             header = json.loads(file.read(length))
+            if unknown := [name for name, entry in header.items() if _is_unknown(name, entry)]:
+                kind = header[unknown[0]]["dtype"]
+                msg = f"`{path}`: `{unknown[0]}` is of the type {kind}, which this torch lacks. Update it."
+                raise CheckpointError(msg)
             header.pop("__metadata__", None)
             return {name: _declared(str(path), 8 + length, size, entry) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
             msg = f"`{path}`: not a whole file of safetensors ({error!r}). Copy it again, whole."
             raise CheckpointError(msg) from error
+
+
+def _is_unknown(name: str, entry: Any) -> bool:
+    return name != "__metadata__" and isinstance(entry["dtype"], str) and entry["dtype"] not in DTYPES
 
 
 def _declared(path: str, start: int, size: int, entry: Mapping[str, Any]) -> torch.Tensor:

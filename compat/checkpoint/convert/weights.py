@@ -10,6 +10,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from compat.checkpoint.convert import lazy, safe, torchfile
 from compat.checkpoint.convert.common import within
 from compat.checkpoint.layout import PLACES
+from compat.checkpoint.shapes import wrong_in_json
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_shards(folder: Path, index: Path) -> dict[str, torch.Tensor]:
-    try:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"`{index}`: not an index of weights ({error!r}). Copy it again, whole."
-        raise CheckpointError(msg) from error
+    text = index.read_text(encoding="utf-8", errors="replace")
+    if wrong := wrong_in_json(index.name, text):
+        msg = f"`{index}`: not an index of weights: {wrong}. Copy it again, whole."
+        raise CheckpointError(msg)
+    places: dict[str, str] = json.loads(text)["weight_map"]
     found: dict[str, torch.Tensor] = {}
     for name in sorted(set(places.values())):
         shard = within(folder, name, index)

@@ -177,8 +177,8 @@ def test_an_index_that_leaves_its_folder(source: Path, tmp_path: Path, name: str
     [
         ({"weight_map": {"a": "model-00001-of-00001.safetensors"}}, "which is missing"),
         ({"weight_map": {"z": "other.safetensors"}}, "no shard holds `z`"),
-        ({"weights": {}}, "not an index of weights"),
-        ([], "not an index of weights"),
+        ({"weights": {}}, "index.json`: its entry `weight_map` is missing"),
+        ([], "index.json`: a list, where entries by name are wanted"),
     ],
 )
 def test_an_index_that_is_wrong(source: Path, tmp_path: Path, index: Any, told: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import zipfile
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from compat.checkpoint.convert import lazy, safe, torchfile
 from compat.checkpoint.counting import telling
+from compat.checkpoint.verify import damage
 from compat.errors import CheckpointError
 from compat.upstream.features import STORAGES_KNOW_THEIR_PLACE
 from tests.checkpoint.convert import made
@@ -113,6 +116,38 @@ def test_safetensors_to_the_byte(tmp_path: Path) -> None:
     safe.write(found, tmp_path / "ours.safetensors")
     ours, theirs = ((tmp_path / f"{whose}.safetensors").read_bytes() for whose in ("ours", "theirs"))
     assert ours == theirs
+
+
+def test_types_of_eight_bits_are_read_where_torch_has_them(tmp_path: Path) -> None:
+    kinds = {"F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"}
+    for name, kind in kinds.items():
+        header = json.dumps({"a": {"dtype": name, "shape": [3], "data_offsets": [0, 3]}}).encode()
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + b"\x01\x02\x03")
+        if not hasattr(torch, kind):
+            with pytest.raises(CheckpointError, match=rf"`a` is of the type {name}, which this torch lacks"):
+                safe.read(path)
+            continue
+        found = lazy.real(safe.read(path)["a"])
+        assert found.dtype == getattr(torch, kind)
+        assert found.view(torch.uint8).tolist() == [1, 2, 3]
+
+
+def test_a_type_that_is_not_known_is_named(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F2", "shape": [4], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\x01")
+    with pytest.raises(CheckpointError, match=r"`a` is of the type F2, which this torch lacks\. Update it"):
+        safe.read(tmp_path / "model.safetensors")
+    (wrong,) = damage(tmp_path)
+    told = "a tensor is of the type F2, which the installed safetensors does not know"
+    assert wrong == f"`model.safetensors`: {told}"
+
+
+@pytest.mark.parametrize("header", [b"[]", b"3", b'"x"', b"null", b'{"a": 3}', b'{"a": {"dtype": 3}}'])
+def test_a_header_that_is_none(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match=r"x.safetensors`: not a whole file of safetensors"):
+        safe.read(tmp_path / "x.safetensors")
 
 
 def test_another_type_on_the_way(tmp_path: Path) -> None:
