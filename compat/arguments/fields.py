@@ -6,6 +6,7 @@ A generation stands for its whole line of releases: "4.37" is transformers 4.37.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -240,13 +241,18 @@ def masked(name: str, value: Any) -> Any:
     Args:
         name: what the value is of.
         value: of any kind; dicts and lists are looked into.
+
+    Returns:
+        The value itself where there is no secret in it.
     """
     if is_secret(name) and value is not None:
         return SECRET
     if isinstance(value, dict):
-        return {key: masked(str(key), item) for key, item in value.items()}
+        cleared = {key: masked(str(key), item) for key, item in value.items()}
+        return value if all(cleared[key] is item for key, item in value.items()) else cleared
     if type(value) in (list, tuple):
-        return type(value)(masked(name, item) for item in value)
+        items = [masked(name, item) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
     return value
 
 

@@ -43,6 +43,8 @@ def test_what_is_nested_is_masked() -> None:
     assert masked("logger", value) == expected
     assert shown("logger", value) == f"logger={expected!r}"
     assert shown("hub_token", TOKEN) == "hub_token=<secret>"
+    plain = {"a": [1, {"b": (2, 3)}]}
+    assert masked("x", plain) is plain
 
 
 def test_of_what_is_not_known_only_numbers_are_shown() -> None:
