@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ WEIGHTS = (
 )
 """Where the weights of a checkpoint lie, one way or another."""
 
+ZERO_FOLDERS = ("global_step*",)
+"""Folders in which DeepSpeed keeps its parts, and their universal form."""
+
+LOADED_WHOLE = (
+    *(f"{folder}/{depth}*.pt" for folder in ZERO_FOLDERS for depth in ("", "*/", "*/*/")),
+    "*/.metadata",
+)
+"""Pickles that DeepSpeed and torch load as such, and not weights-only."""
+
 PICKLES = (
     "optimizer.pt",
     "optimizer.bin",
@@ -72,13 +83,9 @@ PICKLES = (
     "pytorch_model*.bin",
     "adapter_model.bin",
     "*/adapter_model.bin",
-    "global_step*/*.pt",
-    "*/.metadata",
+    *LOADED_WHOLE,
 )
-"""Files that are pickles, in a zip archive of torch's but for the last."""
-
-LOADED_WHOLE = ("global_step*/*.pt", "*/.metadata")
-"""Those of them that DeepSpeed and torch load as pickles, and not weights-only."""
+"""Files that are pickles, in a zip archive of torch's but for `.metadata`."""
 
 _OTHER = (
     "model-*.safetensors",
@@ -114,3 +121,10 @@ def is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
         len(parts) == len(pieces) and all(map(fnmatchcase, parts, pieces))
         for pieces in (pattern.split("/") for pattern in patterns)
     )
+
+
+def leaves_folder(name: Any) -> bool:
+    """Whether a path that a file names leads out of the folder of that file."""
+    parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
+    is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)
+    return not isinstance(name, str) or not name or is_absolute or ".." in parts

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 import sys
+import tarfile
 import zipfile
 from typing import IO, TYPE_CHECKING
 
@@ -52,15 +54,19 @@ so that no other class may stand in them."""
 _ARCHIVE = b"PK\x03\x04"
 """How a zip archive begins. torch decides by it; an archive may also hang at the end of something else."""
 
+_PROGRAM = "constants.pkl"
+"""What tells torch that an archive is a program, which it loads as one."""
+
 _LEGACY_PICKLES = 5
 """torch's form before 1.6 is a row of so many pickles, and raw data after them."""
 
 
-def named_in(path: str | Path) -> dict[str, bool]:
+def named_in(path: str | Path, part: IO[bytes] | None = None) -> dict[str, bool]:
     """The classes and functions that a file of torch's, or a bare pickle, names.
 
     Args:
         path: a zip archive with a `data.pkl`, or pickles.
+        part: a part of the file that is such a one; all of it if None.
 
     Returns:
         `module.name` of each, and whether loading the file would call it.
@@ -70,11 +76,13 @@ def named_in(path: str | Path) -> dict[str, bool]:
     """
     names: dict[str, bool] = {}
     try:
-        with open(path, "rb") as file:
-            if file.read(len(_ARCHIVE)) == _ARCHIVE:
+        with open(path, "rb") if part is None else contextlib.nullcontext(part) as file:
+            is_archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+            file.seek(0)
+            if is_archive:
                 _load_archive(file, names)
             else:
-                file.seek(0)
+                _refuse_tar(file)
                 _load_row(file, names)
     except OSError:
         raise
@@ -85,18 +93,19 @@ def named_in(path: str | Path) -> dict[str, bool]:
     return names
 
 
-def refuse_code(path: str | Path, *, is_loaded_whole: bool = True) -> None:
+def refuse_code(path: str | Path, part: IO[bytes] | None = None, *, is_loaded_whole: bool = True) -> None:
     """Refuse a pickle that would run code, without loading it.
 
     Args:
         path: a zip archive with a `data.pkl`, or pickles.
+        part: a part of the file that is such a one; all of it if None.
         is_loaded_whole: whether a library will load it as a pickle, so that it may name what is known and
             nothing else. Of what is loaded weights-only, or never, libraries' own classes may stand in it.
 
     Raises:
         CheckpointError: the file and what it would call; or the file is no such thing.
     """
-    found = named_in(path).items()
+    found = named_in(path, part).items()
     if harmful := sorted(
         name for name, is_called in found if not _is_harmless(name, is_called, is_loaded_whole)
     ):
@@ -127,9 +136,21 @@ def _load_archive(file: IO[bytes], names: dict[str, bool]) -> None:
         if not members:
             msg = "it holds no data.pkl"
             raise pickle.UnpicklingError(msg)
+        if any(os.path.basename(name) == _PROGRAM for name in archive.namelist()):
+            msg = "it is a program of TorchScript"
+            raise pickle.UnpicklingError(msg)
         for member in members:
             with archive.open(member) as content:
                 InertUnpickler(content, names).load()
+
+
+def _refuse_tar(file: IO[bytes]) -> None:
+    """Torch's form before 0.2, whose members it would unpickle, can begin as pickles do."""
+    is_tar = tarfile.is_tarfile(file)
+    file.seek(0)
+    if is_tar:
+        msg = "it is a tar archive"
+        raise pickle.UnpicklingError(msg)
 
 
 def _load_row(file: IO[bytes], names: dict[str, bool]) -> None:

@@ -8,8 +8,8 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,11 +25,15 @@ from compat.checkpoint.layout import (
     PICKLES,
     STATE,
     WEIGHTS,
+    ZERO_FOLDERS,
     is_one_of,
+    leaves_folder,
 )
 from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, read
 from compat.checkpoint.pickles import refuse_code
-from compat.checkpoint.shapes import OF_PICKLES, wrong_in_json, wrong_in_pickle
+from compat.checkpoint.ranks import missing_of_ranks
+from compat.checkpoint.shapes import OF_JSON, OF_PICKLES, wrong_in_json, wrong_in_pickle
+from compat.checkpoint.shards import METADATA, wrong_in_shards
 from compat.errors import CheckpointError
 
 Check = Callable[[Path], str]
@@ -109,13 +113,6 @@ def _is_torchs(file: Path) -> bool:
         return file.suffix in _TORCHS
 
 
-def leaves_folder(name: Any) -> bool:
-    """Whether a path that a file names leads out of the folder of that file."""
-    parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
-    is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)
-    return not isinstance(name, str) or not name or is_absolute or ".." in parts
-
-
 def check_sums(file: Path | IO[bytes]) -> None:
     """Read an archive through, and hold each of its members against its checksum.
 
@@ -144,6 +141,8 @@ def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
         yield INCOMPLETE, _INTERRUPTED
     if needs_weights and not _has_weights(root):
         yield WEIGHTS[0], "missing, and no weights of another format are there"
+    if not (root / MANIFEST).exists():
+        yield from missing_of_ranks(names)
     yield from _contents(root, names)
 
 
@@ -268,21 +267,31 @@ def _of_index(file: Path) -> str:
     return ""
 
 
+def _of_shards(file: Path) -> str:
+    return wrong_in_shards(file.parent)
+
+
 def _of_pointer(file: Path) -> str:
     name = file.read_text(encoding="utf-8").strip()
     if leaves_folder(name) or os.sep in name:
         return f"it names {name!r}, which is outside of the checkpoint"
+    if not is_one_of(name, ZERO_FOLDERS):
+        # Its files would be unpickled, and are looked for by the names that DeepSpeed's folders have.
+        return f"it names {name!r}, which is no folder that a Trainer has had DeepSpeed write"
     return "" if (file.parent / name).is_dir() else f"it names {name!r}, which is missing"
 
 
 CHECKS: tuple[tuple[tuple[str, ...], Check, bool], ...] = (
     ((f"*{INDEX}",), _of_index, True),
     ((LATEST, UNIVERSAL), _of_pointer, True),
-    (("*.json", "*/adapter_config.json"), _of_json, True),
+    (tuple(OF_JSON), _of_json, True),
+    (("*.json",), _of_json, False),
     ((STATE,), _of_state, True),
     (("*.safetensors", "*/*.safetensors"), _of_safetensors, False),
     (tuple(pattern for pattern in PICKLES if not pattern.endswith(".metadata")), _of_archive, False),
     (PICKLES, _of_pickle, True),
+    # Once it is known that it runs no code.
+    ((f"*/{METADATA}",), _of_shards, True),
     (tuple(OF_PICKLES), _of_shape, True),
 )
 """Which files → how they are checked, and whether also where the manifest vouches for their bytes."""

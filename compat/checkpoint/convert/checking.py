@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from compat.checkpoint.convert import dcp
 from compat.checkpoint.manifest import MANIFEST
+from compat.checkpoint.shards import METADATA
 from compat.checkpoint.verify import damage, sealed
 from compat.errors import CheckpointError
 
@@ -33,7 +34,7 @@ def refuse_damage(root: Path) -> None:
         msg = f"{where}{'; '.join(wrong)}. {way_out}"
         raise CheckpointError(msg)
     vouched_for = sealed(root)
-    for metadata in sorted((*root.glob(dcp.METADATA), *root.glob(f"*/{dcp.METADATA}"))):
+    for metadata in sorted((*root.glob(METADATA), *root.glob(f"*/{METADATA}"))):
         if metadata.relative_to(root).as_posix() not in vouched_for:
             dcp.check(metadata.parent)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compat.checkpoint.convert import lazy
+from compat.checkpoint.layout import leaves_folder
 from compat.checkpoint.manifest import MANIFEST
 from compat.checkpoint.shapes import wrong_in_json
-from compat.checkpoint.verify import leaves_folder
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:

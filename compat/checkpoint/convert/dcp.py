@@ -18,15 +18,13 @@ from typing_extensions import override
 from compat.checkpoint.convert import lazy, torchfile
 from compat.checkpoint.convert.common import within
 from compat.checkpoint.partial import cause_of
-from compat.checkpoint.pickles import refuse_code
+from compat.checkpoint.shards import METADATA, Slice, read_metadata
 from compat.checkpoint.verify import check_sums
 from compat.errors import CheckpointError
 from compat.upstream.features import accepts
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-METADATA = ".metadata"
 
 _FILE = "__0_0.distcp"
 """What the only file of the first process is called."""
@@ -44,7 +42,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: its pickle would run code, a file is missing, or the form is a newer one.
     """
-    metadata = _metadata(folder)
+    metadata = read_metadata(folder)
     shards: dict[str, dict[Any, Any]] = {}
     for index, place in metadata.storage_data.items():
         if getattr(place, "transform_descriptors", None):
@@ -68,24 +66,15 @@ def check(folder: Path) -> None:
     Raises:
         CheckpointError: the file that is damaged, or what `read` raises.
     """
-    for place in _metadata(folder).storage_data.values():
+    for place in read_metadata(folder).storage_data.values():
         file, part = _place(folder, place)
         try:
-            with torchfile.Slice(file, *part) as archive:
+            with Slice(file, *part) as archive:
                 check_sums(cast("IO[bytes]", archive))
         except Exception as error:
             # Offsets that were damaged lead anywhere.
             msg = f"`{file}`: cut short or damaged ({error}). Copy it again, whole."
             raise CheckpointError(msg) from error
-
-
-def _metadata(folder: Path) -> Any:
-    refuse_code(folder / METADATA)
-    try:
-        return filesystem.FileSystemReader(folder).read_metadata()
-    except Exception as error:
-        msg = f"`{folder / METADATA}`: torch cannot read it ({type(error).__name__}: {error}). Copy it again."
-        raise CheckpointError(msg) from error
 
 
 def _place(folder: Path, place: Any) -> tuple[Path, tuple[int, int]]:

@@ -13,6 +13,7 @@ from compat.checkpoint.convert.names import live, prefix_of, saved
 from compat.checkpoint.convert.optimizer import numbered
 from compat.checkpoint.convert.progress import progress
 from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
+from compat.checkpoint.shards import METADATA
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def is_file(path: Path) -> bool:
 
 def is_folder(path: Path) -> bool:
     """Whether it is a folder of shards, as `ModelParallelStrategy` writes one."""
-    return (path / META).is_file() and (path / dcp.METADATA).is_file()
+    return (path / META).is_file() and (path / METADATA).is_file()
 
 
 def read_file(path: Path, options: Options) -> Checkpoint:

@@ -9,6 +9,7 @@ from compat.checkpoint.convert.common import Checkpoint
 from compat.checkpoint.convert.optimizer import named, numbered
 from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
 from compat.checkpoint.manifest import seal
+from compat.checkpoint.shards import METADATA
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ MODEL, OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
 
 def is_sharded(path: Path) -> bool:
     """Whether a folder is such a checkpoint, or the weights in one."""
-    return (root_of(path) / MODEL / dcp.METADATA).is_file()
+    return (root_of(path) / MODEL / METADATA).is_file()
 
 
 def read(folder: Path, options: Options) -> Checkpoint:
@@ -29,7 +30,7 @@ def read(folder: Path, options: Options) -> Checkpoint:
     root = root_of(folder)
     checkpoint = Checkpoint(root, dcp.read(root / MODEL)["model"])
     folders.read_beside(checkpoint, root, options, root.parent)
-    if (root / OPTIMIZER / dcp.METADATA).is_file():
+    if (root / OPTIMIZER / METADATA).is_file():
         state = dcp.read(root / OPTIMIZER)["optimizer"]
         checkpoint.optimizer, checkpoint.parameters = numbered(state)
     if not checkpoint.has_adapters:

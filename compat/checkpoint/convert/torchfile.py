@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import pickle
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.serialization import skip_data
-from typing_extensions import override
 
 from compat.checkpoint.convert import lazy
+from compat.checkpoint.shards import Slice
 from compat.errors import CheckpointError
 from compat.upstream.features import STORAGES_KNOW_THEIR_PLACE
 
@@ -23,47 +22,6 @@ if TYPE_CHECKING:
 
 _PROTOCOL = 2
 """`torch.save`'s."""
-
-
-class Slice(io.RawIOBase):
-    """A part of a file, as a file.
-
-    Args:
-        path: the file.
-        offset: where the part begins, in bytes.
-        length: its size in bytes.
-    """
-
-    def __init__(self, path: str | Path, offset: int, length: int) -> None:
-        self._file, self._offset, self._length = open(path, "rb", buffering=0), offset, length  # noqa: SIM115
-        self.seek(0)
-
-    @override
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._length}[whence]
-        return self._file.seek(self._offset + base + offset) - self._offset
-
-    @override
-    def tell(self) -> int:
-        return self._file.tell() - self._offset
-
-    @override
-    def readinto(self, buffer: Any) -> int:
-        left = max(0, self._length - self.tell())
-        return self._file.readinto(memoryview(buffer)[:left]) or 0
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: Any = None) -> Any:
