@@ -22,7 +22,7 @@ def of(pattern: str, *ranks: int) -> set[str]:
         (of("rng_state_{}.pth", 0, 1) | of(ZERO, 0, 1) | of(PARTS, 0, 1), []),
         (of("rng_state_{}.pth", 0, 1) | of(ZERO, 0) | of(PARTS, 0, 1), [ZERO.format(1)]),
         (of("rng_state_{}.pth", 0, 1) | of(ZERO, 0, 1) | of(PARTS, 1), [PARTS.format(0)]),
-        (of(ZERO, 0, 1) | of("rng_state_{}.pth", 1), ["rng_state_0.pth"]),
+        (of(ZERO, 0, 1) | of(PARTS, 0, 1) | of("rng_state_{}.pth", 1), ["rng_state_0.pth"]),
         ({"rng_state.pth", "global_step4/mp_rank_00_model_states.pt"} | of(ZERO, 0), []),
         ({"rng_state.pth"} | of(ZERO, 0), ["global_step4/mp_rank_00_model_states.pt"]),
     ],
