@@ -123,6 +123,9 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if processes is None:
             started.warn_of_idle(gpus)
         started.start(processes or 1, nodes)
+        if self.deepspeed:
+            # Here already: under ZeRO-3, `from_pretrained` asks for the group.
+            started.form_job_of_one()
 
     def _refuse(self, found: list[Problem]) -> None:
         """Raise one error for all problems, with HF's own words where it has some."""

@@ -46,16 +46,17 @@ class Ending:
         """Update steps that are made after a process has found a reason to stop."""
         return self._agreement.ahead
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, step: int, *, is_last: bool = False) -> bool:
         """Whether the run stops now; asked by all processes at the end of each update step.
 
         Args:
             step: the update steps made.
+            is_last: whether it stops now in any case.
         """
         reason = self._reason()
         if reason is not None:
-            self._agreement.propose(step + self.ahead, reason)
-        stop = self._agreement.look()
+            self._agreement.propose(step + self.ahead, reason, is_last=is_last)
+        stop = self._agreement.look(is_last=is_last)
         if stop is None or step < stop.step:
             return False
         self.cause, self.is_agreed = stop.reason, True
@@ -64,7 +65,7 @@ class Ending:
     def conclude(self) -> None:
         """At the run's end: a signal that came too late to stop training has told the process to end, too."""
         if self.cause is None:
-            stop = self._agreement.look()
+            stop = self._agreement.look(is_last=True)
             self.cause = self._reason() or (stop.reason if stop is not None else None) or None
 
 

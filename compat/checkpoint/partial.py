@@ -6,18 +6,28 @@ import contextlib
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from compat.checkpoint.layout import TRAINERS, is_one_of
-from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, flush, read, seal
+from compat.checkpoint.layout import STATE, TRAINERS, is_one_of
+from compat.checkpoint.manifest import (
+    MANIFEST,
+    MANIFEST_ERRORS,
+    differences,
+    files_of,
+    flush,
+    read,
+    reseal,
+    seal,
+)
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # HF takes what begins with `checkpoint-` for a checkpoint, and uploads nothing that begins with `_`.
 PARTIAL, REPLACED, REMOVED = "_partial-", "_replaced-", "_removed-"
@@ -56,21 +66,24 @@ def begin(checkpoint: str | Path) -> Path:
 def commit(checkpoint: str | Path) -> None:
     """Have a checkpoint that is written to its end appear in its place, on the disk and all at once.
 
-    What others have put into an older checkpoint of that name stays; what Trainers have put there goes.
+    What others have put into an older checkpoint of that name stays, or into a folder that they have made
+    ahead of it; what Trainers have put there goes.
     """
     final, folder = Path(checkpoint), partial_of(checkpoint)
     if final.is_dir():
         _keep_what_others_wrote(final, folder)
     seal(folder)
-    put(folder, final)
+    # Sealing takes its time, in which they may have written more.
+    put(folder, final, partial(_keep_in_sealed, newer=final))
 
 
-def put(new: Path, place: Path) -> None:
+def put(new: Path, place: Path, adopt: Callable[[Path], object] | None = None) -> None:
     """Rename what was written to its place; what lies there goes once that is done, and stays otherwise.
 
     Args:
         new: a file or a folder beside its place.
         place: where it shall lie.
+        adopt: given the folder that lay there, before it goes.
     """
     older = _beside(place, REPLACED)
     if os.path.lexists(place):
@@ -83,6 +96,8 @@ def put(new: Path, place: Path) -> None:
             older.rename(place)
         raise
     flush(place.parent)
+    if adopt is not None and older.is_dir():
+        adopt(older)
     delete(older)
 
 
@@ -127,10 +142,14 @@ def sweep(folder: str | Path) -> list[str]:
         if found is None or not path.is_dir():
             continue
         kind, final = found[1], path.with_name(found[2])
-        if not final.exists() and (kind == REPLACED or (kind == PARTIAL and _is_sealed(path))):
-            path.rename(final)
+        # A folder without a state is one that a callback has made ahead of its checkpoint.
+        is_written = kind == PARTIAL and not (final / STATE).exists() and _is_sealed(path)
+        if is_written or (kind == REPLACED and not final.exists()):
+            put(path, final, partial(_keep_in_sealed, newer=final))
             done.append(f"`{path}`: left behind by a run that was killed, and whole; now `{final.name}`.")
         else:
+            if kind == REPLACED:
+                _keep_in_sealed(path, final)
             shutil.rmtree(path, ignore_errors=True)
             done.append(f"`{path}`: left behind by a run that was killed; removed.")
     return done
@@ -183,13 +202,22 @@ def _is_sealed(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and not any(differences(folder))
 
 
-def _keep_what_others_wrote(older: Path, newer: Path) -> None:
+def _keep_what_others_wrote(older: Path, newer: Path) -> bool:
+    """Copy it from one folder to another, and tell whether there was any."""
     try:
         sealed = read(older)
     except MANIFEST_ERRORS:
         sealed = {}
+    kept = False
     for name in files_of(older):
         is_ours = name in sealed or is_one_of(name, TRAINERS)
         if not is_ours and not (newer / name).exists():
             (newer / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(older / name, newer / name)
+            kept = True
+    return kept
+
+
+def _keep_in_sealed(older: Path, newer: Path) -> None:
+    if (newer / MANIFEST).is_file() and _keep_what_others_wrote(older, newer):
+        reseal(newer)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core import rank_zero
 
@@ -118,10 +118,10 @@ def build_trainer(
     )
     built = {
         "strategy": strategy,
-        "plugins": _plugins(flags.pop("plugins", None) or [], facts),
+        "plugins": _plugins(flags.pop("plugins", None) or [], strategy),
         "num_nodes": facts.num_nodes,
         "devices": facts.devices,
-        "accelerator": "auto" if facts.world_size == 1 else device.type,
+        "accelerator": device.type if isinstance(strategy, ParallelStrategy) else "auto",
     }
     for name in (*BUILT_HERE, *DONE_ELSEWHERE):
         flags.pop(name, None)
@@ -158,7 +158,7 @@ def check_supported(plan: LightningPlan) -> None:
     raise ArgumentError(msg)
 
 
-def _plugins(asked: Any, facts: Facts) -> list[Any]:
+def _plugins(asked: Any, strategy: Strategy) -> list[Any]:
     plugins = list(asked) if isinstance(asked, (list, tuple)) else [asked]
     for plugin in plugins:
         if isinstance(plugin, (Precision, CheckpointIO)):
@@ -167,8 +167,10 @@ def _plugins(asked: Any, facts: Facts) -> list[Any]:
                 "Give `bf16` or `fp16`, and `save_strategy`."
             )
             raise ArgumentError(msg)
-    # A strategy of several processes brings the environment along.
-    if facts.world_size == 1 and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+    if isinstance(strategy, ParallelStrategy):
+        # It brings its own along, with the ranks that HF's arguments have found.
+        return [plugin for plugin in plugins if not isinstance(plugin, ClusterEnvironment)]
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         plugins.append(LightningEnvironment())
     return plugins
 

@@ -118,7 +118,7 @@ class TrainerModule(pl.LightningModule):
         run.begin(prepared, hf._load_position(checkpoint, run))
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
         optimizer, scheduler, own = hf.optimizer, hf.lr_scheduler, hf._guest_config
-        if own is not None:
+        if own is not None and own.scheduler.optimizer == optimizer:
             shown = {name: getattr(own, name) for name in SCHEDULER_KEYS}
             return {"optimizer": optimizer, "lr_scheduler": shown}
         is_known = isinstance(

@@ -24,6 +24,7 @@ from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
 from compat.checkpoint.partial import sweep
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose
+from compat.checkpoint.writer import wait_for_writers
 from compat.engine.guest import is_guest
 from compat.engine.optimizer_state import load_held_state
 from compat.engine.position import Position
@@ -50,6 +51,7 @@ class CheckpointingMixin(SavingMixin):
     def _choose_checkpoint(self, asked: Any) -> Any:
         """What `resume_from_checkpoint` comes to, for all processes alike; left-overs are swept before."""
         self._restores_callbacks = asked == AUTO
+        self._end_earlier_writing()
         if self.args.world_size == 1:
             return self._choose_alone(asked)
         outcome: list[Any] = [None, None]
@@ -62,6 +64,15 @@ class CheckpointingMixin(SavingMixin):
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+    def _end_earlier_writing(self) -> None:
+        """Let a run that was interrupted in this process come to the end of its last checkpoint."""
+        try:
+            self._finish_writing()
+        except Exception as error:  # noqa: BLE001 (it is no failure of the run that begins)
+            logger.warning(f"{type(error).__name__} of an earlier run: {error}")
+        # Other trainers have had this folder, too.
+        wait_for_writers(self.args.output_dir)
 
     def _choose_alone(self, asked: Any) -> Any:
         folder = self.args.output_dir

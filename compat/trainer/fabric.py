@@ -156,7 +156,9 @@ class FabricAccelerator(LightningAccelerator):
             accelerate.Accelerator.__init__(self, **options)
             self._lightning = self._session = None
             self.state = detached(self.state)
-        flags.setdefault("strategy", asked[0] if asked else "auto")
+        strategy = flags.setdefault("strategy", asked[0] if asked else "auto")
+        if isinstance(strategy, str) and strategy.startswith("deepspeed"):
+            started.form_job_of_one()
         self._wrapped: dict[int, Any] = {}
         self._fabric_optimizers: list[FabricOptimizer] = []
         handler = self.ddp_handler

@@ -21,6 +21,7 @@ from compat.trainer.overrides import adapt_overrides, is_adapted
 from compat.trainer.surprises import Surprises
 from compat.translate import LightningPlan, as_run, plan
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
+from compat.upstream import started
 from compat.upstream.distributions import check_distribution
 from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
 from compat.upstream.sharding import (
@@ -94,6 +95,8 @@ class Trainer(GenerationsMixin, LackedMethods):
         """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
         # Conflicts surface here, ahead of the model and everything else that the constructor builds.
         check_supported(self.plan)
+        if self.plan.strategy == "deepspeed":
+            started.form_job_of_one()
         for name in ("callbacks", "logger", "profiler"):
             given = self._lightning_flags.get(name)
             for one in given if isinstance(given, (list, tuple)) else (given,):
@@ -154,4 +157,7 @@ def _accelerate_environment(args: Any, strategy: str) -> Mapping[str, str]:
     written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
     if args.fsdp and strategy == FSDP_VERSIONS[NEWEST_FSDP]:
         written = {**written, "FSDP_VERSION": str(NEWEST_FSDP)}
+    if strategy == "deepspeed":
+        # `accelerate launch --cpu` keeps accelerate off DeepSpeed; the device is chosen by now.
+        written = {**written, "ACCELERATE_USE_CPU": "false"}
     return {"ACCELERATE_MIXED_PRECISION": precision, **written}

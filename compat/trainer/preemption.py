@@ -117,7 +117,7 @@ class PreemptionMixin(CheckpointingMixin):
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._limit is not None:
             self._limit.end_step()
-        if not ending.is_due(self.state.global_step):
+        if not ending.is_due(self.state.global_step, is_last=self.control.should_training_stop):
             return
         saves = self.args.save_strategy != "no" or ending.cause != TIME
         if saves and ending.saved != self.state.global_step:

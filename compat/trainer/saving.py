@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from compat.engine.session import Session
 
 logger = logging.get_logger("transformers.trainer")
+
+SECONDS_TO_BE_TOLD = 60.0
+"""How long a checkpoint that is written meanwhile waits for callbacks of `on_save`: one may wait for it."""
 
 
 class SavingMixin(EvaluationMixin):
@@ -279,17 +283,27 @@ class SavingMixin(EvaluationMixin):
 
     def _write_later(self, folder: str, checkpoint: str, work: list[Callable[[], object]]) -> None:
         self._writer = self._writer or Writer()
+        told = self._told = threading.Event()
         keep = (checkpoint, self.state.best_model_checkpoint, *self._uploading())
 
         def write() -> None:
             with writing(checkpoint):
                 for step in work:
                     step()
+                # What callbacks put into the folder of that name belongs to the checkpoint.
+                told.wait(SECONDS_TO_BE_TOLD)
                 commit(checkpoint)
 
-        self._writer.start([write, partial(rotate, folder, self.args.save_total_limit, keep)])
+        self._writer.start(folder, [write, partial(rotate, folder, self.args.save_total_limit, keep)])
 
     _unsent: str | None = None
+    _told: threading.Event | None = None
+
+    def _end_telling(self) -> None:
+        """Have the writer put the checkpoint in its place: callbacks have been told of it by now."""
+        told, self._told = self._told, None
+        if told is not None:
+            told.set()
 
     def _check_writing(self) -> None:
         """At each update step: raise what the writer has failed with, and push what it has finished."""
@@ -299,6 +313,7 @@ class SavingMixin(EvaluationMixin):
     def _finish_writing(self) -> None:
         if self._writer is None:
             return
+        self._end_telling()
         self._writer.finish()
         if self._unsent is not None:
             checkpoint, self._unsent = self._unsent, None
@@ -314,7 +329,10 @@ class SavingMixin(EvaluationMixin):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self._written = None
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        finally:
+            self._end_telling()
         written = self._written
         if written is None or (self._saves_async and not self._ends_itself):
             return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributed import DistNetworkError
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 if TYPE_CHECKING:
@@ -38,12 +40,22 @@ class Alone:
     def __init__(self) -> None:
         self._stop: Stop | None = None
 
-    def propose(self, step: int, reason: int) -> None:
-        """Propose to stop after update step `step`; the first proposal holds."""
+    def propose(self, step: int, reason: int, *, is_last: bool = False) -> None:
+        """Propose to stop after update step `step`; the first proposal holds.
+
+        Args:
+            step: update steps made by then.
+            reason: a signal's number, or 0.
+            is_last: whether this process makes no further step, so that the others may have left.
+        """
         self._stop = self._stop or Stop(step, reason)
 
-    def look(self) -> Stop | None:
-        """What is agreed on, if anything is."""
+    def look(self, *, is_last: bool = False) -> Stop | None:
+        """What is agreed on, if anything is.
+
+        Args:
+            is_last: whether this process makes no further step, so that the others may have left.
+        """
         return self._stop
 
 
@@ -69,17 +81,19 @@ class Together(Alone):
         self._last: torch.Event | None = None
         self.ahead = 1 if self._device is None else 2
 
-    def propose(self, step: int, reason: int) -> None:
+    def propose(self, step: int, reason: int, *, is_last: bool = False) -> None:
         """Propose to stop after update step `step`; the first proposal of the job holds."""
         if self._stop is None:
-            self._keep(self._store.compare_set("stop", "", f"{step} {reason}"))
+            with _without_first(is_last):
+                self._keep(self._store.compare_set("stop", "", f"{step} {reason}"))
 
-    def look(self) -> Stop | None:
+    def look(self, *, is_last: bool = False) -> Stop | None:
         """What is agreed on, if anything is."""
         if self._stop is None:
             self._wait_for_last()
-            if self._store.check(["stop"]):
-                self._keep(self._store.get("stop"))
+            with _without_first(is_last):
+                if self._store.check(["stop"]):
+                    self._keep(self._store.get("stop"))
         return self._stop
 
     def _keep(self, told: bytes) -> None:
@@ -95,6 +109,19 @@ class Together(Alone):
         if self._last is not None:
             self._last.synchronize()
         self._last = event
+
+
+@contextlib.contextmanager
+def _without_first(is_last: bool) -> Iterator[None]:
+    """Bear that the first process has left, with the store that it holds where no launcher does.
+
+    Only at the end, where nobody waits for another: before, one that has gone has died.
+    """
+    try:
+        yield
+    except DistNetworkError:
+        if not is_last:
+            raise
 
 
 def agreement(device: torch.device, world_size: int) -> Alone:

@@ -115,6 +115,9 @@ class Facts:
     @classmethod
     def _of(cls, process: Any, world_size: int, here: Here) -> Facts:
         devices = min(_first_number(LOCAL_SIZES, world_size), world_size)
+        if devices <= process.local_process_index:
+            # Nobody has told it, for which accelerate writes 1.
+            devices = world_size
         return cls(
             device_type=process.device.type,
             device_index=process.device.index,

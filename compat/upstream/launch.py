@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from compat.errors import ArgumentError
-from compat.upstream.started import command, is_launched
+from compat.upstream.started import command, free_port, is_launched
 
 SECONDS_TO_END, SECONDS_TO_FAIL = 1800, 5
 """How long the other processes may go on when this one has ended, and when it has failed: as long as they
@@ -61,7 +60,7 @@ def launch(devices: int, num_nodes: int = 1) -> None:
         raise ArgumentError(msg)
     shared = {
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
         "WORLD_SIZE": str(devices * num_nodes),
         "LOCAL_WORLD_SIZE": str(devices),
     }
@@ -88,13 +87,6 @@ def _script_again(devices: int) -> list[str]:
         )
         raise ArgumentError(msg)
     return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class _Observer(_ChildProcessObserver):

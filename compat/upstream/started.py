@@ -6,6 +6,7 @@ import builtins
 import functools
 import multiprocessing
 import os
+import socket
 import sys
 import warnings
 from typing import Any
@@ -59,6 +60,31 @@ def start(devices: int, num_nodes: int = 1) -> None:
         from compat.upstream.launch import launch
 
         launch(devices, num_nodes)
+
+
+def form_job_of_one() -> None:
+    """Give this process the variables of a job that it is alone in, unless a launcher has given it some.
+
+    DeepSpeed takes a process without them for one of MPI's, and asks MPI.
+    """
+    if is_launched():
+        return
+    os.environ.update(
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE="1",
+        LOCAL_WORLD_SIZE="1",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(free_port()),
+    )
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def has_script() -> bool:

@@ -12,7 +12,8 @@ import pytest
 import transformers
 
 import compat
-from compat.checkpoint.manifest import MANIFEST, differences
+from compat.checkpoint import partial
+from compat.checkpoint.manifest import MANIFEST, differences, read
 from compat.checkpoint.partial import begin, commit, partial_of, remove, sweep
 from compat.checkpoint.whole import last_whole
 from compat.errors import CheckpointError
@@ -56,6 +57,43 @@ def test_one_replaces_another_and_keeps_what_others_put_there(tmp_path: Path) ->
     assert names(checkpoint) == {"file.txt", "notes", MANIFEST}
     assert list(differences(checkpoint)) == []
     assert names(tmp_path) == {"checkpoint-1"}
+
+
+def test_what_others_write_while_it_is_sealed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "checkpoint-1"
+    honest = partial.seal
+
+    def seal(folder: Path) -> None:
+        honest(folder)
+        checkpoint.mkdir()
+        (checkpoint / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(partial, "seal", seal)
+    written(checkpoint)
+    commit(checkpoint)
+    assert (checkpoint / "notes.txt").read_text() == "mine"
+    assert read(checkpoint).keys() == {"file.txt", "notes.txt"}
+    assert list(differences(checkpoint)) == []
+    assert names(tmp_path) == {"checkpoint-1"}
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_killed_while_it_takes_the_place_of_what_others_wrote(tmp_path: Path, renamed: int) -> None:
+    checkpoint, older = tmp_path / "checkpoint-1", tmp_path / "_replaced-checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "notes.txt").write_text("mine")
+    written(checkpoint)
+    partial.seal(partial_of(checkpoint))
+    if renamed > 0:
+        checkpoint.rename(older)
+    if renamed > 1:
+        partial_of(checkpoint).rename(checkpoint)
+    sweep(tmp_path)
+    assert (checkpoint / "file.txt").read_text() == "new"
+    assert names(tmp_path) == {"checkpoint-1"}
+    assert list(differences(checkpoint)) == []
+    assert (checkpoint / "notes.txt").read_text() == "mine"
+    assert read(checkpoint).keys() == {"file.txt", "notes.txt"}
 
 
 def test_a_file_with_the_name_is_in_the_way(tmp_path: Path) -> None:

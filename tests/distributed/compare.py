@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from compat.upstream.features import HAS_TRAINING_SEAMS
 from tests.distributed import jobs
 from tests.distributed.sharded import SETUPS, STEPS, Setup, adapters, make
+from tests.warm import PYTHON
 
 WORKER = str(Path(__file__).with_name("sharded.py"))
 
@@ -25,6 +26,20 @@ LOGGED = CLOSE if HAS_TRAINING_SEAMS else 1e-4
 def run(library: str, folder: Path, names: list[str], processes: int = 2, **more: str) -> None:
     command = jobs.torchrun(WORKER, library, str(folder), *names, processes=processes)
     jobs.finished(jobs.run(command, **more))
+
+
+def run_unlaunched(library: str, folder: Path, names: list[str], **more: str) -> None:
+    """The same in a process that nobody has launched."""
+    command = [PYTHON, "-W", "ignore", "-m", "tests.distributed.sharded", library, str(folder), *names]
+    jobs.finished(jobs.run(command, **more))
+
+
+def assert_same(ours: Path, theirs: Path, name: str) -> None:
+    """Hold every number and every weight of a job of one process against another's, to the bit."""
+    assert read(ours, name) == read(theirs, name)
+    found, expected = weights(ours, name), weights(theirs, name)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
 def read(runs: Path, name: str, rank: int = 0) -> dict[str, Any]:

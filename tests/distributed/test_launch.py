@@ -92,6 +92,25 @@ def test_srun_starts_the_same_job(tmp_path: Path, theirs: list[dict[str, Any]]) 
     assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_may_be_late_at_the_end(tmp_path: Path, rank: int) -> None:
+    """Also where the first process holds the store by which they have met, as under mpirun."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(jobs.free_port()), "WORLD_SIZE": "2"}
+    tasks = [
+        subprocess.Popen(
+            [*PYTHON, str(Path(SCRIPT).with_name("late.py")), str(tmp_path), str(rank)],
+            env=jobs.environment(RANK=str(number), LOCAL_RANK=str(number), **shared),
+            cwd=jobs.ROOT,
+        )
+        for number in range(2)
+    ]
+    try:
+        assert [task.wait(jobs.SECONDS) for task in tasks] == [0, 0]
+    finally:
+        for task in tasks:
+            task.kill()
+
+
 NOTEBOOK = """
 import os, sys
 import compat

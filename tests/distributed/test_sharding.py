@@ -32,6 +32,17 @@ def test_trains_as_whole(runs: Path, name: str) -> None:
     assert_trains_alike(runs, name, SETUPS[name].like)
 
 
+ALONE = ("fsdp", "fsdp-resumed")
+
+
+def test_one_process_holds_all(tmp_path: Path) -> None:
+    run("compat", tmp_path, ["gpt2", *ALONE], processes=1)
+    for name in ALONE:
+        assert_trains_alike(tmp_path, name, "gpt2")
+        assert read(tmp_path, name)["kind"] == "FSDP"
+        assert read(tmp_path, name)["held"] == read(tmp_path, "gpt2")["held"]
+
+
 @pytest.mark.parametrize("name", FULLY_SHARDED)
 def test_each_process_holds_its_half(runs: Path, name: str) -> None:
     found, whole = ([read(runs, of, rank) for rank in (0, 1)] for of in (name, SETUPS[name].like))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from compat.checkpoint.manifest import differences, read
 from compat.checkpoint.whole import last_whole
 from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
+from compat.trainer import saving
 from tests.small import trainer, weights
 
 if TYPE_CHECKING:
@@ -151,7 +153,101 @@ def test_what_is_written_in_the_background_is_pushed(tmp_path: Path) -> None:
     assert pushed == [(str(tmp_path / f"checkpoint-{step}"), True) for step in (2, 4, 6)]
 
 
-def test_the_writer_does_one_thing_at_a_time() -> None:
+class Interrupted(transformers.TrainerCallback):
+    """Ctrl-C while a checkpoint is written, and once more while the end of that is waited for."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 2:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("trainers", [1, 2])
+def test_a_run_begins_when_the_writer_of_an_interrupted_one_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trainers: int
+) -> None:
+    gate = Gate(0)
+    held(monkeypatch, gate)
+    run = trainer(tmp_path, callbacks=[interrupted := Interrupted()], **ASYNC)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert [path.name for path in tmp_path.iterdir()] == ["_partial-checkpoint-2"]
+    threading.Timer(0.5, gate.is_open.set).start()
+    if trainers == 1:
+        run.remove_callback(interrupted)
+    else:
+        run = trainer(tmp_path, **ASYNC)
+    run.train(resume_from_checkpoint="auto")
+    assert [entry["step"] for entry in run.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{step}" for step in (2, 4, 6)]
+    assert "left behind" not in caplog.text
+    assert not any(list(differences(path)) for path in tmp_path.iterdir())
+
+
+def test_what_an_interrupted_run_failed_to_write_is_said_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(0)
+    held(monkeypatch, gate)
+    run = trainer(tmp_path, callbacks=[interrupted := Interrupted()], **ASYNC)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    honest, failures = partial.put, [1]
+
+    def put(*where: Any) -> None:
+        if failures:
+            raise OSError(failures.pop(), "no")
+        honest(*where)
+
+    monkeypatch.setattr(partial, "put", put)
+    gate.is_open.set()
+    run.remove_callback(interrupted)
+    run.train()
+    assert "CheckpointError of an earlier run: " in caplog.text
+    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-6")
+
+
+class Noting(transformers.TrainerCallback):
+    """Puts notes beside a checkpoint that it is told of."""
+
+    def __init__(self, then: Callable[[], object] = bool) -> None:
+        self.then = then
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        os.makedirs(folder, exist_ok=True)
+        for part in ("first", "second"):
+            with open(os.path.join(folder, "notes.txt"), "a", encoding="utf-8") as notes:
+                notes.write(f"{part} of {state.global_step}")
+            self.then()
+            time.sleep(0.05)
+
+
+def test_what_callbacks_put_into_a_checkpoint_that_is_still_written_stays(tmp_path: Path) -> None:
+    run = trainer(tmp_path, callbacks=[Noting()], **ASYNC)
+    run.train()
+    for step in (2, 4, 6):
+        folder = tmp_path / f"checkpoint-{step}"
+        assert (folder / "notes.txt").read_text() == f"first of {step}second of {step}"
+        assert {"notes.txt", "model.safetensors", "optimizer.pt"} <= read(folder).keys()
+        assert list(differences(folder)) == []
+
+
+def test_a_callback_may_wait_for_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "SECONDS_TO_BE_TOLD", 0.1)
+    found = []
+
+    class Waiting(transformers.TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            while last_whole(tmp_path) != str(tmp_path / f"checkpoint-{state.global_step}"):
+                time.sleep(0.01)
+            found.append(state.global_step)
+
+    trainer(tmp_path, callbacks=[Waiting()], **ASYNC).train()
+    assert found == [2, 4, 6]
+
+
+def test_the_writer_does_one_thing_at_a_time(tmp_path: Path) -> None:
     log: list[str] = []
 
     def slowly(name: str) -> Callable[[], None]:
@@ -163,17 +259,17 @@ def test_the_writer_does_one_thing_at_a_time() -> None:
         return work
 
     writer = Writer()
-    writer.start([slowly("a"), slowly("b")])
+    writer.start(tmp_path, [slowly("a"), slowly("b")])
     assert writer.is_busy
-    writer.start([slowly("c")])
+    writer.start(tmp_path, [slowly("c")])
     writer.finish()
     assert not writer.is_busy
     assert log == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
 
 
-def test_the_writer_raises_once_what_has_failed() -> None:
+def test_the_writer_raises_once_what_has_failed(tmp_path: Path) -> None:
     writer = Writer()
-    writer.start([lambda: 1 / 0])
+    writer.start(tmp_path, [lambda: 1 / 0])
     with pytest.raises(ZeroDivisionError):
         writer.finish()
     writer.finish()

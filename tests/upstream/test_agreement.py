@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch.distributed import DistNetworkError, HashStore, TCPStore
 
 from compat.upstream import agreement
 from compat.upstream.agreement import Alone, Stop, Together
@@ -48,6 +48,19 @@ def test_a_run_hears_nothing_of_the_one_before(store: HashStore, monkeypatch: py
     first.propose(4, 15)
     again, _ = ranks(monkeypatch, run=1)
     assert again.look() is None
+
+
+def test_at_the_end_the_first_process_may_have_left_with_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    other = TCPStore("127.0.0.1", first.port, is_master=False)
+    monkeypatch.setattr(agreement, "_get_default_store", lambda: other)
+    together = Together(CPU)
+    assert together.look() is None
+    del first
+    with pytest.raises(DistNetworkError):
+        together.look()
+    together.propose(4, 15, is_last=True)
+    assert together.look(is_last=True) is None
 
 
 def test_where_reductions_are_only_asked_for_no_process_runs_ahead_by_two_steps(

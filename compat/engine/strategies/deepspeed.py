@@ -39,6 +39,9 @@ class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
     @override
     def setup_optimizers(self, trainer: pl.Trainer) -> None:
         Strategy.setup_optimizers(self, trainer)
+        if self._hf._guest_config is not None:
+            # The engine's optimizer stands for the one that this scheduler knows, with the same groups.
+            self.lr_scheduler_configs = [self._hf._guest_config]
 
     @property
     @override
