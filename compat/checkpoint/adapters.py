@@ -216,6 +216,14 @@ def _load(model: Any, name: str, folder: str, is_trainable: bool) -> None:
         msg = f"the weights in {folder} do not fit the adapter {name!r}: {error}. Make it as it was saved."
         raise CheckpointError(msg) from error
     missing = [key for key in result.missing_keys if name in key.split(".")]
+    own = {key for key, _ in model.named_parameters() if name in key.split(".")}
+    if own and own <= set(missing):
+        few = ", ".join(sorted(result.unexpected_keys)[:3]) or "none"
+        msg = (
+            f"the weights in {folder} are not those of the adapter {name!r}, of which none is there. Those "
+            f"that are there: {few}. Make it as it was saved."
+        )
+        raise CheckpointError(msg)
     if missing or result.unexpected_keys:
         logger.warning(
             f"The adapter {name!r} and its weights in {folder} differ: missing there are {missing}, unknown "

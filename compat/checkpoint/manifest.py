@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from compat.checkpoint.counting import listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 MANIFEST = "compat_manifest.json"
 """Written last: a folder that has it is whole."""
 
 MANIFEST_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a damaged one may end with."""
+
+Traits = tuple[int, int, int]
+"""A file's number on its disk, its size and the time of its last change."""
 
 FORMAT = 1
 _CHUNK = 1 << 20
@@ -41,24 +44,38 @@ def seal(folder: str | Path) -> None:
         flush(parent)
 
 
-def reseal(folder: str | Path) -> None:
+def reseal(folder: str | Path, known: Mapping[str, Traits] | None = None) -> None:
     """Bring the manifest of a sealed folder up to date, reading only what has changed since.
 
     A callback may add to a checkpoint, or take from it, once it is told that it has been saved.
+
+    Args:
+        folder: a sealed one.
+        known: the traits of its files when it was sealed; where None, files that are older than the manifest
+            count as they were.
     """
     root = Path(folder)
     sealed = (root / MANIFEST).stat().st_mtime_ns
     before = read(root)
     now = list(files_of(root))
+
+    def is_as_it_was(name: str) -> bool:
+        if known is not None:
+            return known.get(name) == traits(root / name)
+        return traits(root / name)[-1] < sealed
+
     entries = {
-        name: before[name]
-        if name in before and (root / name).stat().st_mtime_ns < sealed
-        else _flushed(root / name)
-        for name in now
+        name: before[name] if name in before and is_as_it_was(name) else _flushed(root / name) for name in now
     }
     if entries != before:
         _write(root, entries)
         flush(root)
+
+
+def traits(file: Path) -> Traits:
+    """By what a file is known again that nobody has written to."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read(folder: str | Path) -> dict[str, Any]:

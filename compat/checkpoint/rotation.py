@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compat.checkpoint.partial import remove
-from compat.checkpoint.whole import numbered
+from compat.checkpoint.whole import is_loadable, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,16 +20,18 @@ def rotate(
     limit: int | None,
     keep: Iterable[str | Path | None] = (),
     *,
+    saved: str | Path | None = None,
     by_time: bool = True,
 ) -> list[str]:
-    """Remove the oldest checkpoints beyond `limit`.
+    """Remove the oldest checkpoints beyond `limit`; the last one that a run can resume from stays.
 
     Mirrors `transformers.trainer_utils.rotate_checkpoints`, which finds the last one by its time alone.
 
     Args:
         folder: the one that holds the checkpoints.
         limit: how many may stay; all, where None or not positive.
-        keep: those that stay in any case, beside the newest: the one just saved, the best one.
+        keep: those that stay in any case, beside the newest: the best one.
+        saved: the one just saved, which stays, too.
         by_time: whether the oldest is that of the earliest time, rather than that of the lowest step.
 
     Returns:
@@ -38,9 +40,14 @@ def rotate(
     found = by_age(folder) if by_time else numbered(folder)[::-1]
     if not limit or limit <= 0 or len(found) <= limit:
         return []
-    kept = {_same(path) for path in (*keep, found[-1]) if path is not None}
+    kept = {_same(path) for path in (*keep, saved, found[-1]) if path is not None}
     surplus = len(found) - max(limit, sum(_same(path) in kept for path in found))
     doomed = [path for path in found if _same(path) not in kept][: max(surplus, 0)]
+    stay = [path for path in reversed(found) if path not in doomed]
+    is_saved = {path: saved is not None and _same(path) == _same(saved) for path in found}
+    if doomed and not any(is_loadable(path, is_fresh=is_saved[path]) for path in stay):
+        last = next(filter(is_loadable, reversed(doomed)), None)
+        doomed = [path for path in doomed if path != last]
     for path in doomed:
         remove(path)
     return doomed

@@ -50,7 +50,9 @@ _UNKNOWN_TYPE = re.compile(r"unknown variant `(\w+)`")
 _INTERRUPTED = "HF was interrupted while it wrote this checkpoint"
 
 
-def problems(folder: str | Path, *, needs_weights: bool = True, weights_only: bool = False) -> list[str]:
+def problems(
+    folder: str | Path, *, needs_weights: bool = True, weights_only: bool = False, is_fresh: bool = False
+) -> list[str]:
     """What keeps a checkpoint from being loaded.
 
     One that `compat` has written is held against its manifest, byte for byte. One of HF's own has none: its
@@ -60,12 +62,13 @@ def problems(folder: str | Path, *, needs_weights: bool = True, weights_only: bo
         folder: a `checkpoint-N` folder.
         needs_weights: whether the weights must lie where HF's own Trainer has them.
         weights_only: whether nothing else will be loaded.
+        is_fresh: whether the manifest was written just now, so that no byte is held against it.
 
     Returns:
         A phrase for each problem, which begins with the file; none where the checkpoint is whole.
     """
     root = Path(folder)
-    found = _of_weights(root) if weights_only else _problems(root, needs_weights)
+    found = _of_weights(root) if weights_only else _problems(root, needs_weights, is_fresh)
     return [f"`{name}`: {wrong}" for name, wrong in found]
 
 
@@ -131,9 +134,9 @@ def check_sums(file: Path | IO[bytes]) -> None:
                     tell(len(chunk))
 
 
-def _problems(root: Path, needs_weights: bool) -> Iterator[tuple[str, str]]:
+def _problems(root: Path, needs_weights: bool, is_fresh: bool) -> Iterator[tuple[str, str]]:
     names = set(files_of(root))
-    if (root / MANIFEST).exists():
+    if (root / MANIFEST).exists() and not is_fresh:
         yield from _changes(root)
     if STATE not in names:
         yield STATE, "missing, which is written last: the checkpoint was not written to its end"

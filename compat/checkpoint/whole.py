@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compat.checkpoint.io import unloadable
+from compat.checkpoint.layout import INCOMPLETE, LAYOUT, STATE
+from compat.checkpoint.manifest import MANIFEST
 from compat.checkpoint.verify import problems
 from compat.errors import BrokenCheckpointError
 
@@ -57,6 +60,24 @@ def last_whole(folder: str | Path, *, needs_weights: bool = True) -> str | None:
     return found
 
 
+def _was_ended(checkpoint: str) -> bool:
+    """Whether a checkpoint was written to its end, and so was whole once."""
+    there = {name for name in (MANIFEST, STATE, INCOMPLETE) if os.path.exists(os.path.join(checkpoint, name))}
+    return bool(there) and INCOMPLETE not in there
+
+
+def is_loadable(checkpoint: str | Path, *, is_fresh: bool = False) -> bool:
+    """Whether a run can resume from a checkpoint, wherever its weights lie; states must be without classes.
+
+    Args:
+        checkpoint: a `checkpoint-N` folder.
+        is_fresh: whether its bytes are known to be as they were written.
+    """
+    states = (os.path.join(checkpoint, part.file) for part in LAYOUT)
+    is_plain = not any(os.path.isfile(file) and unloadable(file) for file in states)
+    return is_plain and not problems(checkpoint, needs_weights=False, is_fresh=is_fresh)
+
+
 def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Choice:
     """The checkpoint that a run resumes from.
 
@@ -70,7 +91,8 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
         is: HF has words for it. All else as it is.
 
     Raises:
-        BrokenCheckpointError: the checkpoint that was given is broken, or with True all are.
+        BrokenCheckpointError: the checkpoint that was given is broken, or with True all are; or with "auto"
+            all are that were written to their end.
     """
     if asked is True or asked == AUTO:
         choice = Choice(None if asked == AUTO else asked)
@@ -82,7 +104,16 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
         if choice.checkpoint is True and choice.passed_over:
             msg = (
                 f"`resume_from_checkpoint=True`: no checkpoint in {str(folder)!r} is whole: "
-                f"{' '.join(choice.notes())} Give the path of another one, or 'auto' to begin afresh."
+                f"{' '.join(choice.notes())} Give the path of another one, or begin afresh without it."
+            )
+            raise BrokenCheckpointError(msg)
+        ended = [path for path in choice.passed_over if _was_ended(path)]
+        if choice.checkpoint is None and ended:
+            msg = (
+                f"`resume_from_checkpoint={AUTO!r}`: a run has saved itself in {str(folder)!r}, and none of "
+                f"its checkpoints is as it was written: {' '.join(choice.notes())} Nothing is begun anew "
+                f"over them. Where a change was meant, delete `{MANIFEST}` from the folder; to begin afresh, "
+                f"move {', '.join(f'`{path}`' for path in ended)} away, or give another `output_dir`."
             )
             raise BrokenCheckpointError(msg)
         return choice

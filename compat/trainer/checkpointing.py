@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
@@ -18,10 +18,12 @@ from transformers.utils import logging
 from compat.checkpoint.adapters import is_whole, load_adapters
 from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
+from compat.checkpoint.handover import settle
 from compat.checkpoint.held import what_holds
 from compat.checkpoint.io import load_plain, numpys_older_names
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
 from compat.checkpoint.partial import sweep
+from compat.checkpoint.renamed import load_renamed
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose
 from compat.checkpoint.writer import wait_for_writers
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 UNPACKED = "_unpacked-"
 """Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
+
+_FEW = 3
+"""Names that an error gives as examples."""
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -79,7 +84,7 @@ class CheckpointingMixin(SavingMixin):
         self._require_place_to_save()
         if isinstance(asked, (str, Path)) and os.path.isfile(asked):
             return self._unpacked(asked)
-        for sentence in sweep(folder) if self.args.should_save else ():
+        for sentence in (*sweep(folder), *settle(folder)) if self.args.should_save else ():
             logger.warning(sentence)
         is_own = type(self)._load_from_checkpoint is not CheckpointingMixin._load_from_checkpoint
         choice = choose(asked, folder, needs_weights=not is_own)
@@ -235,13 +240,32 @@ class CheckpointingMixin(SavingMixin):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Translate weights that `save_pretrained` has written under older names; HF does not."""
-        model = self.model
+        """Translate weights that `save_pretrained` has written under older names; HF does not.
+
+        What the checkpoint lacks stays as the model has it.
+        """
+        model, checkpoint = self.model, self._loads_from
         is_renamed = load_result.missing_keys and load_result.unexpected_keys
-        if is_renamed and self._loads_from is not None and isinstance(model, PreTrainedModel):
-            current = type(model).from_pretrained(self._loads_from, config=copy.deepcopy(model.config))
-            load_result = model.load_state_dict(current.state_dict(), strict=False)
-        super()._issue_warnings_after_load(load_result)
+        if is_renamed and checkpoint is not None and isinstance(model, PreTrainedModel):
+            load_result = load_renamed(model, checkpoint)
+        missing, unexpected = load_result.missing_keys, load_result.unexpected_keys
+        own = {name for name, _ in model.named_parameters()} if isinstance(model, nn.Module) else set()
+        if checkpoint is not None and own and own <= set(missing):
+            there = ", ".join(sorted(unexpected)[:_FEW]) or "none"
+            wanted = ", ".join(sorted(own)[:_FEW])
+            msg = (
+                f"`{checkpoint}`: none of the model's weights is in it. Those that are there: {there}; those "
+                f"of the model: {wanted}. Give the checkpoint of such a model, or make "
+                "the model as it was saved."
+            )
+            raise CheckpointError(msg)
+        if hasattr(model, "_keys_to_ignore_on_save"):
+            super()._issue_warnings_after_load(load_result)
+            return
+        # HF takes every model for one of transformers'.
+        for kind, names in (("missing", missing), ("unexpected", unexpected)):
+            if names:
+                logger.warning(f"There were {kind} keys in the checkpoint model loaded: {names}.")
 
     def _load_callback_state(self) -> None:
         """Restore callbacks where the arguments ask for it, and with "auto" in any case."""

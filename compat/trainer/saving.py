@@ -18,9 +18,10 @@ from transformers.utils import logging
 
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
+from compat.checkpoint.handover import hand_over, take_back
 from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
-from compat.checkpoint.manifest import MANIFEST, files_of, reseal
+from compat.checkpoint.manifest import files_of, reseal
 from compat.checkpoint.partial import begin, commit, partial_of, writing
 from compat.checkpoint.rotation import rotate
 from compat.checkpoint.writer import Writer
@@ -33,6 +34,7 @@ from compat.upstream.trainer import determine_best_metric
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from compat.checkpoint.manifest import Traits
     from compat.engine.session import Session
 
 logger = logging.get_logger("transformers.trainer")
@@ -101,6 +103,8 @@ class SavingMixin(EvaluationMixin):
             if self.args.should_save:
                 self._write_later(folder, checkpoint, later)
             return
+        if self.args.should_save and self._hands_over:
+            self._handed_over = hand_over(checkpoint)
         if self.args.push_to_hub:
             self._push_from_checkpoint(checkpoint)
         if self.args.should_save:
@@ -232,9 +236,9 @@ class SavingMixin(EvaluationMixin):
         return None if module is None else module.session
 
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        keep = (self._written, self.state.best_model_checkpoint, *self._uploading())
-        folder = output_dir or self.args.output_dir
-        for checkpoint in rotate(folder, self.args.save_total_limit, keep, by_time=use_mtime):
+        keep = (self.state.best_model_checkpoint, *self._uploading())
+        folder, limit = output_dir or self.args.output_dir, self.args.save_total_limit
+        for checkpoint in rotate(folder, limit, keep, saved=self._written, by_time=use_mtime):
             logger.info(f"Deleting older checkpoint [{checkpoint}] due to args.save_total_limit")
 
     def _uploading(self) -> set[str]:
@@ -284,7 +288,8 @@ class SavingMixin(EvaluationMixin):
     def _write_later(self, folder: str, checkpoint: str, work: list[Callable[[], object]]) -> None:
         self._writer = self._writer or Writer()
         told = self._told = threading.Event()
-        keep = (checkpoint, self.state.best_model_checkpoint, *self._uploading())
+        keep = (self.state.best_model_checkpoint, *self._uploading())
+        rotates = partial(rotate, folder, self.args.save_total_limit, keep, saved=checkpoint)
 
         def write() -> None:
             with writing(checkpoint):
@@ -294,7 +299,7 @@ class SavingMixin(EvaluationMixin):
                 told.wait(SECONDS_TO_BE_TOLD)
                 commit(checkpoint)
 
-        self._writer.start(folder, [write, partial(rotate, folder, self.args.save_total_limit, keep)])
+        self._writer.start(folder, [write, rotates])
 
     _unsent: str | None = None
     _told: threading.Event | None = None
@@ -327,26 +332,38 @@ class SavingMixin(EvaluationMixin):
 
     # What others do to a checkpoint.
 
+    _hands_over: bool = False
+    _handed_over: dict[str, Traits] | None = None
+
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self._written = None
+        self._hands_over = True
         try:
             super()._maybe_log_save_evaluate(*args, **kwargs)
+            self._note_end()
         finally:
+            self._hands_over = False
             self._end_telling()
+            self._take_back()
+
+    def _note_end(self) -> None:
+        """Write down that the run has ended itself, where a callback that was told of a save says so."""
         written = self._written
-        if written is None or (self._saves_async and not self._ends_itself):
+        if written is None or not self._ends_itself:
             return
         self._finish_writing()
-        has_position = os.path.isfile(os.path.join(written, self._position_file))
-        if has_position and self._ends_itself and not self._has_noted_end:
-            # A callback has decided so when it was told of the checkpoint.
-            self._save_position(written)
-            self._meet()
-        if not self.args.should_save:
+        if self._has_noted_end or not os.path.isfile(os.path.join(written, self._position_file)):
             return
-        # Callbacks have been told of it by now, and may have added to it.
-        if os.path.isfile(os.path.join(written, MANIFEST)):
+        self._save_position(written)
+        self._meet()
+        if self.args.should_save and self._handed_over is None:
             reseal(written)
+
+    def _take_back(self) -> None:
+        """Seal what has become of a checkpoint, whatever has ended those who had it in their hands."""
+        known, self._handed_over = self._handed_over, None
+        if known is not None and self._written is not None:
+            take_back(self._written, known)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, its configuration and its processing class for `from_pretrained`.

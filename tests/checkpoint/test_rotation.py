@@ -4,7 +4,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
+from compat.checkpoint.manifest import seal
 from compat.checkpoint.rotation import by_age, rotate
 from tests.small import trainer
 
@@ -88,3 +90,20 @@ def test_nothing_goes_before_the_new_one_is_whole(tmp_path: Path) -> None:
 
 def _fail() -> None:
     raise KeyboardInterrupt
+
+
+def test_a_save_that_cannot_be_loaded_does_not_cost_the_one_before(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=2).train()
+    scheduler = tmp_path / "checkpoint-4" / "scheduler.pt"
+    torch.save({"of a class": trainer}, scheduler)
+    seal(tmp_path / "checkpoint-4")
+    assert rotate(tmp_path, 1, saved=tmp_path / "checkpoint-4") == []
+    assert left(tmp_path) == {2, 4}
+
+
+def test_the_newest_that_can_be_loaded_outlives_newer_ones(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=6, save_strategy="steps", save_steps=2).train()
+    for step in (4, 6):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{")
+    assert rotate(tmp_path, 1, by_time=False) == [str(tmp_path / "checkpoint-4")]
+    assert left(tmp_path) == {2, 6}

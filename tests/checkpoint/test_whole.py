@@ -85,6 +85,9 @@ def test_one_that_was_passed_over_is_not_taken_after_all(tmp_path: Path) -> None
     (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
     with pytest.raises(ArgumentError, match=r"no checkpoint in .* is whole: .*`optimizer\.pt`: 0 bytes"):
         trainer(tmp_path, **SAVING).train(resume_from_checkpoint=True)
+    with pytest.raises(ArgumentError, match="Nothing is begun anew over them"):
+        trainer(tmp_path, **SAVING).train(resume_from_checkpoint="auto")
+    (tmp_path / "checkpoint-2").rename(tmp_path / "damaged")
     afresh = trainer(tmp_path, **SAVING)
     afresh.train(resume_from_checkpoint="auto")
     assert len(losses(afresh)) == 6

@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 import compat
+from compat.errors import CheckpointError
 from tests.small import arguments, rows, trainer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
@@ -212,3 +216,69 @@ def test_a_best_that_is_gone_is_forgotten(tmp_path: Path, log: list[str]) -> Non
     resumed.train(resume_from_checkpoint=True)
     assert (resumed.state.global_step, resumed.state.best_model_checkpoint) == (8, None)
     assert [text for text in log if "does not exist anymore. Ignoring it" in text]
+
+
+def changed(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """A checkpoint whose weights are others, as somebody would leave it who has changed them."""
+    file = checkpoint / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    (checkpoint / "compat_manifest.json").unlink()
+    return checkpoint
+
+
+def test_weights_that_a_checkpoint_lacks_stay_as_the_script_has_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path).train()
+
+    def without_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in weights.items() if not name.startswith("classifier")} | {
+            "head.weight": torch.zeros(1)
+        }
+
+    checkpoint = changed(tmp_path / "checkpoint-2", without_head)
+    resumed = run(tmp_path)
+    with torch.no_grad():
+        resumed.model.classifier.weight.fill_(0.25)
+        resumed.model.classifier.bias.fill_(0.5)
+    logging.get_logger("transformers").addHandler(caplog.handler)
+    resumed._load_from_checkpoint(str(checkpoint))
+    logging.get_logger("transformers").removeHandler(caplog.handler)
+    assert torch.equal(resumed.model.classifier.weight, torch.full((3, 16), 0.25))
+    assert torch.equal(resumed.model.classifier.bias, torch.full((3,), 0.5))
+    saved = load_file(checkpoint / "model.safetensors")
+    embedded = resumed.model.vit.embeddings.cls_token
+    assert torch.equal(embedded, saved["vit.embeddings.cls_token"])
+    assert (
+        "missing keys in the checkpoint model loaded: ['classifier.bias', 'classifier.weight']" in caplog.text
+    )
+    assert "unexpected keys in the checkpoint model loaded: ['head.weight']" in caplog.text
+
+
+@pytest.mark.parametrize("make", [run, trainer], ids=["transformers", "torch"])
+def test_a_checkpoint_without_any_of_the_weights_is_refused(tmp_path: Path, make: Callable[..., Any]) -> None:
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2} if make is trainer else {}
+    make(tmp_path, **options).train()
+
+    def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {f"module.x.{name}": value for name, value in weights.items()}
+
+    checkpoint = changed(tmp_path / "checkpoint-2", renamed)
+    with pytest.raises(CheckpointError, match=r"none of the model's weights .*are there: module\.x\."):
+        make(tmp_path, **options).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_module_of_torchs_is_told_what_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """HF ends in an AttributeError."""
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer(tmp_path, **options).train()
+    checkpoint = changed(
+        tmp_path / "checkpoint-2", lambda weights: {k: v for k, v in weights.items() if k != "out.bias"}
+    )
+    resumed = trainer(tmp_path, **options)
+    resumed.model.out.bias.data.fill_(7.0)
+    logging.get_logger("transformers").addHandler(caplog.handler)
+    resumed._load_from_checkpoint(str(checkpoint))
+    logging.get_logger("transformers").removeHandler(caplog.handler)
+    assert resumed.model.out.bias.item() == 7.0
+    assert "missing keys in the checkpoint model loaded: ['out.bias']" in caplog.text

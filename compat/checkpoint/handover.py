@@ -1,0 +1,130 @@
+"""A checkpoint while callbacks have it in their hands: what they change of it must not cost it.
+
+Until they give it back, the folder `_held-checkpoint-N` beside it has a second name, or a copy, of each file
+as it was written. A process that is killed meanwhile leaves that folder behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compat.checkpoint.manifest import (
+    MANIFEST,
+    MANIFEST_ERRORS,
+    Traits,
+    differences,
+    files_of,
+    flush,
+    read,
+    reseal,
+    traits,
+)
+from compat.checkpoint.verify import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HELD = "_held-"
+
+_AGAIN = "_manifest"
+
+_COPIED = 1 << 24
+"""Bytes. A file up to this size is copied; a larger one gets a second name, which costs nothing and is of
+no use where somebody writes into the file itself."""
+
+
+def hand_over(checkpoint: str | Path) -> dict[str, Traits]:
+    """Note a checkpoint as it is, ahead of what others do to it.
+
+    Args:
+        checkpoint: a sealed folder in its place.
+
+    Returns:
+        By what each file is known again, for `take_back`.
+    """
+    root, held = Path(checkpoint), _held(checkpoint)
+    shutil.rmtree(held, ignore_errors=True)
+    try:
+        for name in (*read(root), MANIFEST):
+            _double(root / name, held / name)
+    except (*MANIFEST_ERRORS, shutil.Error):
+        # A file system may have neither links nor the space: the checkpoint is what counts.
+        shutil.rmtree(held, ignore_errors=True)
+    return {name: traits(root / name) for name in files_of(root)}
+
+
+def take_back(checkpoint: str | Path, known: Mapping[str, Traits]) -> None:
+    """Vouch for a checkpoint as it has become, and forget what it was.
+
+    Args:
+        checkpoint: as for `hand_over`; it may have been removed since.
+        known: what that has returned.
+    """
+    if Path(checkpoint, MANIFEST).is_file():
+        reseal(checkpoint, known)
+    shutil.rmtree(_held(checkpoint), ignore_errors=True)
+
+
+def settle(folder: str | Path) -> list[str]:
+    """Undo what a process that was killed had begun to change in checkpoints, or take it as it is.
+
+    Args:
+        folder: the one that holds the checkpoints.
+
+    Returns:
+        What was done, a sentence for each checkpoint that was changed.
+    """
+    done = []
+    for held in sorted(Path(folder).glob(f"{HELD}checkpoint-*")):
+        checkpoint = held.with_name(held.name.removeprefix(HELD))
+        if checkpoint.is_dir() and held.is_dir() and (said := _settled(checkpoint, held)):
+            done.append(f"`{checkpoint}`: a run was killed while a callback changed it; {said}.")
+        shutil.rmtree(held, ignore_errors=True)
+    return done
+
+
+def _settled(checkpoint: Path, held: Path) -> str:
+    if not (held / MANIFEST).is_file():
+        # It was killed before the checkpoint was handed over.
+        return ""
+    # Its own manifest may be the one thing that is new; the double stays to the end of this.
+    shutil.copy2(held / MANIFEST, held / _AGAIN)
+    _put_back(held / _AGAIN, checkpoint / MANIFEST)
+    changed = [name for name, _ in differences(checkpoint)]
+    sound = {name for name in changed if not any(differences(held, only={name}))}
+    for name in sound:
+        _put_back(held / name, checkpoint / name)
+    if not changed:
+        return ""
+    if sound == set(changed):
+        return f"as it was written again ({', '.join(changed)})"
+    # What was written into has no other copy. It counts as meant where it can be read.
+    rest = ", ".join(name for name in changed if name not in sound)
+    (checkpoint / MANIFEST).unlink()
+    is_readable = not problems(checkpoint, needs_weights=False)
+    shutil.copy2(held / MANIFEST, checkpoint / MANIFEST)
+    if not is_readable:
+        return f"what it has left of {rest} cannot be read"
+    reseal(checkpoint)
+    return f"taken as it is now ({rest})"
+
+
+def _put_back(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+    flush(target.parent)
+
+
+def _double(file: Path, double: Path) -> None:
+    double.parent.mkdir(parents=True, exist_ok=True)
+    if file.stat().st_size > _COPIED:
+        os.link(file, double)
+    else:
+        shutil.copy2(file, double)
+
+
+def _held(checkpoint: str | Path) -> Path:
+    return Path(checkpoint).with_name(HELD + Path(checkpoint).name)
