@@ -362,11 +362,11 @@ def test_no_warning_misleads(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_adapter_are_no_weights(tmp_path: Path) -> None:
-    trainer(with_head("default"), tmp_path).train()
+    trainer(adapted("default"), tmp_path).train()
     checkpoint = tmp_path / "checkpoint-4"
     file = checkpoint / "adapter_model.safetensors"
     save_file({f"x.{name}": value for name, value in load_file(file).items()}, file)
     (checkpoint / "compat_manifest.json").unlink()
-    run = trainer(with_head("default"), tmp_path)
+    run = trainer(adapted("default"), tmp_path)
     with pytest.raises(CheckpointError, match="not those of the adapter 'default', of which none is there"):
         run.train(resume_from_checkpoint=str(checkpoint))
