@@ -9,7 +9,7 @@ from compat.checkpoint.partial import remove
 from compat.checkpoint.whole import numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _CLOCK_IS_TRUE = 1.0
 """Seconds. Checkpoints whose times are no further apart lie on a file system that has no true ones."""
@@ -35,9 +35,13 @@ def rotate(
     Returns:
         The checkpoints that were removed.
     """
-    found = by_age(folder) if by_time else numbered(folder)[::-1]
-    if not limit or limit <= 0 or len(found) <= limit:
+    if not limit or limit <= 0:
         return []
+    found = numbered(folder)[::-1]
+    if len(found) <= limit:
+        return []
+    if by_time:
+        found = by_age(found)
     kept = {_same(path) for path in (*keep, found[-1]) if path is not None}
     surplus = len(found) - max(limit, sum(_same(path) in kept for path in found))
     doomed = [path for path in found if _same(path) not in kept][: max(surplus, 0)]
@@ -46,13 +50,16 @@ def rotate(
     return doomed
 
 
-def by_age(folder: str | Path) -> list[str]:
-    """The checkpoints of a folder, the oldest first: by the time of their writing, where that is told."""
-    steps = numbered(folder)[::-1]
-    times = {path: Path(path).stat().st_mtime for path in steps}
+def by_age(checkpoints: Sequence[str]) -> list[str]:
+    """Checkpoints, the oldest first: by the time of their writing, where that is told.
+
+    Args:
+        checkpoints: in the order of their update steps.
+    """
+    times = {path: Path(path).stat().st_mtime for path in checkpoints}
     if not times or max(times.values()) - min(times.values()) < _CLOCK_IS_TRUE:
-        return steps
-    return sorted(steps, key=lambda path: times[path])
+        return list(checkpoints)
+    return sorted(checkpoints, key=lambda path: times[path])
 
 
 def _same(path: str | Path) -> str:
