@@ -9,7 +9,7 @@ from compat.checkpoint.partial import remove
 from compat.checkpoint.whole import is_loadable, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 _CLOCK_IS_TRUE = 1.0
 """Seconds. Checkpoints whose times are no further apart lie on a file system that has no true ones."""
@@ -37,15 +37,19 @@ def rotate(
     Returns:
         The checkpoints that were removed.
     """
-    found = by_age(folder) if by_time else numbered(folder)[::-1]
-    if not limit or limit <= 0 or len(found) <= limit:
+    if not limit or limit <= 0:
         return []
+    found = numbered(folder)[::-1]
+    if len(found) <= limit:
+        return []
+    if by_time:
+        found = by_age(found)
     kept = {_same(path) for path in (*keep, saved, found[-1]) if path is not None}
     surplus = len(found) - max(limit, sum(_same(path) in kept for path in found))
     doomed = [path for path in found if _same(path) not in kept][: max(surplus, 0)]
-    stay = [path for path in reversed(found) if path not in doomed]
-    is_saved = {path: saved is not None and _same(path) == _same(saved) for path in found}
-    if doomed and not any(is_loadable(path, is_fresh=is_saved[path]) for path in stay):
+    if doomed and not any(
+        is_loadable(path, is_fresh=_are_same(path, saved)) for path in _others(found, doomed)
+    ):
         last = next(filter(is_loadable, reversed(doomed)), None)
         doomed = [path for path in doomed if path != last]
     for path in doomed:
@@ -53,13 +57,26 @@ def rotate(
     return doomed
 
 
-def by_age(folder: str | Path) -> list[str]:
-    """The checkpoints of a folder, the oldest first: by the time of their writing, where that is told."""
-    steps = numbered(folder)[::-1]
-    times = {path: Path(path).stat().st_mtime for path in steps}
+def by_age(checkpoints: Sequence[str]) -> list[str]:
+    """Checkpoints, the oldest first: by the time of their writing, where that is told.
+
+    Args:
+        checkpoints: in the order of their update steps.
+    """
+    times = {path: Path(path).stat().st_mtime for path in checkpoints}
     if not times or max(times.values()) - min(times.values()) < _CLOCK_IS_TRUE:
-        return steps
-    return sorted(steps, key=lambda path: times[path])
+        return list(checkpoints)
+    return sorted(checkpoints, key=lambda path: times[path])
+
+
+def _others(found: Sequence[str], doomed: Sequence[str]) -> Iterator[str]:
+    """Those that are not doomed, the newest first."""
+    gone = set(doomed)
+    return (path for path in reversed(found) if path not in gone)
+
+
+def _are_same(path: str, other: str | Path | None) -> bool:
+    return other is not None and _same(path) == _same(other)
 
 
 def _same(path: str | Path) -> str:

@@ -45,10 +45,13 @@ class Choice:
 
 def numbered(folder: str | Path) -> list[str]:
     """The checkpoints of a folder, the newest update step first."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    steps = sorted((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), reverse=True)
-    paths = (os.path.join(folder, f"checkpoint-{step}") for step in steps)
-    return [path for path in paths if os.path.isdir(path)]
+    if not os.path.isdir(folder):
+        return []
+    # Listing tells what is a folder: none is looked at.
+    with os.scandir(folder) as entries:
+        found = [(_NAME.fullmatch(entry.name), entry) for entry in entries]
+        steps = {int(name[1]): entry.path for name, entry in found if name and entry.is_dir()}
+    return [steps[step] for step in sorted(steps, reverse=True)]
 
 
 def last_whole(folder: str | Path, *, needs_weights: bool = True) -> str | None:

@@ -9,6 +9,7 @@ begun anew, which no number of update steps tells.
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import itertools
 import random
@@ -222,24 +223,30 @@ class Prompted:
     Args:
         loader: the loader.
         before: index of a batch → what is done; also for the index after the last one.
+        skip: how many batches are drawn first, and left out.
     """
 
-    def __init__(self, loader: Any, before: Mapping[int, Callable[[], None]]) -> None:
+    def __init__(self, loader: Any, before: Mapping[int, Callable[[], None]], skip: int = 0) -> None:
         self._loader = loader
         self._before = before
+        self._skip = skip
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._loader) - self._skip
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self._loader)
-        for index in itertools.count():
-            if index in self._before:
-                self._before[index]()
-            try:
-                yield next(batches)
-            except StopIteration:
+        batches, counter = iter(self._loader), itertools.count()
+        # There may be millions to leave out: none takes a step of Python's here.
+        collections.deque(zip(itertools.islice(batches, self._skip), counter, strict=False), maxlen=0)
+        drawn = next(counter)
+        for index in sorted(self._before):
+            for batch in itertools.islice(batches, index - drawn):
+                drawn += 1
+                yield batch
+            if drawn < index:
                 return
+            self._before[index]()
+        yield from batches

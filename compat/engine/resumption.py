@@ -151,7 +151,8 @@ class Resumed:
         for skipping in (getattr(base, "batch_sampler", None), getattr(base, "sampler", None)):
             if isinstance(skipping, SkipBatchSampler):
                 # Indices are drawn before batches are, and may be random themselves.
-                skipping.batch_sampler = Prompted(skipping.batch_sampler, before)
+                skip, skipping.skip_batches = skipping.skip_batches, 0
+                skipping.batch_sampler = Prompted(skipping.batch_sampler, before, skip)
                 return
         last = max(before)
 

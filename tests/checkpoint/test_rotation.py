@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from compat.checkpoint import rotation
 from compat.checkpoint.manifest import seal
 from compat.checkpoint.rotation import by_age, rotate
+from compat.checkpoint.whole import numbered
 from tests.small import trainer
 
 if TYPE_CHECKING:
@@ -49,9 +52,33 @@ def test_the_oldest_go(tmp_path: Path, limit: int | None, best: int | None, expe
 
 def test_age_is_told_by_the_clock_where_there_is_one(tmp_path: Path) -> None:
     made(tmp_path, 30, 10, 20, apart=60.0)
-    assert [path.rpartition("-")[2] for path in by_age(tmp_path)] == ["30", "10", "20"]
+    assert [path.rpartition("-")[2] for path in by_age(numbered(tmp_path)[::-1])] == ["30", "10", "20"]
     rotate(tmp_path, 1)
     assert left(tmp_path) == {20}
+
+
+@pytest.mark.parametrize(("limit", "listed", "looked_at"), [(None, 0, 0), (0, 0, 0), (5, 1, 0), (4, 1, 5)])
+def test_no_more_are_looked_at_than_have_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, listed: int, looked_at: int
+) -> None:
+    made(tmp_path, 5, 10, 15, 20, 25, apart=60.0)
+    seen: dict[str, set[str]] = {"listed": set(), "looked_at": set()}
+    honest = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        seen["looked_at"].add(os.fspath(path))
+        return honest(path, **options)
+
+    def listing(folder: Any) -> list[str]:
+        seen["listed"].add(str(folder))
+        return numbered(folder)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(rotation, "numbered", listing)
+    monkeypatch.setattr(rotation, "remove", lambda _: None)
+    rotate(tmp_path, limit)
+    looked = set(re.findall(r"checkpoint-\d+", " ".join(seen["looked_at"])))
+    assert (len(seen["listed"]), len(looked)) == (listed, looked_at)
 
 
 def test_the_one_just_saved_stays_whatever_the_clock_says(tmp_path: Path) -> None:

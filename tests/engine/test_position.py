@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import compat
 from compat.engine.loader_state import Generators
-from compat.engine.position import draws, redraw
+from compat.engine.position import Prompted, draws, redraw
 from tests.small import Regression, rows, trainer
 
 if TYPE_CHECKING:
@@ -512,3 +513,42 @@ def test_random_states_are_put_back() -> None:
         first = sample()
         redraw(state, Generators())
         assert sample() == first
+
+
+@pytest.mark.parametrize("count", [3, 5, 6, 7, 20])
+def test_something_is_done_right_before_certain_batches(count: int) -> None:
+    """Also before the one that would come after the last, and not before those that would come later."""
+    told: list[Any] = []
+
+    def batches() -> Any:
+        for index in range(count):
+            told.append(index)
+            yield index
+
+    before = {index: lambda index=index: told.append(f"before {index}") for index in (5, 7)}
+    found = list(Prompted(batches(), before, skip=4))
+    expected = [
+        part for index in range(count) for part in ([f"before {index}"] * (index in before) + [index])
+    ]
+    assert found == list(range(4, count))
+    assert told == expected + [f"before {count}"] * (count in before)
+
+
+def test_batches_that_are_left_out_take_no_step_of_pythons() -> None:
+    lines = 0
+
+    def count(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    skipping = Prompted(range(100_000), {90_000: lambda: None}, skip=90_000)
+    assert len(skipping) == 10_000
+    batches, before = iter(skipping), sys.gettrace()
+    sys.settrace(count)
+    try:
+        first = next(batches)
+    finally:
+        sys.settrace(before)
+    assert first == 90_000
+    assert lines < 100
