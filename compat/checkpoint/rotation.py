@@ -22,6 +22,7 @@ def rotate(
     *,
     saved: str | Path | None = None,
     by_time: bool = True,
+    is_alone: bool = True,
 ) -> list[str]:
     """Remove the oldest checkpoints beyond `limit`; the last one that a run can resume from stays.
 
@@ -33,6 +34,7 @@ def rotate(
         keep: those that stay in any case, beside the newest: the best one.
         saved: the one just saved, which stays, too.
         by_time: whether the oldest is that of the earliest time, rather than that of the lowest step.
+        is_alone: whether checkpoints are whole on this disk; elsewhere `keep` has the last loadable one.
 
     Returns:
         The checkpoints that were removed.
@@ -45,7 +47,7 @@ def rotate(
     doomed = [path for path in found if _same(path) not in kept][: max(surplus, 0)]
     stay = [path for path in reversed(found) if path not in doomed]
     is_saved = {path: saved is not None and _same(path) == _same(saved) for path in found}
-    if doomed and not any(is_loadable(path, is_fresh=is_saved[path]) for path in stay):
+    if is_alone and doomed and not any(is_loadable(path, is_fresh=is_saved[path]) for path in stay):
         last = next(filter(is_loadable, reversed(doomed)), None)
         doomed = [path for path in doomed if path != last]
     for path in doomed:
