@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,22 @@ def leaves_folder(name: Any) -> bool:
     parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
     is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)
     return not isinstance(name, str) or not name or is_absolute or ".." in parts
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """Files that another one names, and that are not beside it.
+
+    Attributes:
+        names: their paths from the folder of the file that names them.
+    """
+
+    names: tuple[str, ...]
+
+    def within(self, file: str, there: Collection[str]) -> str:
+        """What is wrong with `file`, where `there` are all files of its checkpoint, on whichever disk."""
+        for name in self.names:
+            path = (PurePosixPath(file).parent / name).as_posix()
+            if not any(one == path or one.startswith(f"{path}/") for one in there):
+                return f"it names {name!r}, which is missing"
+        return ""

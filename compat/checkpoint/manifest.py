@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,40 @@ MANIFEST_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, Rec
 Traits = tuple[int, int, int]
 """A file's number on its disk, its size and the time of its last change."""
 
+MISSING = "missing"
+"""What is wrong with a file that is not there."""
+
 FORMAT = 1
 _CHUNK = 1 << 20
 _THREADS = 4
 
 
-def seal(folder: str | Path) -> None:
+@dataclass(frozen=True)
+class Save:
+    """A save to the disks of several hosts, each of which has a part.
+
+    Attributes:
+        id: the same in all parts, and in those of no other save.
+        processes: how many have written.
+    """
+
+    id: str
+    processes: int
+
+
+def seal(folder: str | Path, save: Save | None = None) -> None:
     """Flush all files of a folder to its disk, and write its manifest.
 
     Args:
         folder: a checkpoint to which nothing will be added.
+        save: where others have their part of it on other disks.
     """
     root = Path(folder)
     (root / MANIFEST).unlink(missing_ok=True)
     names = list(files_of(root))
     with ThreadPoolExecutor(_THREADS) as pool:
         entries = dict(zip(names, pool.map(lambda name: _flushed(root / name), names), strict=True))
-    _write(root, entries)
+    _write(root, entries, save)
     for parent in {root, *((root / name).parent for name in names)}:
         flush(parent)
 
@@ -56,7 +74,7 @@ def reseal(folder: str | Path, known: Mapping[str, Traits] | None = None) -> Non
     """
     root = Path(folder)
     sealed = (root / MANIFEST).stat().st_mtime_ns
-    before = read(root)
+    before, save = _parsed(root)
     now = list(files_of(root))
 
     def is_as_it_was(name: str) -> bool:
@@ -68,7 +86,7 @@ def reseal(folder: str | Path, known: Mapping[str, Traits] | None = None) -> Non
         name: before[name] if name in before and is_as_it_was(name) else _flushed(root / name) for name in now
     }
     if entries != before:
-        _write(root, entries)
+        _write(root, entries, save)
         flush(root)
 
 
@@ -87,12 +105,26 @@ def read(folder: str | Path) -> dict[str, Any]:
     Raises:
         MANIFEST_ERRORS: there is none, or it is damaged.
     """
-    written = Path(folder, MANIFEST).read_bytes()
-    entries: dict[str, Any] = json.loads(written)["files"]
-    if written != _serialised(entries) or not all(map(_is_entry, entries.items())):
+    return _parsed(Path(folder))[0]
+
+
+def saved_as(folder: str | Path) -> Save | None:
+    """The save to several disks of which a folder is a part; None where it is of none, or not sealed."""
+    try:
+        return _parsed(Path(folder))[1]
+    except MANIFEST_ERRORS:
+        return None
+
+
+def _parsed(root: Path) -> tuple[dict[str, Any], Save | None]:
+    written = (root / MANIFEST).read_bytes()
+    content = json.loads(written)
+    entries: dict[str, Any] = content["files"]
+    save = Save(**content["save"]) if "save" in content else None
+    if written != _serialised(entries, save) or not all(map(_is_entry, entries.items())):
         msg = "it was changed since it was written"
         raise ValueError(msg)
-    return entries
+    return entries, save
 
 
 def differences(folder: str | Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
@@ -145,7 +177,7 @@ def _flushed(file: Path) -> dict[str, Any]:
 def _compared(root: Path, name: str, entry: dict[str, Any], tell: Callable[[int], object]) -> str:
     file = root / name
     if not file.is_file():
-        return "missing"
+        return MISSING
     if (size := file.stat().st_size) != entry["size"]:
         return f"{size} bytes, and {entry['size']} were written"
     return "" if _digest(file, tell) == entry["sha256"] else "its content was changed since it was written"
@@ -160,10 +192,10 @@ def _digest(file: Path, tell: Callable[[int], object] = lambda _: None) -> str:
     return digest.hexdigest()
 
 
-def _write(root: Path, entries: dict[str, Any]) -> None:
+def _write(root: Path, entries: dict[str, Any], save: Save | None) -> None:
     # Never half-written in a folder that others may already see.
     draft = root / f"{MANIFEST}.new"
-    draft.write_bytes(_serialised(entries))
+    draft.write_bytes(_serialised(entries, save))
     flush(draft)
     draft.replace(root / MANIFEST)
 
@@ -174,8 +206,9 @@ def _is_entry(item: tuple[str, Any]) -> bool:
     return is_inside and isinstance(entry, dict) and set(entry) == {"size", "sha256"}
 
 
-def _serialised(entries: dict[str, Any]) -> bytes:
+def _serialised(entries: dict[str, Any], save: Save | None) -> bytes:
     """The one form of a manifest, with a digest of its own: a byte that differs shows."""
     body = json.dumps(entries, indent=1)
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return f'{{"format": {FORMAT}, "sha256": "{digest}", "files": {body}}}\n'.encode()
+    of_save = "" if save is None else f'"save": {json.dumps(asdict(save))}, '
+    digest = hashlib.sha256((of_save + body).encode()).hexdigest()
+    return f'{{"format": {FORMAT}, "sha256": "{digest}", {of_save}"files": {body}}}\n'.encode()

@@ -22,12 +22,15 @@ from compat.checkpoint.manifest import (
     flush,
     read,
     reseal,
+    saved_as,
     seal,
 )
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+
+    from compat.checkpoint.manifest import Save
 
 # HF takes what begins with `checkpoint-` for a checkpoint, and uploads nothing that begins with `_`.
 PARTIAL, REPLACED, REMOVED = "_partial-", "_replaced-", "_removed-"
@@ -69,12 +72,28 @@ def commit(checkpoint: str | Path) -> None:
     What others have put into an older checkpoint of that name stays, or into a folder that they have made
     ahead of it; what Trainers have put there goes.
     """
+    close(checkpoint)
+    place(checkpoint)
+
+
+def close(checkpoint: str | Path, save: Save | None = None) -> None:
+    """Seal a checkpoint that is written to its end, so that it lacks only its name.
+
+    Args:
+        checkpoint: where it shall appear.
+        save: where others have their part of it on other disks.
+    """
     final, folder = Path(checkpoint), partial_of(checkpoint)
     if final.is_dir():
         _keep_what_others_wrote(final, folder)
-    seal(folder)
-    # Sealing takes its time, in which they may have written more.
-    put(folder, final, partial(_keep_in_sealed, newer=final))
+    seal(folder, save)
+
+
+def place(checkpoint: str | Path) -> None:
+    """Give a checkpoint that is sealed its name."""
+    final = Path(checkpoint)
+    # Sealing takes its time, in which others may have written more.
+    put(partial_of(final), final, partial(_keep_in_sealed, newer=final))
 
 
 def put(new: Path, place: Path, adopt: Callable[[Path], object] | None = None) -> None:
@@ -126,11 +145,13 @@ def remove(checkpoint: str | Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep(folder: str | Path) -> list[str]:
+def sweep(folder: str | Path, agreed: Collection[str] | None = None) -> list[str]:
     """Clear away what a run that was killed has left behind, and bring to its end what lacked only its name.
 
     Args:
         folder: the one that holds the checkpoints.
+        agreed: the names of those that are sealed on all disks of a job, where it has several: these get
+            their place, and no others. None where this disk decides alone.
 
     Returns:
         What was done, a sentence for each left-over.
@@ -144,6 +165,8 @@ def sweep(folder: str | Path) -> list[str]:
         kind, final = found[1], path.with_name(found[2])
         # A folder without a state is one that a callback has made ahead of its checkpoint.
         is_written = kind == PARTIAL and not (final / STATE).exists() and _is_sealed(path)
+        if kind == PARTIAL and agreed is not None:
+            is_written = final.name in agreed
         if is_written or (kind == REPLACED and not final.exists()):
             put(path, final, partial(_keep_in_sealed, newer=final))
             done.append(f"`{path}`: left behind by a run that was killed, and whole; now `{final.name}`.")
@@ -153,6 +176,15 @@ def sweep(folder: str | Path) -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
             done.append(f"`{path}`: left behind by a run that was killed; removed.")
     return done
+
+
+def sealed_partials(folder: str | Path) -> dict[str, Save]:
+    """The saves to several disks that lack only their names in a folder, by these."""
+    found = {}
+    for path in Path(folder).glob(f"{PARTIAL}checkpoint-*"):
+        if (save := saved_as(path)) is not None and _is_sealed(path):
+            found[path.name.removeprefix(PARTIAL)] = save
+    return found
 
 
 @contextlib.contextmanager

@@ -17,14 +17,18 @@ OF_RANKS = (
 )
 """Path within a checkpoint of what every process writes, with its number; processes count from 0."""
 
+OF_RANDOM_NUMBERS = ("rng_state_*.pth", "data_state_*.pth")
+"""Those that hold random numbers, without which a run goes on, with others."""
+
 _OPTIMIZERS, _MODELS = "_optim_states.pt", "_model_states.pt"
 
 
-def missing_of_ranks(names: Collection[str]) -> Iterator[tuple[str, str]]:
+def missing_of_ranks(names: Collection[str], written: int = 0) -> Iterator[tuple[str, str]]:
     """The files of single processes that a checkpoint lacks.
 
     Args:
         names: every file, by its path within the checkpoint.
+        written: how many processes are known to have written it.
 
     Yields:
         The first file of each kind that is missing, and how that is known.
@@ -35,7 +39,7 @@ def missing_of_ranks(names: Collection[str]) -> Iterator[tuple[str, str]]:
     ]
     # A job of one process gives its random states no number.
     processes = max((max(by_rank) + 1 for by_rank in there if by_rank), default=0)
-    processes = max(processes, 2 if "rng_state_0.pth" in names else 0)
+    processes = max(processes, written, 2 if "rng_state_0.pth" in names else 0)
     for by_rank in there:
         absent = [rank for rank in range(processes) if rank not in by_rank]
         if by_rank and absent:

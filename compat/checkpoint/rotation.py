@@ -22,6 +22,7 @@ def rotate(
     *,
     saved: str | Path | None = None,
     by_time: bool = True,
+    is_alone: bool = True,
 ) -> list[str]:
     """Remove the oldest checkpoints beyond `limit`; the last one that a run can resume from stays.
 
@@ -33,6 +34,7 @@ def rotate(
         keep: those that stay in any case, beside the newest: the best one.
         saved: the one just saved, which stays, too.
         by_time: whether the oldest is that of the earliest time, rather than that of the lowest step.
+        is_alone: whether checkpoints are whole on this disk; elsewhere `keep` has the last loadable one.
 
     Returns:
         The checkpoints that were removed.
@@ -47,9 +49,8 @@ def rotate(
     kept = {_same(path) for path in (*keep, saved, found[-1]) if path is not None}
     surplus = len(found) - max(limit, sum(_same(path) in kept for path in found))
     doomed = [path for path in found if _same(path) not in kept][: max(surplus, 0)]
-    if doomed and not any(
-        is_loadable(path, is_fresh=_are_same(path, saved)) for path in _others(found, doomed)
-    ):
+    stay = _others(found, doomed)
+    if is_alone and doomed and not any(is_loadable(p, is_fresh=_are_same(p, saved)) for p in stay):
         last = next(filter(is_loadable, reversed(doomed)), None)
         doomed = [path for path in doomed if path != last]
     for path in doomed:

@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from typing_extensions import override
 
-from compat.checkpoint.layout import leaves_folder
+from compat.checkpoint.layout import Lacks, leaves_folder
 from compat.checkpoint.pickles import refuse_code
 from compat.errors import CheckpointError
 
@@ -78,7 +78,7 @@ def read_metadata(folder: Path) -> Metadata:
         raise CheckpointError(msg) from error
 
 
-def wrong_in_shards(folder: Path) -> str:
+def wrong_in_shards(folder: Path) -> str | Lacks:
     """What keeps a folder from being loaded, without loading any of its entries.
 
     torch unpickles an entry of bytes (a number, a text) as it stands, and tensors weights-only.
@@ -87,8 +87,9 @@ def wrong_in_shards(folder: Path) -> str:
         folder: has a `.metadata` that is known to run no code.
 
     Returns:
-        A phrase for the first problem; empty where there is none.
+        A phrase for the first problem, or the files that are missing; empty where there is none.
     """
+    missing = []
     metadata = read_metadata(folder)
     entries: dict[str, Any] = metadata.state_dict_metadata
     for index, place in (metadata.storage_data or {}).items():
@@ -97,7 +98,8 @@ def wrong_in_shards(folder: Path) -> str:
             return f"it names {name!r}, which is outside of the checkpoint"
         file = folder / name
         if not file.is_file():
-            return f"it names {name!r}, which is missing"
+            missing.append(name)
+            continue
         if min(place.offset, place.length) < 0 or place.offset + place.length > os.path.getsize(file):
             return f"it names more of {name!r} than there is: the file is cut short"
         if not isinstance(entries.get(index.fqn), BytesStorageMetadata):
@@ -109,4 +111,4 @@ def wrong_in_shards(folder: Path) -> str:
                 refuse_code(file, cast("IO[bytes]", part))
             except CheckpointError as error:
                 return f"its entry {index.fqn!r} in {name!r} is {str(error).partition(': ')[2]}"
-    return ""
+    return Lacks(tuple(dict.fromkeys(missing))) if missing else ""

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import torch
@@ -26,17 +26,27 @@ from compat.checkpoint.layout import (
     STATE,
     WEIGHTS,
     ZERO_FOLDERS,
+    Lacks,
     is_one_of,
     leaves_folder,
 )
-from compat.checkpoint.manifest import MANIFEST, MANIFEST_ERRORS, differences, files_of, read
+from compat.checkpoint.manifest import (
+    MANIFEST,
+    MANIFEST_ERRORS,
+    MISSING,
+    Save,
+    differences,
+    files_of,
+    read,
+    saved_as,
+)
 from compat.checkpoint.pickles import refuse_code
-from compat.checkpoint.ranks import missing_of_ranks
+from compat.checkpoint.ranks import OF_RANDOM_NUMBERS, missing_of_ranks
 from compat.checkpoint.shapes import OF_JSON, OF_PICKLES, wrong_in_json, wrong_in_pickle
 from compat.checkpoint.shards import METADATA, wrong_in_shards
 from compat.errors import CheckpointError
 
-Check = Callable[[Path], str]
+Check = Callable[[Path], "str | Lacks"]
 
 INDEX = ".index.json"
 
@@ -47,11 +57,39 @@ _ROW = ".distcp"
 """Ending of files that are archives in a row; where each begins, their `.metadata` says."""
 
 _UNKNOWN_TYPE = re.compile(r"unknown variant `(\w+)`")
+_WAY_OUT = (
+    f"; to go on with other random numbers, remove every {' and '.join(OF_RANDOM_NUMBERS)} and {MANIFEST} "
+    "from the checkpoint"
+)
 _INTERRUPTED = "HF was interrupted while it wrote this checkpoint"
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What is in a checkpoint, or in the part of one that lies on one disk.
+
+    Attributes:
+        names: its files.
+        is_sealed: whether it has a manifest.
+        save: what the manifest says of a save to several disks.
+        changes: file → what differs from the manifest.
+        contents: file → what is wrong with it itself.
+    """
+
+    names: frozenset[str]
+    is_sealed: bool = False
+    save: Save | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    contents: tuple[tuple[str, str | Lacks], ...] = ()
+
+
 def problems(
-    folder: str | Path, *, needs_weights: bool = True, weights_only: bool = False, is_fresh: bool = False
+    folder: str | Path,
+    *,
+    needs_weights: bool = True,
+    weights_only: bool = False,
+    is_fresh: bool = False,
+    processes: int | None = None,
 ) -> list[str]:
     """What keeps a checkpoint from being loaded.
 
@@ -63,13 +101,93 @@ def problems(
         needs_weights: whether the weights must lie where HF's own Trainer has them.
         weights_only: whether nothing else will be loaded.
         is_fresh: whether the manifest was written just now, so that no byte is held against it.
+        processes: how many will load it, each its own random state; None where none is loaded.
 
     Returns:
         A phrase for each problem, which begins with the file; none where the checkpoint is whole.
     """
     root = Path(folder)
-    found = _of_weights(root) if weights_only else _problems(root, needs_weights, is_fresh)
-    return [f"`{name}`: {wrong}" for name, wrong in found]
+    if weights_only:
+        found = judged([looked_at(root, _is_weights)], needs_state=False, needs_weights=False)
+    else:
+        found = judged([looked_at(root, is_fresh=is_fresh)], needs_weights=needs_weights, processes=processes)
+    return [f"`{name}`: {wrong}" for _, name, wrong in found]
+
+
+def looked_at(root: Path, only: Callable[[str], bool] = lambda _: True, *, is_fresh: bool = False) -> Report:
+    """Read a folder, and hold each file against the manifest and its own name.
+
+    Args:
+        root: a `checkpoint-N` folder, or a part of one.
+        only: which files to look into.
+        is_fresh: as `problems` takes it.
+    """
+    names, is_sealed = frozenset(files_of(root)), (root / MANIFEST).exists()
+    asked = {name for name in {*names, *sealed(root)} if only(name)}
+    return Report(
+        names,
+        is_sealed,
+        saved_as(root),
+        tuple(differences(root, asked)) if is_sealed and not is_fresh else (),
+        tuple(_contents(root, names & asked)),
+    )
+
+
+def judged(
+    reports: Sequence[Report],
+    *,
+    needs_state: bool = True,
+    needs_weights: bool = True,
+    processes: int | None = None,
+) -> Iterator[tuple[int | None, str, str]]:
+    """What keeps a checkpoint from being loaded, of which each disk of a job may have a part.
+
+    Args:
+        reports: one for each disk that has any of it.
+        needs_state: whether the run is gone on with.
+        needs_weights: whether the weights must lie where HF's own Trainer has them.
+        processes: as `problems` takes it.
+
+    Yields:
+        Which report speaks of it (None for what is in none), the file, and what is wrong.
+    """
+    there = frozenset[str]().union(*(report.names for report in reports))
+    for index, report in enumerate(reports):
+        yield from (
+            (index, name, wrong) for name, wrong in report.changes if not _is_made_up(name, wrong, there)
+        )
+    if needs_state and STATE not in there:
+        yield None, STATE, "missing, which is written last: the checkpoint was not written to its end"
+    if needs_state and INCOMPLETE in there:
+        yield None, INCOMPLETE, _INTERRUPTED
+    if needs_weights and not any(is_one_of(name, WEIGHTS) for name in there):
+        yield None, WEIGHTS[0], "missing, and no weights of another format are there"
+    if needs_state:
+        yield from ((None, name, wrong) for name, wrong in _of_saves(reports, there, processes))
+    for index, report in enumerate(reports):
+        for name, found in report.contents:
+            if wrong := found.within(name, there) if isinstance(found, Lacks) else found:
+                yield index, name, wrong
+
+
+def _of_saves(
+    reports: Sequence[Report], there: Collection[str], processes: int | None
+) -> Iterator[tuple[str, str]]:
+    """What shows that parts are of two saves, or that the part of a disk is not there."""
+    saves = {report.save for report in reports if report.is_sealed}
+    if len(saves) > 1:
+        yield MANIFEST, "the parts on the disks of this job were not saved together"
+        return
+    save = next(iter(saves), None)
+    if save is None and all(report.is_sealed for report in reports):
+        # What one disk has been given is in its manifest.
+        return
+    written = 0 if save is None else save.processes
+    for name, wrong in missing_of_ranks(there, written):
+        is_of_random_numbers = is_one_of(name, OF_RANDOM_NUMBERS)
+        # They are gone on with by as many processes only.
+        if not (is_of_random_numbers and written and processes not in (None, written)):
+            yield name, wrong + (_WAY_OUT if is_of_random_numbers else "")
 
 
 def damage(path: str | Path) -> list[str]:
@@ -85,7 +203,7 @@ def damage(path: str | Path) -> list[str]:
         A phrase for each problem, which begins with the file.
     """
     root = Path(path)
-    found = _damage(root) if root.is_dir() else [(str(root), _checked(_of_archive, root))]
+    found = _damage(root) if root.is_dir() else [(str(root), str(_checked(_of_archive, root)))]
     return [f"`{name}`: {wrong}" for name, wrong in found if wrong]
 
 
@@ -95,11 +213,12 @@ def _damage(root: Path) -> Iterator[tuple[str, str]]:
         yield from _changes(root)
     if INCOMPLETE in names:
         yield INCOMPLETE, _INTERRUPTED
-    yield from _contents(root, names, (_of_json, _of_safetensors, _of_archive, _of_shape))
+    found = _contents(root, names, (_of_json, _of_safetensors, _of_archive, _of_shape))
+    yield from ((name, wrong) for name, wrong in found if isinstance(wrong, str))
     for name in sorted(names - set(vouched_for)):
         is_unknown = not is_one_of(name, PICKLES) and _is_torchs(root / name)
         if is_unknown and (wrong := _checked(_of_archive, root / name)):
-            yield name, wrong
+            yield name, str(wrong)
 
 
 def _is_torchs(file: Path) -> bool:
@@ -134,31 +253,9 @@ def check_sums(file: Path | IO[bytes]) -> None:
                     tell(len(chunk))
 
 
-def _problems(root: Path, needs_weights: bool, is_fresh: bool) -> Iterator[tuple[str, str]]:
-    names = set(files_of(root))
-    if (root / MANIFEST).exists() and not is_fresh:
-        yield from _changes(root)
-    if STATE not in names:
-        yield STATE, "missing, which is written last: the checkpoint was not written to its end"
-    if INCOMPLETE in names:
-        yield INCOMPLETE, _INTERRUPTED
-    if needs_weights and not _has_weights(root):
-        yield WEIGHTS[0], "missing, and no weights of another format are there"
-    if not (root / MANIFEST).exists():
-        yield from missing_of_ranks(names)
-    yield from _contents(root, names)
-
-
-def _of_weights(root: Path) -> Iterator[tuple[str, str]]:
-    names = {name for name in files_of(root) if _is_weights(name)}
-    if (root / MANIFEST).exists():
-        yield from _changes(root, only=names | {name for name in sealed(root) if _is_weights(name)})
-    yield from _contents(root, names)
-
-
 def _contents(
-    root: Path, names: set[str], only: Collection[Check] | None = None
-) -> Iterator[tuple[str, str]]:
+    root: Path, names: Collection[str], only: Collection[Check] | None = None
+) -> Iterator[tuple[str, str | Lacks]]:
     vouched_for = sealed(root)
     for name in sorted(names):
         for pattern, check, always in CHECKS:
@@ -170,25 +267,33 @@ def _contents(
                 break
 
 
-def _checked(check: Check, file: Path) -> str:
+def _checked(check: Check, file: Path) -> str | Lacks:
     try:
         return check(file)
     except Exception as error:  # noqa: BLE001 (whatever a file's content does to its reader speaks against it)
         return f"not readable ({type(error).__name__}: {error})"
 
 
-def _changes(root: Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    for name, wrong in differences(root, only):
-        # Weights may have been split, joined or turned into another format since.
-        if not (wrong == "missing" and _is_weights(name) and _has_others(root, name)):
+def _changes(root: Path) -> Iterator[tuple[str, str]]:
+    there = frozenset(files_of(root))
+    for name, wrong in differences(root):
+        if not _is_made_up(name, wrong, there):
             yield name, wrong
 
 
-def _has_others(root: Path, name: str) -> bool:
-    """Whether weights that are missing can be in another file; those of an adapter stay in its folder."""
-    if not is_one_of(name, ADAPTERS):
-        return _has_weights(root)
-    return any((root / name).with_name(file).is_file() for file in ADAPTER_FILES)
+def _is_made_up(name: str, wrong: str, there: Collection[str]) -> bool:
+    """Whether what a manifest misses is there all the same: on another disk, or as weights of another format.
+
+    Weights may have been split, joined or turned into another format since; those of an adapter stay in its
+    folder.
+    """
+    if wrong != MISSING:
+        return False
+    if name in there:
+        return True
+    if is_one_of(name, ADAPTERS):
+        return any(PurePosixPath(name).with_name(file).as_posix() in there for file in ADAPTER_FILES)
+    return _is_weights(name) and any(is_one_of(one, WEIGHTS) for one in there)
 
 
 def sealed(root: Path) -> Collection[str]:
@@ -201,10 +306,6 @@ def sealed(root: Path) -> Collection[str]:
 
 def _is_weights(name: str) -> bool:
     return is_one_of(name, (*WEIGHTS, "model-*.safetensors", "pytorch_model-*.bin"))
-
-
-def _has_weights(root: Path) -> bool:
-    return any(next(root.glob(pattern), None) is not None for pattern in WEIGHTS)
 
 
 def _of_json(file: Path) -> str:
@@ -258,30 +359,29 @@ def _of_pickle(file: Path) -> str:
     return ""
 
 
-def _of_index(file: Path) -> str:
+def _of_index(file: Path) -> str | Lacks:
     text = file.read_text(encoding="utf-8")
     if wrong := wrong_in_json(file.name, text):
         return f"no index of weights: {wrong}"
-    for shard in sorted(set(json.loads(text)["weight_map"].values())):
-        if leaves_folder(shard):
-            return f"it names {shard!r}, which is outside of the checkpoint"
-        if not (file.parent / shard).is_file():
-            return f"it names {shard!r}, which is missing"
-    return ""
+    shards = sorted(set(json.loads(text)["weight_map"].values()))
+    if outside := [shard for shard in shards if leaves_folder(shard)]:
+        return f"it names {outside[0]!r}, which is outside of the checkpoint"
+    missing = tuple(shard for shard in shards if not (file.parent / shard).is_file())
+    return Lacks(missing) if missing else ""
 
 
-def _of_shards(file: Path) -> str:
+def _of_shards(file: Path) -> str | Lacks:
     return wrong_in_shards(file.parent)
 
 
-def _of_pointer(file: Path) -> str:
+def _of_pointer(file: Path) -> str | Lacks:
     name = file.read_text(encoding="utf-8").strip()
     if leaves_folder(name) or os.sep in name:
         return f"it names {name!r}, which is outside of the checkpoint"
     if not is_one_of(name, ZERO_FOLDERS):
         # Its files would be unpickled, and are looked for by the names that DeepSpeed's folders have.
         return f"it names {name!r}, which is no folder that a Trainer has had DeepSpeed write"
-    return "" if (file.parent / name).is_dir() else f"it names {name!r}, which is missing"
+    return "" if (file.parent / name).is_dir() else Lacks((name,))
 
 
 CHECKS: tuple[tuple[tuple[str, ...], Check, bool], ...] = (

@@ -76,18 +76,56 @@ def is_loadable(checkpoint: str | Path, *, is_fresh: bool = False) -> bool:
         checkpoint: a `checkpoint-N` folder.
         is_fresh: whether its bytes are known to be as they were written.
     """
+    return is_plain(checkpoint) and not problems(checkpoint, needs_weights=False, is_fresh=is_fresh)
+
+
+def is_plain(checkpoint: str | Path) -> bool:
+    """Whether what states a folder has are without classes."""
     states = (os.path.join(checkpoint, part.file) for part in LAYOUT)
-    is_plain = not any(os.path.isfile(file) and unloadable(file) for file in states)
-    return is_plain and not problems(checkpoint, needs_weights=False, is_fresh=is_fresh)
+    return not any(os.path.isfile(file) and unloadable(file) for file in states)
 
 
-def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Choice:
+class Disk:
+    """What one disk has of a run's checkpoints; where a job has several, all of them are looked at as one."""
+
+    def numbered(self, folder: str | Path) -> list[str]:
+        """The checkpoints of a folder, the newest update step first."""
+        return numbered(folder)
+
+    def has(self, checkpoint: str | Path) -> bool:
+        """Whether a folder is there."""
+        return os.path.isdir(checkpoint)
+
+    def was_ended(self, checkpoint: str) -> bool:
+        """Whether a checkpoint was written to its end, and so was whole once."""
+        return _was_ended(checkpoint)
+
+    def problems(
+        self, checkpoint: str | Path, *, needs_weights: bool = True, processes: int | None = None
+    ) -> list[str]:
+        """What keeps a checkpoint from being loaded."""
+        return problems(checkpoint, needs_weights=needs_weights, processes=processes)
+
+
+ALONE = Disk()
+
+
+def choose(
+    asked: Any,
+    folder: str | Path,
+    *,
+    needs_weights: bool = True,
+    processes: int | None = None,
+    disk: Disk = ALONE,
+) -> Choice:
     """The checkpoint that a run resumes from.
 
     Args:
         asked: `resume_from_checkpoint` as given.
         folder: where True and "auto" look for one.
         needs_weights: whether the weights must lie where HF's own Trainer has them.
+        processes: how many will load it.
+        disk: what looks at checkpoints.
 
     Returns:
         The newest whole one for True and "auto". Where there is none at all, None for "auto", and True as it
@@ -99,8 +137,8 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
     """
     if asked is True or asked == AUTO:
         choice = Choice(None if asked == AUTO else asked)
-        for path in numbered(folder):
-            if not (wrong := problems(path, needs_weights=needs_weights)):
+        for path in disk.numbered(folder):
+            if not (wrong := disk.problems(path, needs_weights=needs_weights, processes=processes)):
                 choice.checkpoint = path
                 break
             choice.passed_over[path] = wrong
@@ -110,7 +148,7 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
                 f"{' '.join(choice.notes())} Give the path of another one, or begin afresh without it."
             )
             raise BrokenCheckpointError(msg)
-        ended = [path for path in choice.passed_over if _was_ended(path)]
+        ended = [path for path in choice.passed_over if disk.was_ended(path)]
         if choice.checkpoint is None and ended:
             msg = (
                 f"`resume_from_checkpoint={AUTO!r}`: a run has saved itself in {str(folder)!r}, and none of "
@@ -120,8 +158,8 @@ def choose(asked: Any, folder: str | Path, *, needs_weights: bool = True) -> Cho
             )
             raise BrokenCheckpointError(msg)
         return choice
-    if isinstance(asked, (str, Path)) and os.path.isdir(asked):
-        if wrong := problems(asked, needs_weights=needs_weights):
+    if isinstance(asked, (str, Path)) and disk.has(asked):
+        if wrong := disk.problems(asked, needs_weights=needs_weights, processes=processes):
             msg = (
                 f"`resume_from_checkpoint={str(asked)!r}`: the checkpoint is broken, or was changed since it "
                 f"was written: {'; '.join(wrong)}. Give an earlier one, or True for the newest whole one. "

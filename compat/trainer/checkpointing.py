@@ -22,10 +22,10 @@ from compat.checkpoint.handover import settle
 from compat.checkpoint.held import what_holds
 from compat.checkpoint.io import load_plain, numpys_older_names
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
-from compat.checkpoint.partial import sweep
+from compat.checkpoint.partial import remove, sweep
 from compat.checkpoint.renamed import load_renamed
 from compat.checkpoint.verify import problems
-from compat.checkpoint.whole import AUTO, choose
+from compat.checkpoint.whole import AUTO, choose, numbered
 from compat.checkpoint.writer import wait_for_writers
 from compat.engine.guest import is_guest
 from compat.engine.optimizer_state import load_held_state
@@ -34,10 +34,18 @@ from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.saving import SavingMixin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers.trainer_utils import TrainOutput
+
+    from compat.checkpoint.hosts import Disks
     from compat.engine.session import Session
 
 UNPACKED = "_unpacked-"
 """Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
+
+NOT_OF_WEIGHTS = ("optimizer.pt", OPTIMIZER_EXTRA, "rng_state*.pth", "data_state*.pth")
+"""What no host fetches to load weights alone."""
 
 _FEW = 3
 """Names that an error gives as examples."""
@@ -57,8 +65,11 @@ class CheckpointingMixin(SavingMixin):
         """What `resume_from_checkpoint` comes to, for all processes alike; left-overs are swept before."""
         self._restores_callbacks = asked == AUTO
         self._end_earlier_writing()
+        self._found = self._find_disks()
         if self.args.world_size == 1:
             return self._choose_alone(asked)
+        if self._found.are_several:
+            return self._choose_together(asked, self._found)
         outcome: list[Any] = [None, None]
         if self.is_world_process_zero():
             try:
@@ -84,13 +95,52 @@ class CheckpointingMixin(SavingMixin):
         self._require_place_to_save()
         if isinstance(asked, (str, Path)) and os.path.isfile(asked):
             return self._unpacked(asked)
-        for sentence in (*sweep(folder), *settle(folder)) if self.args.should_save else ():
+        for sentence in (*sweep(folder), *settle(folder)) if self._leads_disk else ():
             logger.warning(sentence)
-        is_own = type(self)._load_from_checkpoint is not CheckpointingMixin._load_from_checkpoint
-        choice = choose(asked, folder, needs_weights=not is_own)
+        choice = choose(asked, folder, needs_weights=self._needs_weights, processes=self.args.world_size)
         for sentence in choice.notes():
             logger.warning(sentence)
         return choice.checkpoint or self._left_by_exception()
+
+    @property
+    def _needs_weights(self) -> bool:
+        """Whether HF's own code loads the weights, and not that of a subclass."""
+        return type(self)._load_from_checkpoint is CheckpointingMixin._load_from_checkpoint
+
+    def _choose_together(self, asked: Any, disks: Disks) -> Any:
+        """The same where hosts have disks of their own: each has a part, and is given what it lacks."""
+        folder = self.args.output_dir
+        disks.each(self._require_place_to_save)
+        if isinstance(asked, (str, Path)) and any(disks.each(lambda: os.path.isfile(asked))):
+            return self._unpacked_together(lambda: self._unpacked(asked) if os.path.isfile(asked) else None)
+        settled = disks.each(lambda: settle(folder))
+        for sentence in (*disks.sweep(folder), *(settled[disks.own] if disks.leads_own else ())):
+            logger.warning(sentence)
+        choice = choose(
+            asked, folder, needs_weights=self._needs_weights, processes=self.args.world_size, disk=disks
+        )
+        for sentence in choice.notes() if self.is_world_process_zero() else ():
+            logger.warning(sentence)
+        if choice.checkpoint is None:
+            return self._unpacked_together(self._left_by_exception)
+        if isinstance(choice.checkpoint, str):
+            disks.fetch(choice.checkpoint, needs_weights=self._needs_weights)
+        return choice.checkpoint
+
+    def _unpacked_together(self, unpack: Callable[[], str | None]) -> str | None:
+        """What one disk has unpacked of Lightning's, on all of them."""
+        folder = self.args.output_dir
+
+        def unpack_once() -> str | None:
+            checkpoint = unpack()
+            return None if checkpoint is None else os.path.relpath(checkpoint, folder)
+
+        found = next((one for one in self._disks.each(unpack_once) if one is not None), None)
+        if found is None:
+            return None
+        checkpoint = os.path.join(folder, found)
+        self._disks.fetch(checkpoint)
+        return checkpoint
 
     def _left_by_exception(self) -> str | None:
         """What Lightning's OnExceptionCheckpoint has saved of a run that failed."""
@@ -124,7 +174,7 @@ class CheckpointingMixin(SavingMixin):
         return checkpoint
 
     def _remove_unpacked(self) -> None:
-        if self.args.should_save:
+        if self._found is not None and self._found.leads_own:
             for folder in Path(self.args.output_dir).glob(f"{UNPACKED}*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -142,10 +192,32 @@ class CheckpointingMixin(SavingMixin):
         trained: tuple[int, int] = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
+        if resume_from_checkpoint is not None and self._disks.are_several:
+            self._agree_on_best(self._get_output_dir(trial))
         told = what_holds(self.args, self.state, self._train_batch_size, max_steps)
         if resume_from_checkpoint is not None and told:
             logger.warning(told)
         return trained
+
+    def _agree_on_best(self, folder: str) -> None:
+        """Have all processes know the best checkpoint, also where only the disks of others have it."""
+        best = self.state.best_model_checkpoint
+        found: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(found, None if best is None else os.path.basename(best))
+        name = next((name for name in found if name is not None), None)
+        if best is None and name is not None:
+            self.state.best_model_checkpoint = os.path.join(folder, name)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """End the run. HF then leaves the best checkpoint alone where only one may stay, on one disk."""
+        output: TrainOutput = super()._finalize_training(*args, **kwargs)
+        best = self.state.best_model_checkpoint
+        is_left = self._disks.are_several and self._disks.leads_own and not self.args.should_save
+        if is_left and best is not None and self.args.save_total_limit == 1:
+            for checkpoint in numbered(os.path.dirname(best)):
+                if os.path.basename(checkpoint) != os.path.basename(best):
+                    remove(checkpoint)
+        return output
 
     def _load_position(self, checkpoint: str | None, session: Session) -> Position | None:
         """Where the run that is resumed stood in its data, where this run can go on from there."""
@@ -173,6 +245,8 @@ class CheckpointingMixin(SavingMixin):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
+        if self._disks.are_several:
+            self._disks.share(best, skip=() if self._is_sharded else NOT_OF_WEIGHTS)
         if wrong := problems(best, weights_only=True) if os.path.isdir(best) else []:
             msg = (
                 f"`load_best_model_at_end=True`: the best checkpoint is broken: {best}: {'; '.join(wrong)}. "

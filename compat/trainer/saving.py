@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import tempfile
 import threading
+import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,20 +21,22 @@ from transformers.utils import logging
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
 from compat.checkpoint.handover import hand_over, take_back
+from compat.checkpoint.hosts import Disks, find_disks
 from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
-from compat.checkpoint.manifest import files_of, reseal
-from compat.checkpoint.partial import begin, commit, partial_of, writing
+from compat.checkpoint.manifest import Save, files_of, reseal
+from compat.checkpoint.partial import begin, close, commit, partial_of, place, writing
 from compat.checkpoint.rotation import rotate
 from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
+from compat.upstream.environment import Facts
 from compat.upstream.sharding import full_state_dict
 from compat.upstream.trainer import determine_best_metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from compat.checkpoint.manifest import Traits
     from compat.engine.session import Session
@@ -64,12 +68,47 @@ class SavingMixin(EvaluationMixin):
     def _is_sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    # The disks of a job.
+
+    _found: Disks | None = None
+
+    @property
+    def _disks(self) -> Disks:
+        """Those that have the folder of the run; where it is not known yet, every process has to ask."""
+        if self._found is None:
+            self._found = self._find_disks()
+        return self._found
+
+    @property
+    def _leads_disk(self) -> bool:
+        """Whether this process does what is done once on its disk."""
+        return self._disks.leads_own
+
+    def _find_disks(self) -> Disks:
+        args = self.args
+        if Facts.of(args).devices >= args.world_size:
+            return Disks(args.process_index)
+        disks = find_disks(
+            args.output_dir,
+            args.process_index,
+            is_first_of_host=args.local_process_index == 0,
+            is_needed=args.save_strategy != "no",
+            device=args.device,
+        )
+        if disks.are_several and self._lightning_flags.get("save_async") and args.process_index == 0:
+            logger.warning(
+                "`lightning={'save_async': True}`: the hosts of this job have disks of their own, and "
+                "must meet while a checkpoint is written: training waits for it. Give an `output_dir` on a "
+                "disk that all of them share to have it go on."
+            )
+        return disks
+
     # Saving.
 
     def _require_place_to_save(self) -> None:
         """Find out ahead of training that nothing can be saved."""
         args = self.args
-        if args.save_strategy == "no" or not args.should_save:
+        if args.save_strategy == "no" or not self._leads_disk:
             return
         try:
             os.makedirs(args.output_dir, exist_ok=True)
@@ -100,27 +139,39 @@ class SavingMixin(EvaluationMixin):
         self._written = checkpoint
         if later is not None:
             self._unsent = checkpoint if self.args.push_to_hub else None
-            if self.args.should_save:
+            if self._leads_disk:
                 self._write_later(folder, checkpoint, later)
             return
-        if self.args.should_save and self._hands_over:
+        if self._leads_disk and self._hands_over:
             self._handed_over = hand_over(checkpoint)
         if self.args.push_to_hub:
             self._push_from_checkpoint(checkpoint)
-        if self.args.should_save:
+        if self._disks.are_several and self.args.save_total_limit:
+            self._last_loadable = self._disks.last_loadable(folder, checkpoint)
+        if self._leads_disk:
             self._rotate_checkpoints(use_mtime=True, output_dir=folder)
 
     def _write(self, folder: str, checkpoint: str) -> None:
         """Write all files beside the checkpoint's place, and put them there; with `save_async`, later."""
-        is_first_of_node = self.args.local_process_index == 0
-        self._together(lambda: begin(checkpoint) if is_first_of_node else None)
-        self._together(lambda: self._write_parts(folder, checkpoint))
+        disks = self._disks
+        self._together(lambda: begin(checkpoint) if disks.leads_own else None)
+        with self._written_once():
+            self._together(lambda: self._write_parts(folder, checkpoint))
         if self._later is not None:
             return
-        self._together(lambda: commit(checkpoint) if self.args.should_save else None)
-        # A node with a disk of its own has there what its processes have written.
-        if is_first_of_node and partial_of(checkpoint).is_dir():
-            commit(checkpoint)
+        if disks.are_several:
+            self._commit_on_all(checkpoint)
+        else:
+            self._together(lambda: commit(checkpoint) if disks.leads_own else None)
+
+    def _commit_on_all(self, checkpoint: str) -> None:
+        """Put the parts that all disks have of a checkpoint in their places, or leave all without a name."""
+        disks, save = self._disks, [Save(uuid.uuid4().hex, self.args.world_size)]
+        if self.args.save_on_each_node:
+            disks.share(partial_of(checkpoint))
+        torch.distributed.broadcast_object_list(save, src=0)
+        disks.each(lambda: close(checkpoint, save[0]))
+        disks.each(lambda: place(checkpoint))
 
     def _write_parts(self, folder: str, checkpoint: str) -> None:
         output_dir = str(partial_of(checkpoint))
@@ -137,6 +188,23 @@ class SavingMixin(EvaluationMixin):
         if self.args.should_save:
             self._save_lightning_callbacks(output_dir)
             self._save_state(output_dir)
+
+    @contextlib.contextmanager
+    def _written_once(self) -> Iterator[None]:
+        """Have the first process write what is the same for all, also with `save_on_each_node`.
+
+        HF has the first of each host write it: on a disk that they share over each other, and without the
+        weights wherever `save_pretrained` or what gathers shards leaves these to the first process alone.
+        """
+        args = self.args
+        asked, args.save_on_each_node = (
+            args.save_on_each_node,
+            args.save_on_each_node and not args.process_index,
+        )
+        try:
+            yield
+        finally:
+            args.save_on_each_node = asked
 
     def _together(self, stage: Callable[[], object]) -> None:
         """Take a stage of saving on every process, and meet; where one fails, all do."""
@@ -236,10 +304,14 @@ class SavingMixin(EvaluationMixin):
         return None if module is None else module.session
 
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        keep = (self.state.best_model_checkpoint, *self._uploading())
+        keep = (self.state.best_model_checkpoint, self._last_loadable, *self._uploading())
         folder, limit = output_dir or self.args.output_dir, self.args.save_total_limit
-        for checkpoint in rotate(folder, limit, keep, saved=self._written, by_time=use_mtime):
+        how = {"by_time": use_mtime, "is_alone": not self._disks.are_several}
+        for checkpoint in rotate(folder, limit, keep, saved=self._written, **how):
             logger.info(f"Deleting older checkpoint [{checkpoint}] due to args.save_total_limit")
+
+    _last_loadable: str | None = None
+    """Where hosts have disks of their own, and no one of them can tell."""
 
     def _uploading(self) -> set[str]:
         """Checkpoints that are on their way to the Hub."""
@@ -283,7 +355,7 @@ class SavingMixin(EvaluationMixin):
 
     @property
     def _saves_async(self) -> bool:
-        return bool(self._lightning_flags.get("save_async"))
+        return bool(self._lightning_flags.get("save_async")) and not self._disks.are_several
 
     def _write_later(self, folder: str, checkpoint: str, work: list[Callable[[], object]]) -> None:
         self._writer = self._writer or Writer()
@@ -356,7 +428,9 @@ class SavingMixin(EvaluationMixin):
             return
         self._save_position(written)
         self._meet()
-        if self.args.should_save and self._handed_over is None:
+        if self._disks.are_several and self.args.save_on_each_node:
+            self._disks.renew(written, "data_state_{}.pth")
+        if self._leads_disk and self._handed_over is None:
             reseal(written)
 
     def _take_back(self) -> None:

@@ -63,8 +63,8 @@ def test_what_others_write_while_it_is_sealed_stays(tmp_path: Path, monkeypatch:
     checkpoint = tmp_path / "checkpoint-1"
     honest = partial.seal
 
-    def seal(folder: Path) -> None:
-        honest(folder)
+    def seal(folder: Path, *more: Any) -> None:
+        honest(folder, *more)
         checkpoint.mkdir()
         (checkpoint / "notes.txt").write_text("mine")
 
