@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from compat.engine.limits import plain
 
@@ -235,13 +235,10 @@ class Prompted:
         return getattr(self._loader, name)
 
     def __len__(self) -> int:
-        return len(self._loader) - self._skip
+        return max(0, len(self._loader) - self._skip)
 
     def __iter__(self) -> Iterator[Any]:
-        batches, counter = iter(self._loader), itertools.count()
-        # There may be millions to leave out: none takes a step of Python's here.
-        collections.deque(zip(itertools.islice(batches, self._skip), counter, strict=False), maxlen=0)
-        drawn = next(counter)
+        batches, drawn = _left_out(self._loader, self._skip)
         for index in sorted(self._before):
             for batch in itertools.islice(batches, index - drawn):
                 drawn += 1
@@ -250,3 +247,22 @@ class Prompted:
                 return
             self._before[index]()
         yield from batches
+
+
+def _left_out(loader: Any, count: int) -> tuple[Iterator[Any], int]:
+    """What follows the first batches of a loader, and how many those were; it may have fewer."""
+    items: Iterator[Any]
+    batches: Iterator[Any]
+    size, is_cut = 1, False
+    if type(loader) is BatchSampler:
+        # Its batches are rows of its indices, of which nobody has to make lists.
+        size, is_cut = loader.batch_size, loader.drop_last
+        items = iter(loader.sampler)
+        batches = iter(BatchSampler(items, size, is_cut))
+    else:
+        items = batches = iter(loader)
+    counter = itertools.count()
+    # There may be millions to leave out: none takes a step of Python's here.
+    collections.deque(zip(itertools.islice(items, count * size), counter, strict=False), maxlen=0)
+    drawn = next(counter)
+    return batches, drawn // size if is_cut else -(-drawn // size)

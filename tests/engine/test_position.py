@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
 
 import compat
 from compat.engine.loader_state import Generators
@@ -552,3 +552,18 @@ def test_batches_that_are_left_out_take_no_step_of_pythons() -> None:
         sys.settrace(before)
     assert first == 90_000
     assert lines < 100
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("skip", [0, 2, 3, 4, 9])
+def test_rows_of_indices_are_left_out_as_batches_are(skip: int, drop_last: bool) -> None:
+    def sampler() -> BatchSampler:
+        return BatchSampler(
+            RandomSampler(range(10), generator=torch.Generator().manual_seed(3)), 3, drop_last
+        )
+
+    told: list[int] = []
+    before = {index: lambda index=index: told.append(index) for index in (skip, skip + 1)}
+    assert list(Prompted(sampler(), before, skip)) == list(sampler())[skip:]
+    count = len(sampler())
+    assert told == [index for index in (skip, skip + 1) if index <= count]
