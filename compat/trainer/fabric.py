@@ -12,6 +12,7 @@ import torch
 from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, is_compiled_module
 from lightning.fabric.plugins.precision import Precision
+from lightning.fabric.strategies import STRATEGY_REGISTRY
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
@@ -157,7 +158,7 @@ class FabricAccelerator(LightningAccelerator):
             self._lightning = self._session = None
             self.state = detached(self.state)
         strategy = flags.setdefault("strategy", asked[0] if asked else "auto")
-        if isinstance(strategy, str) and strategy.startswith("deepspeed"):
+        if isinstance(strategy, str) and strategy.startswith("deepspeed") and strategy in STRATEGY_REGISTRY:
             started.form_job_of_one()
         self._wrapped: dict[int, Any] = {}
         self._fabric_optimizers: list[FabricOptimizer] = []

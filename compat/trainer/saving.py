@@ -31,7 +31,7 @@ from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
-from compat.upstream.environment import Facts
+from compat.upstream.environment import told_local_size
 from compat.upstream.sharding import full_state_dict
 from compat.upstream.trainer import determine_best_metric
 
@@ -86,7 +86,8 @@ class SavingMixin(EvaluationMixin):
 
     def _find_disks(self) -> Disks:
         args = self.args
-        if Facts.of(args).devices >= args.world_size:
+        # All processes have to come to the same answer.
+        if told_local_size(args.world_size) >= args.world_size:
             return Disks(args.process_index)
         disks = find_disks(
             args.output_dir,

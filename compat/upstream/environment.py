@@ -114,7 +114,7 @@ class Facts:
 
     @classmethod
     def _of(cls, process: Any, world_size: int, here: Here) -> Facts:
-        devices = min(_first_number(LOCAL_SIZES, world_size), world_size)
+        devices = told_local_size(world_size)
         if devices <= process.local_process_index:
             # Nobody has told it, for which accelerate writes 1.
             devices = world_size
@@ -142,6 +142,17 @@ class Facts:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def told_local_size(world_size: int) -> int:
+    """The number of processes on this host as the launcher tells every process alike.
+
+    Where none has told it, accelerate writes 1.
+
+    Args:
+        world_size: the number of processes of the job.
+    """
+    return min(_first_number(LOCAL_SIZES, world_size), world_size)
 
 
 def _first_number(names: tuple[str, ...], default: int) -> int:

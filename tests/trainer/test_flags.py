@@ -344,9 +344,9 @@ def test_save_async(tmp_path: Path) -> None:
     writers: list[str] = []
     honest = partial.seal
 
-    def seal(folder: Path) -> None:
+    def seal(folder: Path, *more: Any) -> None:
         writers.append(threading.current_thread().name)
-        honest(folder)
+        honest(folder, *more)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(partial, "seal", seal)

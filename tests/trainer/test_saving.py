@@ -46,9 +46,9 @@ class Gate(transformers.TrainerCallback):
 def held(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
     honest = partial.seal
 
-    def seal(folder: Any) -> None:
+    def seal(folder: Any, *more: Any) -> None:
         gate.is_open.wait(10)
-        honest(folder)
+        honest(folder, *more)
 
     monkeypatch.setattr(partial, "seal", seal)
 
@@ -78,10 +78,10 @@ def test_what_the_writer_fails_with_is_raised(
 ) -> None:
     honest = partial.seal
 
-    def seal(folder: Path) -> None:
+    def seal(folder: Path, *more: Any) -> None:
         if folder.name.endswith(f"-{step}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        honest(folder)
+        honest(folder, *more)
 
     monkeypatch.setattr(partial, "seal", seal)
     run = trainer(tmp_path, **ASYNC)
