@@ -67,13 +67,10 @@ WEIGHTS = (
 ZERO_FOLDERS = ("global_step*",)
 """Folders in which DeepSpeed keeps its parts, and their universal form."""
 
-LOADED_WHOLE = (
-    *(f"{folder}/{depth}*.pt" for folder in ZERO_FOLDERS for depth in ("", "*/", "*/*/")),
-    "*/.metadata",
-)
-"""Pickles that DeepSpeed and torch load as such, and not weights-only."""
+ZERO_FILES = tuple(f"{folder}/{depth}*.pt" for folder in ZERO_FOLDERS for depth in ("", "*/", "*/*/"))
+"""Archives that DeepSpeed loads as pickles."""
 
-PICKLES = (
+LOADED_WEIGHTS_ONLY = (
     "optimizer.pt",
     "optimizer.bin",
     "scheduler.pt",
@@ -86,9 +83,11 @@ PICKLES = (
     "pytorch_model*.bin",
     "adapter_model.bin",
     "*/adapter_model.bin",
-    *LOADED_WHOLE,
 )
-"""Files that are pickles, in a zip archive of torch's but for `.metadata`."""
+"""Archives of torch's that are loaded weights-only, or never."""
+
+PICKLES = (*LOADED_WEIGHTS_ONLY, *ZERO_FILES, "*/.metadata")
+"""Files that are pickles, in a zip archive of torch's but for `.metadata`, which torch loads as it is."""
 
 _OTHER = (
     "model-*.safetensors",

@@ -84,10 +84,13 @@ def wrong_in_shards(folder: Path) -> str | Lacks:
     torch unpickles an entry of bytes (a number, a text) as it stands, and tensors weights-only.
 
     Args:
-        folder: has a `.metadata` that is known to run no code.
+        folder: has a `.metadata`.
 
     Returns:
         A phrase for the first problem, or the files that are missing; empty where there is none.
+
+    Raises:
+        CheckpointError: as `read_metadata` does.
     """
     missing = []
     metadata = read_metadata(folder)

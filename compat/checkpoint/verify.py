@@ -21,10 +21,11 @@ from compat.checkpoint.layout import (
     ADAPTER_FILES,
     ADAPTERS,
     INCOMPLETE,
-    LOADED_WHOLE,
+    LOADED_WEIGHTS_ONLY,
     PICKLES,
     STATE,
     WEIGHTS,
+    ZERO_FILES,
     ZERO_FOLDERS,
     Lacks,
     is_one_of,
@@ -270,6 +271,8 @@ def _contents(
 def _checked(check: Check, file: Path) -> str | Lacks:
     try:
         return check(file)
+    except CheckpointError as error:
+        return str(error).partition(": ")[2]
     except Exception as error:  # noqa: BLE001 (whatever a file's content does to its reader speaks against it)
         return f"not readable ({type(error).__name__}: {error})"
 
@@ -350,12 +353,13 @@ def _of_archive(file: Path) -> str:
     return ""
 
 
-def _of_pickle(file: Path) -> str:
-    within = f"{file.parent.name}/{file.name}"
-    try:
-        refuse_code(file, is_loaded_whole=is_one_of(within, LOADED_WHOLE))
-    except CheckpointError as error:
-        return str(error).partition(": ")[2]
+def _of_plain_pickle(file: Path) -> str:
+    refuse_code(file, is_loaded_whole=False)
+    return ""
+
+
+def _of_whole_pickle(file: Path) -> str:
+    refuse_code(file)
     return ""
 
 
@@ -391,9 +395,9 @@ CHECKS: tuple[tuple[tuple[str, ...], Check, bool], ...] = (
     (("*.json",), _of_json, False),
     ((STATE,), _of_state, True),
     (("*.safetensors", "*/*.safetensors"), _of_safetensors, False),
-    (tuple(pattern for pattern in PICKLES if not pattern.endswith(".metadata")), _of_archive, False),
-    (PICKLES, _of_pickle, True),
-    # Once it is known that it runs no code.
+    ((*LOADED_WEIGHTS_ONLY, *ZERO_FILES), _of_archive, False),
+    (LOADED_WEIGHTS_ONLY, _of_plain_pickle, True),
+    (ZERO_FILES, _of_whole_pickle, True),
     ((f"*/{METADATA}",), _of_shards, True),
     (tuple(OF_PICKLES), _of_shape, True),
 )

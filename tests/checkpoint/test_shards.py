@@ -103,6 +103,16 @@ def test_the_files_of_deepspeeds_universal_form_are_looked_at(tmp_path: Path) ->
     assert not target.exists()
 
 
+@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "zero/weight/fp32.pt"])
+def test_what_deepspeed_unpickles_may_name_no_class_of_a_library(tmp_path: Path, name: str) -> None:
+    part = saved(tmp_path) / "global_step1" / name
+    part.parent.mkdir(parents=True)
+    torch.save(torch.nn.Identity(), part)
+    (wrong,) = problems(tmp_path)
+    assert wrong.startswith(f"`global_step1/{name}`: a pickle that names ")
+    assert "torch.nn.modules.linear.Identity" in wrong
+
+
 def test_deepspeeds_pointer_names_a_folder_of_deepspeeds(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     (folder / "other").mkdir()
