@@ -22,6 +22,7 @@ from compat.checkpoint.manifest import (
     reseal,
     traits,
 )
+from compat.checkpoint.partial import beside
 from compat.checkpoint.verify import problems
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def hand_over(checkpoint: str | Path) -> dict[str, Traits]:
     Returns:
         By what each file is known again, for `take_back`.
     """
-    root, held = Path(checkpoint), _held(checkpoint)
+    root, held = Path(checkpoint), beside(checkpoint, HELD)
     shutil.rmtree(held, ignore_errors=True)
     try:
         for name in (*read(root), MANIFEST):
@@ -65,7 +66,7 @@ def take_back(checkpoint: str | Path, known: Mapping[str, Traits]) -> None:
     """
     if Path(checkpoint, MANIFEST).is_file():
         reseal(checkpoint, known)
-    shutil.rmtree(_held(checkpoint), ignore_errors=True)
+    shutil.rmtree(beside(checkpoint, HELD), ignore_errors=True)
 
 
 def settle(folder: str | Path) -> list[str]:
@@ -94,7 +95,7 @@ def _settled(checkpoint: Path, held: Path) -> str:
     shutil.copy2(held / MANIFEST, held / _AGAIN)
     _put_back(held / _AGAIN, checkpoint / MANIFEST)
     changed = [name for name, _ in differences(checkpoint)]
-    sound = {name for name in changed if not any(differences(held, only={name}))}
+    sound = set(changed) - {name for name, _ in differences(held, only=changed)}
     for name in sound:
         _put_back(held / name, checkpoint / name)
     if not changed:
@@ -124,7 +125,3 @@ def _double(file: Path, double: Path) -> None:
         os.link(file, double)
     else:
         shutil.copy2(file, double)
-
-
-def _held(checkpoint: str | Path) -> Path:
-    return Path(checkpoint).with_name(HELD + Path(checkpoint).name)

@@ -187,8 +187,7 @@ class Disks(Disk):
                 found = work()
             except Exception as caught:  # noqa: BLE001 (raised on all)
                 error = caught if isinstance(caught, CompatError) else self._told(caught)
-        outcomes: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(outcomes, (found, error))
+        outcomes = gathered((found, error))
         by_disk = [outcomes[lead] for lead in self.leads]
         for _, failed in by_disk:
             if failed is not None:
@@ -449,10 +448,10 @@ def find_disks(
             marker.touch()
         except OSError as caught:
             error = f"{socket.gethostname()}: {caught}"
-    told = _gathered((marker.name if is_first_of_host else None, error))
+    told = gathered((marker.name if is_first_of_host else None, error))
     try:
         names = frozenset(path.name for path in Path(folder).glob(f"{MARKER}*"))
-        seen = _gathered((names, socket.gethostname()))
+        seen = gathered((names, socket.gethostname()))
     finally:
         if is_first_of_host:
             delete(marker)
@@ -472,7 +471,8 @@ def find_disks(
     return Disks(rank, tuple(disk[0] for disk in disks), own, hosts, frozenset(disks[own]), device)
 
 
-def _gathered(value: Any) -> list[Any]:
+def gathered(value: Any) -> list[Any]:
+    """What each process of a job gives, by its number; all of them have to give something."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

@@ -45,7 +45,7 @@ _TORCH_CANNOT_WRITE = re.compile(
 
 def partial_of(checkpoint: str | Path) -> Path:
     """Where a checkpoint is written until it is whole."""
-    return _beside(checkpoint, PARTIAL)
+    return beside(checkpoint, PARTIAL)
 
 
 def begin(checkpoint: str | Path) -> Path:
@@ -104,7 +104,7 @@ def put(new: Path, place: Path, adopt: Callable[[Path], object] | None = None) -
         place: where it shall lie.
         adopt: given the folder that lay there, before it goes.
     """
-    older = _beside(place, REPLACED)
+    older = beside(place, REPLACED)
     if os.path.lexists(place):
         delete(older)
         place.rename(older)
@@ -135,7 +135,7 @@ def discard(checkpoint: str | Path) -> None:
 
 def remove(checkpoint: str | Path) -> None:
     """Remove a checkpoint, so that nobody ever sees half of it."""
-    doomed = _beside(checkpoint, REMOVED)
+    doomed = beside(checkpoint, REMOVED)
     shutil.rmtree(doomed, ignore_errors=True)
     try:
         Path(checkpoint).rename(doomed)
@@ -225,7 +225,8 @@ def is_of_the_disk(error: BaseException) -> bool:
     return by_torch or isinstance(error, (OSError, SafetensorError, shutil.Error))
 
 
-def _beside(checkpoint: str | Path, prefix: str) -> Path:
+def beside(checkpoint: str | Path, prefix: str) -> Path:
+    """What lies in the same folder, under the same name with something before it."""
     path = Path(checkpoint)
     return path.with_name(prefix + path.name)
 

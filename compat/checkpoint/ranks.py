@@ -46,10 +46,11 @@ def missing_of_ranks(names: Collection[str], written: int = 0) -> Iterator[tuple
             other = next(iter(by_rank.values()))
             name = f"{other.string[: other.start(1)]}{absent[0]}{other.string[other.end(1) :]}"
             yield name, f"missing, and {processes} processes have written this checkpoint"
-    for name in sorted(names):
-        folder = name.rpartition("/")[0]
-        if name.endswith(_OPTIMIZERS) and not any(
-            other.startswith(f"{folder}/") and other.endswith(_MODELS) for other in names
-        ):
-            yield f"{folder}/mp_rank_00{_MODELS}", "missing: DeepSpeed's weights are not there"
-            return
+    lacking = _folders(names, _OPTIMIZERS) - _folders(names, _MODELS)
+    if lacking:
+        yield f"{min(lacking)}/mp_rank_00{_MODELS}", "missing: DeepSpeed's weights are not there"
+
+
+def _folders(names: Collection[str], ending: str) -> set[str]:
+    """Where files of an ending lie."""
+    return {name.rpartition("/")[0] for name in names if name.endswith(ending)}

@@ -20,6 +20,7 @@ from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
 from compat.checkpoint.handover import settle
 from compat.checkpoint.held import what_holds
+from compat.checkpoint.hosts import gathered
 from compat.checkpoint.io import load_plain, numpys_older_names
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
 from compat.checkpoint.partial import remove, sweep
@@ -202,8 +203,7 @@ class CheckpointingMixin(SavingMixin):
     def _agree_on_best(self, folder: str) -> None:
         """Have all processes know the best checkpoint, also where only the disks of others have it."""
         best = self.state.best_model_checkpoint
-        found: list[Any] = [None] * self.args.world_size
-        torch.distributed.all_gather_object(found, None if best is None else os.path.basename(best))
+        found = gathered(None if best is None else os.path.basename(best))
         name = next((name for name in found if name is not None), None)
         if best is None and name is not None:
             self.state.best_model_checkpoint = os.path.join(folder, name)

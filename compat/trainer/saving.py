@@ -21,7 +21,7 @@ from transformers.utils import logging
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
 from compat.checkpoint.handover import hand_over, take_back
-from compat.checkpoint.hosts import Disks, find_disks
+from compat.checkpoint.hosts import Disks, find_disks, gathered
 from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import Save, files_of, reseal
@@ -219,8 +219,7 @@ class SavingMixin(EvaluationMixin):
             error = caught
         if self.args.world_size == 1:
             return
-        found: list[Any] = [None] * self.args.world_size
-        torch.distributed.all_gather_object(found, None if error is None else str(error))
+        found = gathered(None if error is None else str(error))
         if error is not None:
             raise error
         for rank, text in enumerate(found):
@@ -346,9 +345,8 @@ class SavingMixin(EvaluationMixin):
             }
         if self.args.world_size == 1:
             return files
-        gathered: list[Any] = [None] * self.args.world_size
-        torch.distributed.all_gather_object(gathered, files)
-        return {name: content for part in reversed(gathered) for name, content in part.items()}
+        parts = reversed(gathered(files))
+        return {name: content for part in parts for name, content in part.items()}
 
     # Saving while training goes on.
 

@@ -17,7 +17,7 @@ from compat.checkpoint.manifest import differences, read
 from compat.checkpoint.whole import last_whole
 from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
-from compat.trainer import saving
+from compat.trainer import Trainer, saving
 from tests.small import trainer, weights
 
 if TYPE_CHECKING:
@@ -162,15 +162,23 @@ class Interrupted(transformers.TrainerCallback):
             raise KeyboardInterrupt
 
 
+def interrupted_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate, callback: Interrupted
+) -> Trainer:
+    """A run that Ctrl-C has ended while its writer waits at a gate."""
+    held(monkeypatch, gate)
+    run = trainer(folder, callbacks=[callback], **ASYNC)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    return run
+
+
 @pytest.mark.parametrize("trainers", [1, 2])
 def test_a_run_begins_when_the_writer_of_an_interrupted_one_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trainers: int
 ) -> None:
-    gate = Gate(0)
-    held(monkeypatch, gate)
-    run = trainer(tmp_path, callbacks=[interrupted := Interrupted()], **ASYNC)
-    with pytest.raises(KeyboardInterrupt):
-        run.train()
+    gate, interrupted = Gate(0), Interrupted()
+    run = interrupted_run(tmp_path, monkeypatch, gate, interrupted)
     assert [path.name for path in tmp_path.iterdir()] == ["_partial-checkpoint-2"]
     threading.Timer(0.5, gate.is_open.set).start()
     if trainers == 1:
@@ -187,11 +195,8 @@ def test_a_run_begins_when_the_writer_of_an_interrupted_one_is_done(
 def test_what_an_interrupted_run_failed_to_write_is_said_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = Gate(0)
-    held(monkeypatch, gate)
-    run = trainer(tmp_path, callbacks=[interrupted := Interrupted()], **ASYNC)
-    with pytest.raises(KeyboardInterrupt):
-        run.train()
+    gate, interrupted = Gate(0), Interrupted()
+    run = interrupted_run(tmp_path, monkeypatch, gate, interrupted)
     honest, failures = partial.put, [1]
 
     def put(*where: Any) -> None:
