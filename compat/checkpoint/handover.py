@@ -47,18 +47,18 @@ def hand_over(checkpoint: str | Path) -> dict[str, Traits]:
         By what each file is known again, for `take_back`.
     """
     root, held = Path(checkpoint), beside(checkpoint, HELD)
-    shutil.rmtree(held, ignore_errors=True)
+    forget(checkpoint)
     try:
         for name in (*read(root), MANIFEST):
             _double(root / name, held / name)
     except (*MANIFEST_ERRORS, shutil.Error):
         # A file system may have neither links nor the space: the checkpoint is what counts.
-        shutil.rmtree(held, ignore_errors=True)
+        forget(checkpoint)
     return {name: traits(root / name) for name in files_of(root)}
 
 
 def take_back(checkpoint: str | Path, known: Mapping[str, Traits]) -> None:
-    """Vouch for a checkpoint as it has become, and forget what it was.
+    """Vouch for a checkpoint as it has become; what it was counts no more, and `forget` removes it.
 
     Args:
         checkpoint: as for `hand_over`; it may have been removed since.
@@ -66,6 +66,11 @@ def take_back(checkpoint: str | Path, known: Mapping[str, Traits]) -> None:
     """
     if Path(checkpoint, MANIFEST).is_file():
         reseal(checkpoint, known)
+    (beside(checkpoint, HELD) / MANIFEST).unlink(missing_ok=True)
+
+
+def forget(checkpoint: str | Path) -> None:
+    """Remove what `hand_over` has kept of a checkpoint."""
     shutil.rmtree(beside(checkpoint, HELD), ignore_errors=True)
 
 
@@ -89,7 +94,7 @@ def settle(folder: str | Path) -> list[str]:
 
 def _settled(checkpoint: Path, held: Path) -> str:
     if not (held / MANIFEST).is_file():
-        # It was killed before the checkpoint was handed over.
+        # It was killed before the checkpoint was handed over, or after it was taken back.
         return ""
     # Its own manifest may be the one thing that is new; the double stays to the end of this.
     shutil.copy2(held / MANIFEST, held / _AGAIN)

@@ -14,6 +14,7 @@ from compat.trainer.honoured import HonouringMixin
 from compat.upstream.features import PUSH_IS_AN_EVENT, REPO_CAN_BE_PRIVATE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
 logger = logging.get_logger("transformers.trainer")
@@ -28,6 +29,7 @@ class HubMixin(HonouringMixin):
     _uploads: tuple[tuple[str, Future[Any]], ...] = ()
     _failures_said: frozenset[str] = frozenset()
     _failed_push: str | None = None
+    _to_do: tuple[Callable[[], None], ...] = ()
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository that `args.hub_model_id` names, unless it is there.
@@ -109,6 +111,11 @@ class HubMixin(HonouringMixin):
         """Folders that are on their way to the Hub, or waiting for it: none of them may be removed."""
         return {folder for folder, job in self._uploads if not job.done()}
 
+    def _when_pushed(self, do: Callable[[], None]) -> None:
+        """Do it once nothing is on its way: a folder that goes while the Hub's client lists is its error."""
+        self._to_do += (do,)
+        self._look_at_pushes()
+
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
         self._look_at_pushes()
@@ -132,6 +139,10 @@ class HubMixin(HonouringMixin):
         for job in over:
             if not job.cancelled() and (error := job.exception()) is not None:
                 self._note_failure(error)
+        if not self._uploads:
+            to_do, self._to_do = self._to_do, ()
+            for do in to_do:
+                do()
 
     def _note_failure(self, error: BaseException) -> None:
         self._failed_push = f"{type(error).__name__}: {error}"

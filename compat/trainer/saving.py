@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
-from compat.checkpoint.handover import hand_over, take_back
+from compat.checkpoint.handover import forget, hand_over, take_back
 from compat.checkpoint.hosts import Disks, find_disks, gathered
 from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
@@ -435,8 +435,10 @@ class SavingMixin(EvaluationMixin):
     def _take_back(self) -> None:
         """Seal what has become of a checkpoint, whatever has ended those who had it in their hands."""
         known, self._handed_over = self._handed_over, None
-        if known is not None and self._written is not None:
-            take_back(self._written, known)
+        written = self._written
+        if known is not None and written is not None:
+            take_back(written, known)
+            self._when_pushed(lambda: forget(written))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, its configuration and its processing class for `from_pretrained`.

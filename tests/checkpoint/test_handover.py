@@ -142,6 +142,19 @@ def test_what_was_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyt
     assert problems(checkpoint) == []
 
 
+def test_what_was_taken_back_is_not_undone_where_the_double_is_left(tmp_path: Path) -> None:
+    trainer(tmp_path, **{**SAVING, "max_steps": 2}).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    known = hand_over(checkpoint)
+    tag(checkpoint)
+    take_back(checkpoint, known)
+    assert (tmp_path / "_held-checkpoint-2" / "trainer_state.json").is_file()
+    assert settle(tmp_path) == []
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["trial_name"] == "tagged"
+    assert problems(checkpoint) == []
+    assert not (tmp_path / "_held-checkpoint-2").exists()
+
+
 def test_auto_does_not_begin_anew_over_checkpoints_that_were_changed(tmp_path: Path) -> None:
     trainer(tmp_path, **SAVING).train()
     state = tmp_path / "checkpoint-4" / "trainer_state.json"

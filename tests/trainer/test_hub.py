@@ -352,6 +352,27 @@ def test_a_checkpoint_that_is_uploaded_stays_until_then(tmp_path: Path, slow: Sl
     assert slow.files(REPO) >= {f"checkpoint-1/{name}" for name in ("model.safetensors", "optimizer.pt")}
 
 
+def test_no_folder_goes_while_the_hubs_client_lists_what_it_uploads(tmp_path: Path, slow: SlowHub) -> None:
+    run = writer(tmp_path / "out", **EACH_STEP)
+    seen: list[tuple[int, list[str]]] = []
+
+    def look(state: Any) -> None:
+        seen.append((state.global_step, sorted(path.name for path in (tmp_path / "out").glob("_held-*"))))
+        if state.global_step == 2:
+            slow.gate.set()
+            run.push_in_progress.wait_until_done()
+
+    run.add_callback(Watch("on_step_begin", look))
+    run.train()
+    assert seen[:3] == [
+        (0, []),
+        (1, ["_held-checkpoint-1"]),
+        (2, ["_held-checkpoint-1", "_held-checkpoint-2"]),
+    ]
+    assert not list((tmp_path / "out").glob("_held-*"))
+    assert {name for name in slow.files(REPO) if name.startswith("_")} == set()
+
+
 def test_the_end_waits_for_a_push_before_it_removes_what_is_pushed(tmp_path: Path, slow: SlowHub) -> None:
     run = writer(
         tmp_path / "out",
