@@ -13,7 +13,6 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core import rank_zero
@@ -22,7 +21,7 @@ from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Fate
 from compat.engine.guest import is_guest
 from compat.engine.logs import LoggerConnector
-from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
+from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop, is_observed
 from compat.engine.precision import HFPrecision
 from compat.engine.signals import SignalConnector
 from compat.engine.strategies import STRATEGIES
@@ -180,10 +179,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     trainer.fit_loop = FitLoop(trainer, session, session.schedule.epochs)
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
     _show_evaluation_schedule(trainer, session.hf.args)
-    connected: Any = trainer
-    is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
-    # Loggers alone are given what HF logs, by HF's own `log`.
-    session.is_observed = bool(connected.callbacks or is_profiled or is_guest(session.hf.model))
+    session.is_observed = is_observed(trainer, has_guest=is_guest(session.hf.model))
     session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
 
 

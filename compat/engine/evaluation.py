@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 from torchmetrics import Metric, MetricCollection
 from transformers.trainer_pt_utils import EvalLoopContainer, IterableDatasetShard, find_batch_size
 from transformers.trainer_utils import (
@@ -19,7 +19,7 @@ from transformers.trainer_utils import (
 
 from compat.engine.data import EvaluationLoader
 from compat.engine.limits import LimitedLoader
-from compat.engine.loops import EvaluationLoop, PredictionLoop
+from compat.engine.loops import EvaluationLoop, PredictionLoop, is_observed
 from compat.engine.signals import propagating
 from compat.engine.torchmetrics import TorchMetrics
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
@@ -92,6 +92,12 @@ class Evaluation:
         for part in (self._model, self._hf.optimizer):
             if callable(getattr(part, "eval", None)):
                 part.eval()
+
+    def run(self, dataloader: Any) -> None:
+        """Make the pass, as Lightning's loops make it where somebody listens to them."""
+        self.set_eval_mode()
+        for inputs in dataloader:
+            self.step(inputs)
 
     def step(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Evaluate one batch.
@@ -272,6 +278,9 @@ def run_evaluation(
 ) -> None:
     """Have Lightning loop over `dataloader`: inside `fit` where one is running, else by validate or predict.
 
+    Where nobody listens, and Lightning has set itself up for the module already, its entry and its loop
+    would change nothing, and are left out.
+
     Args:
         trainer: the Lightning Trainer.
         module: its module, which hands each batch to `evaluation`.
@@ -282,9 +291,12 @@ def run_evaluation(
     if is_fitting(trainer):
         # The module that Lightning is driving, also where a callback has replaced the trainer's model.
         module = cast("TrainerModule", trainer.lightning_module)
+    is_alone = _is_set_up(trainer, module) and not is_observed(trainer, has_guest=module.has_guest)
     outer, module.evaluation = module.evaluation, evaluation
     try:
-        if is_fitting(trainer):
+        if is_alone:
+            _run_alone(trainer, evaluation, dataloader)
+        elif is_fitting(trainer):
             _run_nested(trainer, evaluation, loader)
         elif evaluation.predicts:
             with propagating():
@@ -295,6 +307,31 @@ def run_evaluation(
     finally:
         module.evaluation = outer
         loader.release()
+
+
+def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
+    """Whether what Lightning does, or has done last, is with this module, and set up for an evaluation."""
+    state = trainer.state
+    has_evaluated = state.finished and state.fn in {TrainerFn.VALIDATING, TrainerFn.PREDICTING}
+    return is_fitting(trainer) or (has_evaluated and trainer.lightning_module is module)
+
+
+def _run_alone(trainer: pl.Trainer, evaluation: Evaluation, dataloader: Any) -> None:
+    """Make a pass that only the Trainer's state tells of."""
+    state, nested = trainer.state, is_fitting(trainer)
+    outer = state.stage
+    state.stage = RunningStage.PREDICTING if evaluation.predicts else RunningStage.VALIDATING
+    if not nested:
+        state.fn = TrainerFn.PREDICTING if evaluation.predicts else TrainerFn.VALIDATING
+        state.status = TrainerStatus.RUNNING
+    status = TrainerStatus.INTERRUPTED
+    try:
+        evaluation.run(dataloader)
+        status = TrainerStatus.FINISHED
+    finally:
+        state.stage = outer
+        if not nested:
+            state.status = status
 
 
 class Validation:

@@ -13,6 +13,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -479,6 +480,16 @@ class PredictionLoop(_PredictionLoop):
         """HF's model stays in eval mode until its next training step; a user's module gets its modes back."""
         if _keeps_modes(self.trainer):
             super()._on_predict_model_train()
+
+
+def is_observed(trainer: pl.Trainer, *, has_guest: bool) -> bool:
+    """Whether a Lightning callback, a LightningModule of the user's or a profiler listens to the loops.
+
+    Loggers do not: they are given what HF logs, by HF's own `log`.
+    """
+    connected: Any = trainer
+    is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
+    return bool(connected.callbacks or is_profiled or has_guest)
 
 
 def _keeps_modes(trainer: pl.Trainer) -> bool:
