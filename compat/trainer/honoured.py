@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import RandomSampler, SequentialSampler
@@ -11,7 +13,10 @@ from transformers.integrations.integration_utils import rewrite_logs
 from transformers.trainer_utils import has_length
 
 from compat.arguments.training import fit_to_save
+from compat.checkpoint.jsonable import metrics_as_json, save_state
+from compat.checkpoint.layout import STATE
 from compat.checkpoint.pickled import as_pickles, without_shared_memory
+from compat.errors import ArgumentError
 from compat.trainer.preemption import PreemptionMixin
 from compat.upstream.environment import overlaid
 
@@ -19,6 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+SHARED = (
+    "`save_safetensors=True`: parameters of the {} share memory{}, which safetensors does not write. "
+    "Give `save_safetensors=False`, which `compat` honours under every release, or have the script clone one "
+    "of them in `state_dict()`."
+)
+"""For a plain module; a model of transformers says itself what it ties."""
 
 
 class HonouringMixin(PreemptionMixin):
@@ -199,13 +212,38 @@ class HonouringMixin(PreemptionMixin):
                     continue
                 logger.log_metrics(rewrite_logs(numbers), step=self.state.global_step)
 
+    def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
+        """Write metrics to `SPLIT_results.json`. Mirrors `transformers.Trainer.save_metrics`.
+
+        Args:
+            split: what they are of: `train`, `eval`, `test`.
+            metrics: name → value; arrays and tensors become lists.
+            combined: whether `all_results.json` is brought up to date as well.
+
+        Raises:
+            ArgumentError: one of them cannot be written.
+        """
+        super().save_metrics(split, metrics_as_json(metrics), combined)
+
+    def save_state(self) -> None:
+        """Write the state into `args.output_dir`. Mirrors `transformers.Trainer.save_state`."""
+        if self.is_world_process_zero():
+            save_state(self.state, os.path.join(self.args.output_dir, STATE))
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         as_pickle = self._lacked("save_safetensors") is False
         if as_pickle and self.args.should_save:
             # What HF writes first must not share memory, which safetensors refuses and pickles do not mind.
             state_dict = without_shared_memory(self.model.state_dict() if state_dict is None else state_dict)
-        with fit_to_save(self.args):
-            super()._save(output_dir, state_dict)
+        try:
+            with fit_to_save(self.args):
+                super()._save(output_dir, state_dict)
+        except RuntimeError as error:
+            if "share memory" not in str(error):
+                raise
+            names = re.search(r"\{'.*'\}", str(error))
+            tied = f" ({names[0]})" if names else ""
+            raise ArgumentError(SHARED.format(type(self.model).__name__, tied)) from error
         if as_pickle and self.args.should_save:
             as_pickles(self.args.output_dir if output_dir is None else output_dir)
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 from transformers.trainer_callback import ExportableState
@@ -23,13 +24,14 @@ from compat.checkpoint.adapters import save_unsaved
 from compat.checkpoint.handover import forget, hand_over, take_back
 from compat.checkpoint.hosts import Disks, find_disks, gathered
 from compat.checkpoint.io import save_plain, unloadable
+from compat.checkpoint.jsonable import save_state
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import Save, files_of, reseal
 from compat.checkpoint.partial import begin, close, commit, partial_of, place, writing
 from compat.checkpoint.rotation import rotate
 from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
-from compat.errors import CheckpointError
+from compat.errors import ArgumentError, CheckpointError
 from compat.trainer.evaluation import EvaluationMixin
 from compat.upstream.environment import told_local_size
 from compat.upstream.sharding import full_state_dict
@@ -228,6 +230,14 @@ class SavingMixin(EvaluationMixin):
                 raise CheckpointError(msg)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        name = str(self.args.metric_for_best_model)
+        value: Any = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
+        if np.size(value) > 1:
+            msg = (
+                f"`metric_for_best_model={name!r}`: the metric has {np.size(value)} values, none of which "
+                "is the best one. Have `compute_metrics` return a number under this name, a mean for one."
+            )
+            raise ArgumentError(msg)
         return determine_best_metric(self, metrics, trial)
 
     def _note_best(self, folder: str, checkpoint: str) -> None:
@@ -248,7 +258,7 @@ class SavingMixin(EvaluationMixin):
                 kept[name].append(part.state())
             else:
                 kept[name] = part.state()
-        self.state.save_to_json(os.path.join(output_dir, STATE))
+        save_state(self.state, os.path.join(output_dir, STATE))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._is_sharded:
