@@ -71,6 +71,7 @@ class Evaluation:
         self._ignore_keys = ignore_keys
         self._prefix = metric_key_prefix
         self.logged: dict[str, float] = {}
+        self.inputs: Any = {}
         self.predicts = description == "Prediction"
         self._batch_size = hf.args.eval_batch_size
         self._observed = 0
@@ -109,6 +110,7 @@ class Evaluation:
             Loss, logits and labels, gathered from all processes; each may be None.
         """
         hf, args = self._hf, self._hf.args
+        self.inputs = inputs
         self.observe(inputs)
         if self._steps == 0 and not self.predicts:
             hf._surprises.tell_of_evaluation(hf, inputs)

@@ -107,6 +107,13 @@ class GuestModule(TrainerModule):
     _redirect = _ForwardRedirection()
     has_guest = True
 
+    @property
+    @override
+    def flops_per_batch(self) -> Any:
+        """What the user's module says; Lightning looks whether it says anything."""
+        guest: Any = self.model
+        return guest.flops_per_batch
+
     def call(self, hook: str, *args: Any) -> Any:
         """Call a method of the user's module as Lightning would, so that it can log."""
         with self._calling(hook) as guest:

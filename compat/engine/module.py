@@ -92,7 +92,12 @@ class TrainerModule(pl.LightningModule):
 
     @property
     def flops_per_batch(self) -> int:
-        """Floating-point operations of a micro-step, as HF counts them; for Lightning's ThroughputMonitor."""
+        """Floating-point operations of a step, as HF counts them; for Lightning's ThroughputMonitor.
+
+        HF counts forward and backward; an evaluation has no more than the forward, which is a third.
+        """
+        if self.evaluation is not None:
+            return int(self.hf.floating_point_ops(self.evaluation.inputs)) // 3
         return int(self.hf.floating_point_ops(self.run.place.inputs))
 
     # Batches arrive where HF's loaders and `_prepare_inputs` put them.

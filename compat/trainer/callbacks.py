@@ -17,6 +17,7 @@ from compat.checkpoint.io import load_plain, save_plain, unloadable
 from compat.checkpoint.layout import CALLBACKS
 from compat.engine.evaluation import is_fitting
 from compat.engine.optimizer import take_in_new_groups
+from compat.errors import ArgumentError
 from compat.upstream.distributions import check_distribution, role_in_other
 from compat.upstream.trainer import TrainerSeams
 
@@ -212,11 +213,24 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
         self._lightning._logger_connector.show(kept.pop("callback_metrics", {}))
         module = self._lightning.lightning_module
         call._call_callbacks_on_load_checkpoint(self._lightning, kept)
-        call._call_callbacks_load_state_dict(self._lightning, kept)
+        for callback in self._lightning.callbacks:
+            if state := kept["callbacks"].get(callback.state_key):
+                self._load_callback(callback, state, file)
         call._call_lightning_module_hook(self._lightning, "on_load_checkpoint", kept)
         for callback in self._lightning.callbacks:
             if isinstance(callback, BaseFinetuning) and callback._internal_optimizer_metadata:
                 self._restore_groups(callback, dict(module.named_parameters()))
+
+    def _load_callback(self, callback: Any, state: dict[str, Any], file: str) -> None:
+        try:
+            callback.load_state_dict(copy.deepcopy(state))
+        except Exception as error:
+            name = type(callback).__name__
+            msg = (
+                f"`callbacks`: {name} does not take back the state that it has written to `{file}` "
+                f"({type(error).__name__}: {error}). Resume without {name}, or mend its `load_state_dict`."
+            )
+            raise ArgumentError(msg) from error
 
     def _restore_groups(self, callback: BaseFinetuning, named: dict[str, Any]) -> None:
         """Have the optimizer's groups be those that a callback had made of them when the run was saved."""

@@ -6,11 +6,13 @@ import csv
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import lightning.pytorch as lightning
 import pytest
 import pytorch_lightning
 import torch
 import transformers
 from lightning.pytorch import callbacks as pl
+from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 from torch import nn
@@ -46,6 +48,17 @@ def logged(ours: compat.Trainer) -> list[dict[str, str]]:
 
 def with_logger(folder: Path) -> dict[str, Any]:
     return {"lightning": {"logger": CSVLogger(folder / "logs")}}
+
+
+class Module(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return ((self.net(batch["x"]) - batch["labels"]) ** 2).mean()
+
+    training_step = validation_step
 
 
 class Normed(Regression):
@@ -278,6 +291,110 @@ def test_monitors(tmp_path: Path) -> None:
     samples = {row["step"]: row["train/samples"] for row in found if "train/samples" in row}
     assert samples == {"1": "2", "2": "4", "3": "6", "4": "8"}
     assert any("DeviceStatsMonitor.on_train_batch_end/cpu_percent" in row for row in found)
+
+
+def test_throughput_outside_of_fit(tmp_path: Path) -> None:
+    class Counted(Regression):
+        main_input_name = "x"
+
+        def num_parameters(self, exclude_embeddings: bool = True) -> int:
+            return sum(parameter.numel() for parameter in self.parameters())
+
+        def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
+            # What transformers 4 asks.
+            return 6 * inputs["x"].numel() * self.num_parameters()
+
+    model = Counted()
+    throughput = pl.ThroughputMonitor(lambda batch: batch["x"].shape[0], window_size=2)
+    ours = trainer(
+        tmp_path,
+        model=model,
+        callbacks=[throughput],
+        per_device_eval_batch_size=2,
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        **with_logger(tmp_path),
+    )
+    seen: list[tuple[str, int]] = []
+
+    def note(trainer: Any, module: Any, *_: Any) -> None:
+        seen.append((trainer.state.stage.value, module.flops_per_batch))
+
+    ours.add_callback(pl.LambdaCallback(on_train_batch_end=note, on_validation_batch_end=note))
+    ours.evaluate()
+    training, forward = 6 * 8 * 19, 2 * 8 * 19
+    assert seen == [("validate", forward)] * 2 + [("validate", forward // 2)]
+    seen.clear()
+    ours.train()
+    assert seen[:3] == [("train", training)] * 2 + [("validate", forward)]
+    ours.predict(rows(4))
+    seen.clear()
+    ours.evaluate()
+    assert seen[:2] == [("validate", forward)] * 2
+
+
+def test_throughput_of_a_module_of_the_users(tmp_path: Path) -> None:
+    throughput = pl.ThroughputMonitor(lambda batch: batch["x"].shape[0], window_size=2)
+    with pytest.warns(UserWarning, match="define a `flops_per_batch`"):
+        trainer(tmp_path, model=Module(), callbacks=[throughput], **with_logger(tmp_path)).evaluate()
+    counted = Module()
+    counted.flops_per_batch = 7
+    run = trainer(tmp_path, model=counted, callbacks=[throughput], **with_logger(tmp_path))
+    run.evaluate()
+    assert run.lightning_module.flops_per_batch == 7
+
+
+LIGHTNINGS = {
+    "batch-size-finder": lambda folder: pl.BatchSizeFinder(max_trials=1, steps_per_trial=1),
+    "checkpoint": lambda folder: pl.ModelCheckpoint(folder / "best", monitor="eval_loss"),
+    "device-stats": lambda folder: pl.DeviceStatsMonitor(cpu_stats=True),
+    "early-stopping": lambda folder: pl.EarlyStopping("eval_loss"),
+    "ema": lambda folder: pl.EMAWeightAveraging(),
+    "learning-rate": lambda folder: pl.LearningRateMonitor(),
+    "on-exception": pl.OnExceptionCheckpoint,
+    "pruning": lambda folder: pl.ModelPruning("l1_unstructured", amount=0.1),
+    "progress": lambda folder: pl.TQDMProgressBar(),
+    "scheduler": lambda folder: pl.GradientAccumulationScheduler({0: 1}),
+    "spike": lambda folder: SpikeDetection(),
+    "summary": lambda folder: pl.ModelSummary(),
+    "swa": lambda folder: pl.StochasticWeightAveraging(1e-2),
+    "throughput": lambda folder: pl.ThroughputMonitor(lambda batch: len(batch["x"]), window_size=2),
+    "timer": lambda folder: pl.Timer(),
+}
+
+
+# Lightning's own, of callbacks that fit by themselves or average by epochs.
+@pytest.mark.filterwarnings("ignore:Found 4 module.s. in eval mode", "ignore:SWA is currently")
+@pytest.mark.parametrize("name", LIGHTNINGS)
+def test_lightnings_callbacks_outside_of_fit(tmp_path: Path, name: str) -> None:
+    plain = trainer(tmp_path / "plain")
+    expected, predicted = plain.evaluate()["eval_loss"], plain.predict(rows(4)).predictions
+    ours = trainer(
+        tmp_path,
+        callbacks=[LIGHTNINGS[name](tmp_path)],
+        eval_strategy="steps",
+        eval_steps=2,
+        **with_logger(tmp_path),
+    )
+    assert ours.evaluate()["eval_loss"] == expected
+    assert (ours.predict(rows(4)).predictions == predicted).all()
+    ours.train()
+    last = ours.evaluate()["eval_loss"]
+    assert ours.predict(rows(5)).metrics["test_loss"] == last
+
+
+def test_a_callback_that_does_not_take_back_its_state_is_named(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    trainer(tmp_path, callbacks=[SpikeDetection()], **options).train()
+    again = trainer(tmp_path, callbacks=[SpikeDetection()], **options)
+    message = r"SpikeDetection does not take back.*lightning_callbacks.*Resume without SpikeDetection"
+    with pytest.raises(ArgumentError, match=message):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    without = trainer(tmp_path, **options)
+    with pytest.warns(UserWarning, match="SpikeDetection"):
+        without.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert without.state.global_step == 4
 
 
 def test_summaries(
