@@ -359,6 +359,68 @@ def test_modules_of_ones_own(tmp_path: Path) -> None:
         compat.HFLightningCLI(Own, args=["fit", *plain, "--learning_rate=1"])
 
 
+class Noted(OwnData):
+    """Data that is told of the model."""
+
+    def __init__(self, args: Any, count: int = 8, dropout: float = 0.0, rate: float = 0.0) -> None:
+        super().__init__(args, count)
+        self.noted = (dropout, rate)
+
+
+class UsualCLI(compat.HFLightningCLI):
+    """A subclass as Lightning's pages show it: no `super()` in what is there to be defined."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_argument("--notes", default="none")
+        parser.link_arguments("model.dropout", "data.dropout")
+        parser.link_arguments("learning_rate", "data.rate")
+
+    def before_instantiate_classes(self) -> None:
+        self.config.fit.max_steps = 1
+
+    def after_instantiate_classes(self) -> None:
+        self.said = [self.config.fit.notes]
+
+    def before_fit(self) -> None:
+        self.said.append(f"before {self.trainer.global_step}")
+
+    def after_fit(self) -> None:
+        self.said.append(f"after {self.trainer.global_step}")
+
+
+def test_a_subclass_without_super(tmp_path: Path) -> None:
+    words = ["fit", "--output_dir=out", "--use_cpu", "--trainer.enable_model_summary=false"]
+    words += ["--model.dropout=0.25", "--save_strategy=no", "--notes=own"]
+    cli = UsualCLI(OwnOfHF, Noted, args=[*words, "--learning_rate=0.5", "--num_train_epochs=2"])
+    assert (cli.args.learning_rate, cli.args.num_train_epochs, cli.args.max_steps) == (0.5, 2, 1)
+    assert cli.datamodule.noted == (0.25, 0.5)
+    assert cli.said == ["own", "before 0", "after 1"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+    cli = UsualCLI(OwnOfHF, Noted, args=words)
+    assert (cli.args.learning_rate, cli.datamodule.noted) == (5e-5, (0.25, 5e-5))
+
+
+class Linking(compat.HFLightningCLI):
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.set_defaults({"learning_rate": 0.125})
+        parser.link_arguments("per_device_train_batch_size", "model.width")
+        parser.link_arguments(
+            ("learning_rate", "seed"), "trainer.limit_train_batches", lambda rate, seed: int(8 * rate) + seed
+        )
+
+
+def test_arguments_that_are_linked_may_concern_any_module() -> None:
+    words = ["--output_dir=out", "--use_cpu", "--trainer.enable_model_summary=false"]
+    cli = Linking(Own, args=words, run=False)
+    assert (cli.model.layer.in_features, cli.trainer.limit_train_batches) == (8, 43)
+    given = ["--per_device_train_batch_size=5", "--seed=2"]
+    cli = Linking(Own, args=[*words, *given], run=False)
+    assert (cli.model.layer.in_features, cli.trainer.limit_train_batches) == (5, 3)
+    with pytest.raises(ArgumentError, match=r"`weight_decay=0.5`: it concerns a `compat.HFModule`"):
+        Linking(Own, args=[*words, "--weight_decay=0.5"], run=False)
+
+
 def test_a_module_named_in_a_file(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "named", sys.modules[__name__])
     (tmp_path / "own.yaml").write_text("model:\n  class_path: named.Own\nmax_steps: 4\n")

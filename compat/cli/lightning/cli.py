@@ -81,8 +81,11 @@ class HFLightningCLI(LightningCLI):
 
     # Parsing.
 
+    # `add_arguments_to_parser`, `before_…`, `after_…` are left to subclasses, which call no `super()` there.
+
     @override
-    def add_arguments_to_parser(self, parser: Any) -> None:
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        super().add_core_arguments_to_parser(parser)
         parser.add_hf_arguments()
 
     @override
@@ -151,12 +154,17 @@ class HFLightningCLI(LightningCLI):
             given["args"] = self.args
         return kind(*args, **given)
 
-    @override
-    def before_instantiate_classes(self) -> None:
+    def _read_arguments(self) -> None:
+        """Check what is given, and make HF's arguments and the plan of it."""
         own = self.config.get(self.subcommand) if self.subcommand else self.config
         defaults = self._parser(self.subcommand).get_defaults()
         self._explicit = flags_given(vars(own["trainer"]), vars(defaults["trainer"]))
-        self._given = arguments_given(own)
+        linked = self._parser(self.subcommand).linked
+        self._given = {
+            name: value
+            for name, value in arguments_given(own).items()
+            if name not in linked or value != linked[name]
+        }
         problems = [*refused(self._given), *clashes(own, self._given, self._explicit)]
         if problems:
             raise ArgumentError("\n".join(problems))
@@ -170,6 +178,7 @@ class HFLightningCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
+        self._read_arguments()
         self.config_init = self.parser.instantiate_classes(self.config)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")
@@ -192,13 +201,16 @@ class HFLightningCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _refuse_without_hf(self) -> None:
-        """Refuse arguments that concern HF's module or data where there is none."""
+        """Refuse arguments that concern HF's module or data where there is none, and no link has them."""
         parts = {
             Part.MODULE: ("model", self.model, HFModule),
             Part.DATA: ("data", self.datamodule, HFDataModule),
         }
         problems = []
+        linked = self._parser(self.subcommand).linked
         for name, value in self._given.items():
+            if name in linked:
+                continue
             key, part, kind = parts.get(FATES[name].part, ("", None, object))
             if isinstance(part, kind):
                 continue
@@ -293,8 +305,9 @@ class HFLightningCLI(LightningCLI):
             raise ArgumentError(msg)
         return {**given, "ckpt_path": chosen(asked, self.args.output_dir)}
 
-    def after_fit(self) -> None:
-        """Leave a folder that `from_pretrained` reads."""
+    def fit(self, **given: Any) -> None:
+        """Train, and leave a folder that `from_pretrained` reads."""
+        self.trainer.fit(**given)
         if isinstance(self.model, HFModule) and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(self.args.output_dir)
             if self.trainer.is_global_zero:
