@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -267,6 +268,14 @@ WRONG = {
     "--model.auto=AutoModelForSequenceClasification": ["Did you mean `AutoModelForSequenceClassification`?"],
     "--model.auto=AutoModelForTokenClassification": ["data from files is prepared for"],
     "--model.name=nowhere": ["`model.name=nowhere`: cannot be loaded."],
+    "--trainer.callbacks+=LearningRateMonitor --report_to=none": [
+        "`trainer.callbacks=LearningRateMonitor`: it writes to a logger",
+        "by `report_to='none'` there is none",
+        "Give `--report_to csv`",
+    ],
+    "--trainer.callbacks=DeviceStatsMonitor --report_to=csv --trainer.logger=false": [
+        "`trainer.callbacks=DeviceStatsMonitor`: it writes to a logger, and by `trainer.logger=False`",
+    ],
     "--trainer.callbacks+=EarlyStoping": ["Did you mean `EarlyStopping`?"],
     "--optimizer=AdamW --learning_rate=1": ["`learning_rate=1.0` and `optimizer`"],
     "--fsdp=full_shard --do_train": ["`--trainer.strategy fsdp`", "Give the command itself"],
@@ -357,6 +366,51 @@ def test_modules_of_ones_own(tmp_path: Path) -> None:
         ArgumentError, match=r"`learning_rate=1.0`: it concerns a `compat.HFModule`, and `model` is a Own"
     ):
         compat.HFLightningCLI(Own, args=["fit", *plain, "--learning_rate=1"])
+
+
+QUIET = (
+    "--output_dir=out",
+    "--use_cpu",
+    "--trainer.enable_model_summary=false",
+    "--trainer.enable_progress_bar=false",
+)
+
+
+@pytest.mark.parametrize("report_to", ["csv", "tensorboard"])
+def test_reports_are_loggers_of_lightning(tmp_path: Path, report_to: str) -> None:
+    words = ["fit", *QUIET, f"--report_to={report_to}", "--trainer.callbacks+=LearningRateMonitor"]
+    words += ["--max_steps=2", "--logging_steps=1", "--learning_rate=0.5", "--save_strategy=no"]
+    cli = compat.HFLightningCLI(OwnOfHF, OwnData, args=words)
+    (logger,) = cli.trainer.loggers
+    assert isinstance(logger, {"csv": CSVLogger, "tensorboard": TensorBoardLogger}[report_to])
+    assert cli.trainer.callback_metrics["lr-AdamW/pg1"] == 0.25
+    assert (tmp_path / "out" / "config.yaml").is_file()
+    assert len(list(tmp_path.rglob("config.yaml"))) == 1
+    if report_to == "csv":
+        (file,) = tmp_path.rglob("metrics.csv")
+        rows_of_run = list(csv.DictReader(file.open(newline="")))
+        found = {
+            name: [float(row[name]) for row in rows_of_run if row[name]]
+            for name in ("lr-AdamW/pg1", "train/learning_rate", "train/loss")
+        }
+        assert found["lr-AdamW/pg1"] == found["train/learning_rate"] == [0.5, 0.25]
+        # What the module logs is written once, under HF's names.
+        assert len(found["train/loss"]) == 2
+        assert not {"train_loss", "grad_norm", "eval_loss"} & set(rows_of_run[0])
+
+
+def test_a_trial_run_and_a_logger_of_ones_own(tmp_path: Path) -> None:
+    words = ["fit", *QUIET, "--trainer.callbacks+=LearningRateMonitor", "--report_to=none"]
+    compat.HFLightningCLI(OwnOfHF, OwnData, args=[*words, "--trainer.fast_dev_run=true"])
+    assert not list(tmp_path.rglob("metrics.csv"))
+    own = [
+        "--trainer.logger=CSVLogger",
+        "--trainer.logger.save_dir=own",
+        "--max_steps=1",
+        "--logging_steps=1",
+    ]
+    cli = compat.HFLightningCLI(OwnOfHF, OwnData, args=[*words, *own])
+    assert [type(one) for one in cli.trainer.loggers] == [CSVLogger]
 
 
 class Noted(OwnData):
