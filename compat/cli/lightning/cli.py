@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -361,7 +362,8 @@ class HFLightningCLI(LightningCLI):
 
     def fit(self, **given: Any) -> None:
         """Train, and leave a folder that `from_pretrained` reads."""
-        self.trainer.fit(**given)
+        with own_warnings() if self._has_flow else contextlib.nullcontext():
+            self.trainer.fit(**given)
         if isinstance(self.model, HFModule) and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(self.args.output_dir)
             if self.trainer.is_global_zero:
