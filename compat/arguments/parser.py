@@ -157,6 +157,39 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         return dict(vars(namespace))
 
 
+class LightningFlags(argparse.Action):
+    """The option `--lightning JSON`, and `--lightning.FLAG VALUE` for each flag, of HF's own parser.
+
+    HF's parser makes an option of each field of a dataclass, with what the field's metadata say.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, **{**kwargs, "nargs": "?", "type": str, "metavar": "VALUE"})
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add what is given to what there is already."""
+        if values is None and option_string == f"--{LIGHTNING}":
+            raise argparse.ArgumentError(self, "expected one argument")
+        before = getattr(namespace, self.dest, None)
+        words = [f"--{LIGHTNING}", before] if before else []
+        words += [str(option_string), *([] if values is None else [values])]
+        setattr(namespace, self.dest, gathered(words)[-1])
+
+
+FLAGS_OF_LIGHTNING = {
+    "help": "Flags of Lightning's Trainer as JSON; --lightning.FLAG VALUE gives a single one.",
+    "aliases": [f"--{SECTION}{flag}" for flag in FLAGS],
+    "action": LightningFlags,
+}
+"""Metadata of the field `lightning`."""
+
+
 def without_secrets(words: Sequence[str]) -> Iterator[str]:
     """A command line as an error may show it."""
     follows_secret = False

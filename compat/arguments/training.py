@@ -27,6 +27,7 @@ from compat.arguments.names import (
     warn_of_old_names,
     with_other_names,
 )
+from compat.arguments.parser import FLAGS_OF_LIGHTNING
 from compat.arguments.resolve import settle
 from compat.arguments.setters import refuses_unknown_names, with_all_parameters
 from compat.errors import ArgumentError
@@ -75,10 +76,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     accelerate_environment: ClassVar[dict[str, str]] = {}
     given_otherwise: ClassVar[dict[str, Any]] = {}
 
-    lightning: dict[str, Any] | str | None = dataclasses.field(
-        default=None,
-        metadata={"help": "Flags of Lightning's Trainer as JSON; --lightning.FLAG VALUE gives a single one."},
-    )
+    lightning: dict[str, Any] | str | None = dataclasses.field(default=None, metadata=FLAGS_OF_LIGHTNING)
 
     def __post_init__(self) -> None:
         values = self.__dict__

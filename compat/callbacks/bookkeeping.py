@@ -90,6 +90,11 @@ class Bookkeeping(pl.Callback):
         """What a Trainer that knows both kinds takes instead."""
         return tuple(self.callbacks)
 
+    @property
+    def model(self) -> Any:
+        """The model of the run; None outside of one."""
+        return self.handler.model
+
     def _begin(self) -> None:
         """Begin with a state of its own, as HF does for each run."""
         self.control = transformers.TrainerControl()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from typing_extensions import override
 from compat.engine.loops import FitLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import lightning.pytorch as pl
     from lightning.pytorch.trainer.connectors.logger_connector.result import _METRICS
@@ -23,6 +24,26 @@ NO_METRICS = ("epoch",)
 
 KEPT_FROM_BARS = ("epoch", "_flos", "_per_second", "_runtime")
 """Endings of what HF logs, and a progress bar has no room for."""
+
+
+@contextlib.contextmanager
+def without_loggers_of_hf(trainer: pl.Trainer) -> Iterator[None]:
+    """Have a Lightning Trainer know only those loggers that do not write to the run of an HF integration."""
+    loggers = trainer.loggers
+    trainer.loggers = [one for one in loggers if not getattr(one, "belongs_to_hf", False)]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+
+
+class HandedOnConnector(_LoggerConnector):
+    """Lightning's metrics where HF's callbacks hand on what modules log: their loggers are not told twice."""
+
+    @override
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        with without_loggers_of_hf(self.trainer):
+            super().log_metrics(metrics, step)
 
 
 class LoggerConnector(_LoggerConnector):

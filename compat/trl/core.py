@@ -112,11 +112,15 @@ def whiten(values: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
     return _whitened(values, values.mean(), values.var(), shift_mean=shift_mean)
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor, axis: int | None = None) -> torch.Tensor:
-    """Mean of what `mask` marks with 1, over everything or along `axis`; nan where nothing is marked."""
+def masked_mean(values: Any, mask: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """Mean of what `mask` marks with 1, over everything or along `axis`; nan where nothing is marked.
+
+    Values and mask are tensors or arrays.
+    """
     if axis is None:
         return (values * mask).sum() / mask.sum()
-    return (values * mask).sum(dim=axis) / mask.sum(dim=axis)
+    # Both torch and numpy call it so.
+    return (values * mask).sum(axis=axis) / mask.sum(axis=axis)
 
 
 def masked_var(values: torch.Tensor, mask: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
@@ -125,7 +129,7 @@ def masked_var(values: torch.Tensor, mask: torch.Tensor, unbiased: bool = True) 
     Raises:
         ValueError: nothing is marked, and the unbiased variance was asked for.
     """
-    variance = masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+    variance: torch.Tensor = masked_mean((values - masked_mean(values, mask)) ** 2, mask)
     if not unbiased:
         return variance
     count = mask.sum()

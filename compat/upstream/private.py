@@ -277,6 +277,7 @@ PRIVATE = (
         )
     ),
     Private(_CONNECTOR + ".should_update_logs", _PL, "overridden: on HF's axis of update steps"),
+    Private(_CONNECTOR + ".log_metrics", _PL, "overridden: what HF's callbacks hand on is not told twice"),
     *(
         Private(f"{_CONNECTOR}#{name}", _PL, "shown what HF logs")
         for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")

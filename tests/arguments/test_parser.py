@@ -76,11 +76,6 @@ FOR_BOTH: list[tuple[list[str], str, Any]] = [
     (["--max_steps", "-1"], "max_steps", -1),
     (["--per_gpu_train_batch_size", "4"], "train_batch_size", 4),
     (["--split_batches"], "split_batches", True),
-]
-"""Words → an attribute, and its value."""
-
-OURS: list[tuple[list[str], str, Any]] = [
-    (["--no-save-safetensors"], "save_safetensors", False),
     (["--lightning.profiler", "simple"], "lightning", {"profiler": "simple"}),
     (["--lightning.limit_train_batches=3"], "lightning", {"limit_train_batches": 3}),
     (["--lightning.limit_train_batches", "0.5"], "lightning", {"limit_train_batches": 0.5}),
@@ -93,6 +88,16 @@ OURS: list[tuple[list[str], str, Any]] = [
     ),
     (["--lightning.devices", "[0]"], "lightning", {"devices": [0]}),
     (["--lightning.max_epochs=2"], "num_train_epochs", 2),
+    (
+        ["--lightning", '{"benchmark": true}', "--lightning.profiler", "simple"],
+        "lightning",
+        {"benchmark": True, "profiler": "simple"},
+    ),
+]
+"""Words → an attribute, and its value."""
+
+OURS: list[tuple[list[str], str, Any]] = [
+    (["--no-save-safetensors"], "save_safetensors", False),
 ]
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -267,6 +268,14 @@ WRONG = {
     "--model.auto=AutoModelForSequenceClasification": ["Did you mean `AutoModelForSequenceClassification`?"],
     "--model.auto=AutoModelForTokenClassification": ["data from files is prepared for"],
     "--model.name=nowhere": ["`model.name=nowhere`: cannot be loaded."],
+    "--trainer.callbacks+=LearningRateMonitor --report_to=none": [
+        "`trainer.callbacks=LearningRateMonitor`: it writes to a logger",
+        "by `report_to='none'` there is none",
+        "Give `--report_to csv`",
+    ],
+    "--trainer.callbacks=DeviceStatsMonitor --report_to=csv --trainer.logger=false": [
+        "`trainer.callbacks=DeviceStatsMonitor`: it writes to a logger, and by `trainer.logger=False`",
+    ],
     "--trainer.callbacks+=EarlyStoping": ["Did you mean `EarlyStopping`?"],
     "--optimizer=AdamW --learning_rate=1": ["`learning_rate=1.0` and `optimizer`"],
     "--fsdp=full_shard --do_train": ["`--trainer.strategy fsdp`", "Give the command itself"],
@@ -357,6 +366,113 @@ def test_modules_of_ones_own(tmp_path: Path) -> None:
         ArgumentError, match=r"`learning_rate=1.0`: it concerns a `compat.HFModule`, and `model` is a Own"
     ):
         compat.HFLightningCLI(Own, args=["fit", *plain, "--learning_rate=1"])
+
+
+QUIET = (
+    "--output_dir=out",
+    "--use_cpu",
+    "--trainer.enable_model_summary=false",
+    "--trainer.enable_progress_bar=false",
+)
+
+
+@pytest.mark.parametrize("report_to", ["csv", "tensorboard"])
+def test_reports_are_loggers_of_lightning(tmp_path: Path, report_to: str) -> None:
+    words = ["fit", *QUIET, f"--report_to={report_to}", "--trainer.callbacks+=LearningRateMonitor"]
+    words += ["--max_steps=2", "--logging_steps=1", "--learning_rate=0.5", "--save_strategy=no"]
+    cli = compat.HFLightningCLI(OwnOfHF, OwnData, args=words)
+    (logger,) = cli.trainer.loggers
+    assert isinstance(logger, {"csv": CSVLogger, "tensorboard": TensorBoardLogger}[report_to])
+    assert cli.trainer.callback_metrics["lr-AdamW/pg1"] == 0.25
+    assert (tmp_path / "out" / "config.yaml").is_file()
+    assert len(list(tmp_path.rglob("config.yaml"))) == 1
+    if report_to == "csv":
+        (file,) = tmp_path.rglob("metrics.csv")
+        rows_of_run = list(csv.DictReader(file.open(newline="")))
+        found = {
+            name: [float(row[name]) for row in rows_of_run if row[name]]
+            for name in ("lr-AdamW/pg1", "train/learning_rate", "train/loss")
+        }
+        assert found["lr-AdamW/pg1"] == found["train/learning_rate"] == [0.5, 0.25]
+        # What the module logs is written once, under HF's names.
+        assert len(found["train/loss"]) == 2
+        assert not {"train_loss", "grad_norm", "eval_loss"} & set(rows_of_run[0])
+
+
+def test_a_trial_run_and_a_logger_of_ones_own(tmp_path: Path) -> None:
+    words = ["fit", *QUIET, "--trainer.callbacks+=LearningRateMonitor", "--report_to=none"]
+    compat.HFLightningCLI(OwnOfHF, OwnData, args=[*words, "--trainer.fast_dev_run=true"])
+    assert not list(tmp_path.rglob("metrics.csv"))
+    own = [
+        "--trainer.logger=CSVLogger",
+        "--trainer.logger.save_dir=own",
+        "--max_steps=1",
+        "--logging_steps=1",
+    ]
+    cli = compat.HFLightningCLI(OwnOfHF, OwnData, args=[*words, *own])
+    assert [type(one) for one in cli.trainer.loggers] == [CSVLogger]
+
+
+class Noted(OwnData):
+    """Data that is told of the model."""
+
+    def __init__(self, args: Any, count: int = 8, dropout: float = 0.0, rate: float = 0.0) -> None:
+        super().__init__(args, count)
+        self.noted = (dropout, rate)
+
+
+class UsualCLI(compat.HFLightningCLI):
+    """A subclass as Lightning's pages show it: no `super()` in what is there to be defined."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_argument("--notes", default="none")
+        parser.link_arguments("model.dropout", "data.dropout")
+        parser.link_arguments("learning_rate", "data.rate")
+
+    def before_instantiate_classes(self) -> None:
+        self.config.fit.max_steps = 1
+
+    def after_instantiate_classes(self) -> None:
+        self.said = [self.config.fit.notes]
+
+    def before_fit(self) -> None:
+        self.said.append(f"before {self.trainer.global_step}")
+
+    def after_fit(self) -> None:
+        self.said.append(f"after {self.trainer.global_step}")
+
+
+def test_a_subclass_without_super(tmp_path: Path) -> None:
+    words = ["fit", "--output_dir=out", "--use_cpu", "--trainer.enable_model_summary=false"]
+    words += ["--model.dropout=0.25", "--save_strategy=no", "--notes=own"]
+    cli = UsualCLI(OwnOfHF, Noted, args=[*words, "--learning_rate=0.5", "--num_train_epochs=2"])
+    assert (cli.args.learning_rate, cli.args.num_train_epochs, cli.args.max_steps) == (0.5, 2, 1)
+    assert cli.datamodule.noted == (0.25, 0.5)
+    assert cli.said == ["own", "before 0", "after 1"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+    cli = UsualCLI(OwnOfHF, Noted, args=words)
+    assert (cli.args.learning_rate, cli.datamodule.noted) == (5e-5, (0.25, 5e-5))
+
+
+class Linking(compat.HFLightningCLI):
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.set_defaults({"learning_rate": 0.125})
+        parser.link_arguments("per_device_train_batch_size", "model.width")
+        parser.link_arguments(
+            ("learning_rate", "seed"), "trainer.limit_train_batches", lambda rate, seed: int(8 * rate) + seed
+        )
+
+
+def test_arguments_that_are_linked_may_concern_any_module() -> None:
+    words = ["--output_dir=out", "--use_cpu", "--trainer.enable_model_summary=false"]
+    cli = Linking(Own, args=words, run=False)
+    assert (cli.model.layer.in_features, cli.trainer.limit_train_batches) == (8, 43)
+    given = ["--per_device_train_batch_size=5", "--seed=2"]
+    cli = Linking(Own, args=[*words, *given], run=False)
+    assert (cli.model.layer.in_features, cli.trainer.limit_train_batches) == (5, 3)
+    with pytest.raises(ArgumentError, match=r"`weight_decay=0.5`: it concerns a `compat.HFModule`"):
+        Linking(Own, args=[*words, "--weight_decay=0.5"], run=False)
 
 
 def test_a_module_named_in_a_file(tmp_path: Path, monkeypatch: Any) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from pydoc import locate
 from typing import TYPE_CHECKING, Any
 
 import transformers
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers.integrations import get_reporting_integration_callbacks
@@ -21,7 +23,7 @@ from typing_extensions import override
 from compat.arguments.fields import shown
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.callbacks import to_lightning
-from compat.callbacks.loggers import reporting
+from compat.callbacks.loggers import reporting, shared_logger
 from compat.checkpoint.convert.checking import refuse_damage
 from compat.checkpoint.io import keep_files_whole
 from compat.cli.lightning.data import DataFiles, Source
@@ -31,7 +33,15 @@ from compat.cli.lightning.model import Pretrained, PretrainedModule
 from compat.cli.lightning.parser import HFArgumentParser, as_words, files_in, split, typed
 from compat.cli.lightning.predictions import write_predictions
 from compat.cli.lightning.resuming import chosen
-from compat.cli.lightning.settle import arguments_given, clashes, flags_given, refused, said_by_flags
+from compat.cli.lightning.settle import (
+    arguments_given,
+    clashes,
+    flags_given,
+    lacks_logger,
+    refused,
+    said_by_flags,
+)
+from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
 from compat.planning import plan
@@ -44,6 +54,16 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
     from compat.translate import LightningPlan
+
+
+class Settings(SaveConfigCallback):
+    """Saves the settings in the folder of the run, wherever the loggers of `report_to` write."""
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        with without_loggers_of_hf(trainer):
+            super().setup(trainer, pl_module, stage)
+
 
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -75,14 +95,18 @@ class HFLightningCLI(LightningCLI):
         defaults = {
             "seed_everything_default": False,
             "parser_class": HFArgumentParser,
+            "save_config_callback": Settings,
             "save_config_kwargs": {"overwrite": True},
         }
         super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
 
     # Parsing.
 
+    # `add_arguments_to_parser`, `before_…`, `after_…` are left to subclasses, which call no `super()` there.
+
     @override
-    def add_arguments_to_parser(self, parser: Any) -> None:
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        super().add_core_arguments_to_parser(parser)
         parser.add_hf_arguments()
 
     @override
@@ -151,12 +175,17 @@ class HFLightningCLI(LightningCLI):
             given["args"] = self.args
         return kind(*args, **given)
 
-    @override
-    def before_instantiate_classes(self) -> None:
+    def _read_arguments(self) -> None:
+        """Check what is given, and make HF's arguments and the plan of it."""
         own = self.config.get(self.subcommand) if self.subcommand else self.config
         defaults = self._parser(self.subcommand).get_defaults()
         self._explicit = flags_given(vars(own["trainer"]), vars(defaults["trainer"]))
-        self._given = arguments_given(own)
+        linked = self._linked
+        self._given = {
+            name: value
+            for name, value in arguments_given(own).items()
+            if name not in linked or value != linked[name]
+        }
         problems = [*refused(self._given), *clashes(own, self._given, self._explicit)]
         if problems:
             raise ArgumentError("\n".join(problems))
@@ -165,11 +194,34 @@ class HFLightningCLI(LightningCLI):
         plan({name: value for name, value in arguments.items() if name != "lightning"})
         self.args = Seq2SeqTrainingArguments(**arguments)
         self.plan = plan(self.args)
+        if problems := [*self._lacking_loggers(own)]:
+            raise ArgumentError("\n".join(problems))
         if own.get("seed_everything") is False:
             transformers.set_seed(self.args.seed)
 
+    @property
+    def _linked(self) -> dict[str, Any]:
+        """HF's arguments that are handed on to something else, and their defaults."""
+        parser: Any = self._parser(self.subcommand)
+        linked: dict[str, Any] = parser.linked
+        return linked
+
+    def _lacking_loggers(self, own: Any) -> Iterator[str]:
+        """What is to train by HF's control, and has callbacks that will find no logger."""
+        flag = self._explicit.get("logger")
+        kind = self.model_class or locate(own["model"]["class_path"])
+        is_hfs = isinstance(kind, type) and issubclass(kind, (HFModule, PretrainedModule))
+        has_flow = is_hfs or self._asks_for_flow
+        is_trial = bool(self._explicit.get("fast_dev_run"))
+        is_off = flag is False or (flag is None and has_flow and not is_trial)
+        if self.subcommand in (None, "fit") and is_off:
+            asked = own["trainer"].get("callbacks") or []
+            listed = asked if isinstance(asked, list) else [asked]
+            yield from lacks_logger(listed, self.args.report_to, is_off=flag is False)
+
     @override
     def instantiate_classes(self) -> None:
+        self._read_arguments()
         self.config_init = self.parser.instantiate_classes(self.config)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")
@@ -192,13 +244,15 @@ class HFLightningCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _refuse_without_hf(self) -> None:
-        """Refuse arguments that concern HF's module or data where there is none."""
+        """Refuse arguments that concern HF's module or data where there is none, and no link has them."""
         parts = {
             Part.MODULE: ("model", self.model, HFModule),
             Part.DATA: ("data", self.datamodule, HFDataModule),
         }
         problems = []
         for name, value in self._given.items():
+            if name in self._linked:
+                continue
             key, part, kind = parts.get(FATES[name].part, ("", None, object))
             if isinstance(part, kind):
                 continue
@@ -222,8 +276,12 @@ class HFLightningCLI(LightningCLI):
     @property
     def _has_flow(self) -> bool:
         """Whether HF's control decides when to log, evaluate and save."""
+        return isinstance(self.model, HFModule) or self._asks_for_flow
+
+    @property
+    def _asks_for_flow(self) -> bool:
         parts = {FATES[name].part for name in self._given}
-        return isinstance(self.model, HFModule) or bool(parts & {Part.CONTROL, Part.LOGGER})
+        return bool(parts & {Part.CONTROL, Part.LOGGER})
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -257,7 +315,9 @@ class HFLightningCLI(LightningCLI):
         if not self._has_flow:
             return flags
         flags |= {
-            "logger": False,
+            # Those of `report_to` come later; a trial run has Lightning's dummy in the place of any.
+            "logger": bool(self._explicit.get("fast_dev_run")),
+            "enable_autolog_hparams": False,
             "num_sanity_val_steps": 0,
         }
         if not any(isinstance(each, Checkpoint) for each in self._callbacks()):
@@ -270,15 +330,22 @@ class HFLightningCLI(LightningCLI):
 
     @override
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
-        if self._has_flow:
-            with reporting(self.args) as own:
-                kinds = get_reporting_integration_callbacks(self.args.report_to)
-            listed = [transformers.DefaultFlowCallback(), *own, *kinds]
-            if self.args.disable_tqdm:
-                listed.append(transformers.PrinterCallback())
-            processing = getattr(self.datamodule, "processing_class", None)
-            callbacks = [*callbacks, to_lightning(listed, args=self.args, processing_class=processing)]
-        return super()._instantiate_trainer(config, callbacks)
+        if not self._has_flow:
+            return super()._instantiate_trainer(config, callbacks)
+        with reporting(self.args) as own:
+            kinds = get_reporting_integration_callbacks(self.args.report_to)
+        listed = [transformers.DefaultFlowCallback(), *own, *kinds]
+        if self.args.disable_tqdm:
+            listed.append(transformers.PrinterCallback())
+        processing = getattr(self.datamodule, "processing_class", None)
+        hf = to_lightning(listed, args=self.args, processing_class=processing)
+        trainer: pl.Trainer = super()._instantiate_trainer(config, [*callbacks, hf])
+        is_bare = trainer.barebones or getattr(trainer, "fast_dev_run", False)
+        if self._explicit.get("logger") is not False and not is_bare:
+            shared = (shared_logger(callback, hf) for callback in hf.callbacks)
+            trainer.loggers = [*trainer.loggers, *filter(None, shared)]
+            trainer._logger_connector.__class__ = HandedOnConnector
+        return trainer
 
     # Commands.
 
@@ -293,8 +360,10 @@ class HFLightningCLI(LightningCLI):
             raise ArgumentError(msg)
         return {**given, "ckpt_path": chosen(asked, self.args.output_dir)}
 
-    def after_fit(self) -> None:
-        """Leave a folder that `from_pretrained` reads."""
+    def fit(self, **given: Any) -> None:
+        """Train, and leave a folder that `from_pretrained` reads."""
+        with own_warnings() if self._has_flow else contextlib.nullcontext():
+            self.trainer.fit(**given)
         if isinstance(self.model, HFModule) and not getattr(self.trainer, "fast_dev_run", False):
             self.model.save_pretrained(self.args.output_dir)
             if self.trainer.is_global_zero:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from compat.arguments.checks import nearest
 from compat.arguments.fields import FIELDS, is_secret
+from compat.arguments.names import native_defaults
 from compat.arguments.parser import HfArgumentParser
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.cli.lightning.data import DataFiles
@@ -30,7 +31,27 @@ OPTION = re.compile(r"--[A-Za-z][\w.\-]*|(?<=[Oo]ption ')[\w.]+")
 
 
 class HFArgumentParser(LightningArgumentParser):
-    """Lightning's parser, which leaves `args` to the command: it makes HF's arguments of the flat ones."""
+    """Lightning's parser, which leaves `args` to the command: it makes HF's arguments of the flat ones.
+
+    Attributes:
+        linked: HF's arguments that are handed on to something else, and their defaults.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.linked: dict[str, Any] = {}
+        super().__init__(*args, **kwargs)
+
+    @override
+    def link_arguments(self, source: Any, target: str, *args: Any, **kwargs: Any) -> None:
+        defaults = native_defaults(Seq2SeqTrainingArguments)
+        for name in (source,) if isinstance(source, str) else source:
+            if name in FIELDS:
+                self.linked[name] = defaults.get(name, FIELDS[name].default)
+                # A link needs a value, also where none is given.
+                own = next(action for action in self._actions if action.dest == name)
+                if own.default is argparse.SUPPRESS:
+                    own.default = self.linked[name]
+        super().link_arguments(source, target, *args, **kwargs)
 
     @override
     def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> Any:

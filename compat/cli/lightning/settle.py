@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from compat.arguments.fields import FIELDS, shown
 from compat.arguments.names import native_defaults
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
+from compat.callbacks.loggers import ALIASES, REPORTS
 from compat.cli.lightning.fates import FATES, OPTIMIZERS, Part
 from compat.planning import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SAID: dict[str, str] = {
     "accumulate_grad_batches": "gradient_accumulation_steps",
@@ -95,6 +96,31 @@ def clashes(own: Any, given: Mapping[str, Any], explicit: Mapping[str, Any]) -> 
     epochs = given.get("num_train_epochs", 1)
     if isinstance(epochs, float) and epochs % 1 and given.get("max_steps", -1) <= 0:
         yield f"`num_train_epochs={epochs}`: Lightning counts whole epochs. Give `--max_steps` instead."
+
+
+NEED_LOGGERS = ("LearningRateMonitor", "DeviceStatsMonitor")
+"""Callbacks of Lightning's that end a run without a logger."""
+
+
+def lacks_logger(callbacks: Iterable[Any], report_to: Iterable[str], *, is_off: bool) -> Iterator[str]:
+    """Callbacks that will find no logger.
+
+    Args:
+        callbacks: those of the Lightning Trainer, or their settings.
+        report_to: HF's, resolved.
+        is_off: whether Lightning has been told to do without loggers.
+    """
+    shared = {report.name for report in REPORTS if report.logger}
+    if not is_off and shared & {ALIASES.get(name, name) for name in report_to}:
+        return
+    for callback in callbacks:
+        name = str(getattr(callback, "class_path", type(callback).__name__)).rpartition(".")[2]
+        if name in NEED_LOGGERS:
+            reason = "`trainer.logger=False`" if is_off else f"`report_to={[*report_to] or 'none'!r}`"
+            yield (
+                f"`trainer.callbacks={name}`: it writes to a logger, and by {reason} there is none. Give "
+                "`--report_to csv` or another one that Lightning has a logger for, or leave the callback out."
+            )
 
 
 def refused(given: dict[str, Any]) -> Iterator[str]:

@@ -258,7 +258,8 @@ class IterativeSFTTrainer(VintageTrainer):
             if accelerator.sync_gradients and self.args.max_grad_norm is not None:
                 accelerator.clip_grad_norm_(self.model_wrapped.parameters(), self.args.max_grad_norm)
             self.optimizer.step()
-            self.optimizer.zero_grad()
+            # As accelerate did: users look at gradients after a step, and none of them disappears.
+            self.optimizer.zero_grad(set_to_none=False)
             if accelerator.sync_gradients and self.lr_scheduler is not None:
                 # As accelerate does: a schedule is in samples, of which a step of several processes has more.
                 for _ in range(1 if accelerator.split_batches else accelerator.num_processes):

@@ -314,10 +314,13 @@ class PPOTrainer(BaseTrainer):
             answer: Callable[..., Any] = self._generate_batched
             options["batch_size"] = batch_size
         else:
-            if query_tensor.dim() != 1:
+            if not isinstance(query_tensor, torch.Tensor) or query_tensor.dim() != 1:
+                is_tensor = isinstance(query_tensor, torch.Tensor)
+                got = tuple(query_tensor.shape) if is_tensor else type(query_tensor)
+                way_out = "Take its rows: `list(query_tensor)`" if is_tensor else "Give `torch.tensor(...)`"
                 msg = (
                     "query_tensor must be a tensor of shape (`seq_len`) or a list of tensors of shape "
-                    f"(`seq_len`) - got {tuple(query_tensor.shape)}. Take its rows: `list(query_tensor)`."
+                    f"(`seq_len`) - got {got}. {way_out}."
                 )
                 raise ValueError(msg)
             answer = self._generate_one

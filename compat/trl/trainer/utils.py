@@ -71,8 +71,14 @@ class AdaptiveKLController:
         self.horizon = horizon
 
     def update(self, current: float, n_steps: int) -> None:
-        """Adjust the coefficient to the divergence that `n_steps` samples have shown."""
-        error = float(np.clip(float(current) / self.target - 1, -_KL_ERROR_BOUND, _KL_ERROR_BOUND))
+        """Adjust the coefficient to the divergence that `n_steps` samples have shown.
+
+        Args:
+            current: the divergence, a number, or an array or tensor of one.
+            n_steps: samples.
+        """
+        shown = getattr(current, "item", lambda: current)()
+        error = float(np.clip(shown / self.target - 1, -_KL_ERROR_BOUND, _KL_ERROR_BOUND))
         self.value *= 1 + error * n_steps / self.horizon
 
 
@@ -481,11 +487,12 @@ def get_global_statistics(
     return mean.to(device), (squares / count).to(device), count.to(device)
 
 
-def compute_accuracy(eval_pred: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def compute_accuracy(eval_pred: tuple[Any, Any]) -> dict[str, float]:
     """Tell how often the chosen side has the higher reward.
 
     Args:
-        eval_pred: rewards (batch, 2), chosen ones first, and labels (batch,), zero where the first is right.
+        eval_pred: rewards (batch, 2), chosen ones first, and labels (batch,), zero where the first is right;
+            arrays or tensors.
 
     Returns:
         `{"accuracy": share}`.
@@ -501,7 +508,8 @@ def compute_accuracy(eval_pred: tuple[np.ndarray, np.ndarray]) -> dict[str, floa
             "are equal. They count as if the first were preferred, so the accuracy can be misleading.",
             stacklevel=2,
         )
-    return {"accuracy": float(np.mean(predictions.argmax(axis=1) == labels))}
+    preferred = np.asarray(predictions.argmax(axis=1))
+    return {"accuracy": float(np.mean(preferred == np.asarray(labels)))}
 
 
 def pad_to_length(tensor: torch.Tensor, length: int, pad_value: float, dim: int = -1) -> torch.Tensor:

@@ -6,13 +6,15 @@ import dataclasses
 import inspect
 import math
 import random
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.utils.data import RandomSampler
+from transformers import DefaultFlowCallback
 from transformers import TrainingArguments as HFTrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import IntervalStrategy, has_length
 
 from compat.arguments import TrainingArguments
 from compat.trainer import Trainer
@@ -29,6 +31,22 @@ PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
 """The classes of arguments that know nothing of a trainer's own."""
 
 
+class VintageFlow(DefaultFlowCallback):  # type: ignore[misc]
+    """Logs, evaluates and saves when 4.37 did: the last step is one like any other.
+
+    Today's evaluates and saves there as well, whatever `eval_steps` and `save_steps` say.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Decide what is to be done after a step."""
+        before = dict(vars(control))
+        super().on_step_end(args, state, control, **kwargs)
+        for what, steps in (("should_evaluate", state.eval_steps), ("should_save", state.save_steps)):
+            if steps <= 0 or state.global_step % steps:
+                setattr(control, what, before[what])
+        return control
+
+
 class VintageTrainer(Trainer):
     """A Trainer with the arithmetic and the names of 4.37.
 
@@ -36,18 +54,29 @@ class VintageTrainer(Trainer):
     could do with the number of tokens in the window. A window that an epoch ends in goes on in the next
     epoch; only where the window is longer than the epoch does each epoch end with a step. Samples are drawn
     in the order of then, by torch's own random numbers, unless `accelerator_config` or `data_seed` ask for
-    another one.
+    another one. After the last step there is an evaluation or a checkpoint only where it is time for one.
 
     Args:
         tokenizer: `processing_class` in today's words.
+        eval_dataset: as in `compat.Trainer`. Where there is none, an `eval_strategy` fails at the first
+            evaluation and not before.
         kwargs: as in `compat.Trainer`.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl"]
     carries_windows: ClassVar[bool] = True
 
-    def __init__(self, *, tokenizer: Any = None, **kwargs: Any) -> None:
-        super().__init__(processing_class=tokenizer, **kwargs)
+    def __init__(self, *, tokenizer: Any = None, eval_dataset: Any = None, **kwargs: Any) -> None:
+        lacks_data = eval_dataset is None
+        # Today's Trainer refuses to be made where it is to evaluate and has nothing to evaluate on.
+        super().__init__(
+            processing_class=tokenizer, eval_dataset={} if lacks_data else eval_dataset, **kwargs
+        )
+        if lacks_data:
+            self.eval_dataset = None
+            _tell_of_missing_data(self.args)
+        callbacks = self.callback_handler.callbacks
+        callbacks[:] = [VintageFlow() if type(one) is DefaultFlowCallback else one for one in callbacks]
         self.model_accepts_loss_kwargs = False
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(self._tag_names)
@@ -123,6 +152,17 @@ class VintageTrainer(Trainer):
         tagged = trl_sanitze_kwargs_for_tagging(self.model, [*self._tag_names], kwargs) or {}
         pushed: str = super().push_to_hub(commit_message=commit_message, blocking=blocking, **tagged)
         return pushed
+
+
+def _tell_of_missing_data(args: Any) -> None:
+    strategy = args.eval_strategy
+    if strategy != IntervalStrategy.NO:
+        warnings.warn(
+            f"`eval_strategy={str(strategy.value)!r}`, `eval_dataset=None`: as with transformers 4.37, the "
+            "first evaluation will end the run with an error. Pass an `eval_dataset`, or "
+            "`eval_strategy='no'`.",
+            stacklevel=4,
+        )
 
 
 def default_arguments() -> TrainingArguments:

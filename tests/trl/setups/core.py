@@ -25,6 +25,7 @@ def tensors(library: Any) -> dict[str, Any]:
         "whitened_in_place": core.whiten(values, shift_mean=False),
         "mean": core.masked_mean(values, mask),
         "means": core.masked_mean(values, mask, axis=1),
+        "means_of_arrays": core.masked_mean(values.numpy(), mask.numpy(), axis=1),
         "var": core.masked_var(values, mask),
         "biased_var": core.masked_var(values, mask, unbiased=False),
         "masked_whitened": core.masked_whiten(values, mask),

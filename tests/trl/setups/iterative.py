@@ -33,6 +33,7 @@ def _run(
             "losses": [round(entry["loss"], 2) for entry in logged],
             "names": sorted({name for entry in logged for name in entry}),
             "truncation_side": trainer.tokenizer.truncation_side,
+            "gradients": sum(float(p.grad.abs().sum()) for p in model.parameters()),
         }
 
 

@@ -171,6 +171,22 @@ def statistics(library: Any) -> dict[str, Any]:
     return found
 
 
+def kinds_of_numbers(library: Any) -> dict[str, Any]:
+    """What takes arrays as well as tensors."""
+    utils, found = library("trainer.utils"), {}
+    kinds = {"array": np.array, "tensor": torch.tensor}
+    scores, right = [[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]], [0, 0, 0]
+    for name, kind in kinds.items():
+        for of_labels, label_kind in kinds.items():
+            pair = kind(scores), label_kind(right)
+            found[f"accuracy.{name}.{of_labels}"] = utils.compute_accuracy(pair)["accuracy"]
+        for shape, divergence in (("number", 6.3), ("row", [6.3])):
+            controller = utils.AdaptiveKLController(0.2, target=6.0, horizon=1000)
+            controller.update(kind(divergence), 10)
+            found[f"coefficient.{name}.{shape}"] = float(controller.value)
+    return found
+
+
 def modules(library: Any) -> dict[str, Any]:
     utils = library("trainer.utils")
     model = parts.causal()

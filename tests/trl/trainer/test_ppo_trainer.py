@@ -283,6 +283,8 @@ def test_scores_of_one_element_are_numbers(shared: Any) -> None:
 def test_a_query_is_one_row(shared: Any) -> None:
     with pytest.raises(ValueError, match="query_tensor must be a tensor of shape"):
         shared.generate(QUERY.unsqueeze(0))
+    with pytest.raises(ValueError, match=r"list of tensors of shape .*numpy.ndarray.*`torch.tensor"):
+        shared.generate(QUERY.numpy())
 
 
 WRONG_PARTS = {

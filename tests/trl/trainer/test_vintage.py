@@ -40,6 +40,44 @@ def test_the_tokenizer_by_both_names(tmp_path):
     assert found.processing_class is other
 
 
+@pytest.mark.filterwarnings("ignore:.*evaluation_strategy:FutureWarning")
+@pytest.mark.parametrize("name", ["evaluation_strategy", "eval_strategy"])
+def test_evaluation_without_data_fails_where_it_comes(tmp_path, name):
+    alone = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
+    with pytest.warns(UserWarning, match=r"`eval_strategy='steps'`, `eval_dataset=None`.*Pass an `eval_dat"):
+        found = trainer(tmp_path, **alone, **{name: "steps", "eval_steps": 2})
+    assert found.eval_dataset is None
+    assert found.train().global_step == 1
+    with pytest.warns(UserWarning, match="`eval_dataset=None`"):
+        found = trainer(tmp_path, **alone, **{name: "steps", "eval_steps": 1})
+    with pytest.raises(ValueError, match="evaluation requires an eval_dataset"):
+        found.train()
+    found.eval_dataset = rows()
+    assert "eval_loss" in found.evaluate()
+
+
+def test_the_last_step_is_one_like_any_other(tmp_path):
+    alone = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_steps": 3}
+    every = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    with pytest.warns(UserWarning, match="`eval_dataset=None`"):
+        found = trainer(tmp_path, **alone, **every)
+    found.eval_dataset = rows()
+    found.train()
+    assert [entry["step"] for entry in found.state.log_history if "eval_loss" in entry] == [2]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_what_others_ask_for_after_the_last_step_is_done(tmp_path):
+    class Ask(transformers.TrainerCallback):
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            control.should_save = True
+
+    found = trainer(tmp_path, per_device_train_batch_size=1, save_strategy="steps", save_steps=5)
+    found.add_callback(Ask)
+    found.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
 def test_losses_are_means_of_micro_batches(tmp_path):
     found = trainer(tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=1)
     assert found.model_accepts_loss_kwargs is False
