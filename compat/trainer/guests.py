@@ -16,6 +16,7 @@ from transformers import default_data_collator
 from transformers.utils import logging
 
 from compat.arguments.fields import shown
+from compat.arguments.optimizers import optimizer_problems
 from compat.engine.guest import TRANSFERS, GuestModule, check_guest, is_guest, loss_of
 from compat.errors import ArgumentError
 from compat.trainer.callbacks import CallbacksMixin
@@ -342,6 +343,10 @@ class GuestsMixin(CallbacksMixin):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """HF's optimizer, or that of a LightningModule. Mirrors `transformers.Trainer.create_optimizer`."""
         configures = is_guest(self.model) and is_overridden("configure_optimizers", self.model)
+        if self.optimizer is None and not configures:
+            device = next((parameter.device for parameter in self.model.parameters()), self.args.device)
+            if problems := optimizer_problems(self.args, device):
+                raise ArgumentError("\n".join(problems))
         if self.optimizer is not None or not configures:
             return super().create_optimizer(*args, **kwargs)
         self.optimizer, self._guest_config = self._guest_module.optimizer_and_config()
