@@ -13,6 +13,7 @@ from compat.arguments.fields import FIELDS, GENERATIONS, Field
 from compat.arguments.fsdp import FSDP_CONFIG
 from compat.arguments.generations import ALONE, OLD
 from compat.arguments.lightning import FLAGS, Fate
+from compat.arguments.optimizers import OPTIMIZERS, Optimizer
 from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.strategy import CLASSES, FSDP_VERSIONS
 
@@ -123,6 +124,28 @@ def changed_defaults() -> str:
     return table(("argument", *(RELEASES[generation] for generation in GENERATIONS)), rows)
 
 
+def optimizers() -> str:
+    """What `optim` names, and what each of them needs."""
+    rows = [
+        (code(name), optimizer.releases or "4.53, 5", code(optimizer.package), fate(optimizer))
+        for name, optimizer in OPTIMIZERS.items()
+    ]
+    return table(("`optim`", "transformers", "install", "conditions"), rows)
+
+
+def fate(optimizer: Optimizer) -> str:
+    """The conditions of an optimizer, each of which an error names."""
+    if optimizer.cannot:
+        return f"refused: {optimizer.cannot}"
+    of_backward = {
+        "": (),
+        "layer by layer": ("one process, no accumulation",),
+        "fused": ("one process, no fp16", "`compat.Trainer` alone"),
+    }
+    device = (f"on {optimizer.device} alone",) if optimizer.device else ()
+    return "; ".join((*device, *of_backward[optimizer.steps_in_backward]))
+
+
 def flags() -> str:
     """What `lightning={...}` takes."""
     rows = [
@@ -173,6 +196,18 @@ def page() -> str:
 ## Defaults that have changed
 
 {changed_defaults()}
+
+## `optim`
+
+HF's code builds the optimizer. Each trains as under `transformers.Trainer` to the bit, and a run that goes
+on from a checkpoint ends as one that was not interrupted, with `compat.Trainer` and with `compat.HFModule`; a
+condition that is not met is refused before training, with the nearest optimizer that has none. All were run
+with their packages on a CPU, but for torchdistx's and those for one kind of device.
+
+A schedule-free optimizer turns its weights for each evaluation, which rounds them: in a Lightning Trainer of
+your own, save where an evaluation has just been, or where none follows at the same step.
+
+{optimizers()}
 
 ## `lightning={{...}}`
 

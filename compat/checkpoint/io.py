@@ -10,7 +10,9 @@ import sys
 import threading
 import warnings
 import zipfile
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +39,18 @@ PROJECTORS = (
     ("galore_torch.galore_projector", "GaLoreProjector"),
     ("apollo_torch.random_projector", "GradientProjector"),
     ("apollo_torch.svd_projector", "GaLoreProjector"),
+    ("pytorch_optimizer.optimizer.scion", "LMONorm"),
+    ("pytorch_optimizer.optimizer.utils.galore", "GaLoreProjector"),
+    ("pytorch_optimizer.optimizer.utils.graft", "AdaGradGraft"),
+    ("pytorch_optimizer.optimizer.utils.graft", "Graft"),
+    ("pytorch_optimizer.optimizer.utils.graft", "RMSPropGraft"),
+    ("pytorch_optimizer.optimizer.utils.graft", "SGDGraft"),
+    ("pytorch_optimizer.optimizer.utils.graft", "SQRTNGraft"),
+    ("pytorch_optimizer.optimizer.utils.partition", "BlockPartitioner"),
+    ("pytorch_optimizer.optimizer.utils.partition", "PreConditionerType"),
+    ("pytorch_optimizer.optimizer.utils.preconditioner", "PreConditioner"),
 )
-"""Module and name of classes that optimizers keep in their states: they hold a tensor and numbers, and are
+"""Module and name of classes that optimizers keep in their states: they hold tensors and numbers, and are
 loaded where the optimizer has imported them."""
 
 
@@ -90,7 +102,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if os.path.isfile(path) and (wrong := damage(path)):
             msg = f"{wrong[0]}. Give an earlier checkpoint, or copy it again, whole."
             raise CheckpointError(msg)
-        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        with _harmless_classes():
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return loaded
 
 
@@ -191,7 +204,19 @@ def _numpys_names() -> list[Any]:
 
 def save_plain(state: Any, file: str) -> None:
     """Write a state, its numpy numbers as python's: torch reads those without being told to trust them."""
-    torch.save(tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state), file)
+    plain = tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
+    torch.save(plain, file, pickle_module=_PICKLE)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes a queue in one piece: what is appended to one by one torch reads for lists alone."""
+
+    @override
+    def reducer_override(self, obj: Any) -> Any:
+        return (deque, (list(obj), obj.maxlen)) if type(obj) is deque else NotImplemented
+
+
+_PICKLE = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
 
 
 def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
@@ -225,11 +250,11 @@ def unloadable(file: str) -> str:
 
 
 def _harmless_classes() -> contextlib.AbstractContextManager[None]:
-    """Lets torch load arrays of numbers and projectors: they build values, and nothing else."""
+    """Lets torch load arrays of numbers, queues and projectors: they build values, and nothing else."""
     kinds = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDgGSUmM"]
     projectors = (getattr(sys.modules.get(module), name, None) for module, name in PROJECTORS)
     allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(
-        [*_numpys_names(), np.ndarray, np.dtype, *kinds, *filter(None, projectors)]
+        [*_numpys_names(), deque, np.ndarray, np.dtype, *kinds, *filter(None, projectors)]
     )
     return allowed
 

@@ -138,7 +138,7 @@ OF_PICKLES: Mapping[str, Shape] = {
     "scheduler.pt": Shape(),
     "scaler.pt": Shape(),
     CALLBACKS: Shape({"callbacks": STATES, "callback_metrics": STATES}),
-    OPTIMIZER_EXTRA: Shape(dict.fromkeys(("groups", "optimizers", "schedulers"), STATES)),
+    OPTIMIZER_EXTRA: Shape(dict.fromkeys(("attributes", "groups", "optimizers", "schedulers"), STATES)),
 }
 """Pickles of plain data → what they hold."""
 

@@ -219,6 +219,10 @@ class TrainerModule(pl.LightningModule):
         hf._count_tokens_after_step(batch)
         return loss
 
+    @override
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        self.hf.accelerator.run_backward(loss, *args, **kwargs)
+
     def _add_up(self, loss: torch.Tensor) -> None:
         hf = self.run.hf
         total = hf._tr_loss

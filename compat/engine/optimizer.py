@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from compat.engine.optimizer_state import per_parameter
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def has_step(optimizer: Optimizer) -> bool:
+    """Whether an optimizer has a step; LOMO's update the weights in the backward, and have none.
+
+    Args:
+        optimizer: the optimizer itself, not what stands for it.
+    """
+    # torch wraps the method when the first of a class is made.
+    return inspect.unwrap(type(optimizer).step) is not inspect.unwrap(Optimizer.step)
+
+
+def has_modes(optimizer: Any) -> bool:
+    """Whether an optimizer has to be told of training and evaluation, as the schedule-free ones have."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 class SyncedOptimizer(Optimizer):
@@ -28,6 +46,7 @@ class SyncedOptimizer(Optimizer):
         # The base class would set up parameters of its own; these are the optimizer's.
         self.optimizer = optimizer
         self._gradient_state = gradient_state
+        self._has_step = has_step(optimizer)
         self.step_was_skipped = False
 
     @property
@@ -57,6 +76,10 @@ class SyncedOptimizer(Optimizer):
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
         if not self._gradient_state.sync_gradients:
             return None
+        if not self._has_step:
+            # Schedulers of torch ask it whether a step has come ahead of theirs.
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
+            return None if closure is None else closure()
         return self.optimizer.step() if closure is None else self.optimizer.step(closure)
 
     @override
@@ -97,6 +120,24 @@ class SyncedOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return repr(self.optimizer)
+
+
+class ClosureFirst(SyncedOptimizer):
+    """Stands for an optimizer in a Lightning Trainer of the user's, which hands it the training step to run.
+
+    Layerwise ones would leave it out, and those with modes ask for their mode ahead of it.
+    """
+
+    @staticmethod
+    def is_needed(optimizer: Any) -> bool:
+        """Whether an optimizer cannot be trusted with the training step."""
+        return bool(per_parameter(optimizer)) or has_modes(optimizer)
+
+    @override
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        result = None if closure is None else closure()
+        super().step()
+        return result
 
 
 def take_in_new_groups(optimizer: Any, scheduler: Any) -> None:

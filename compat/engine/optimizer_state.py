@@ -16,6 +16,12 @@ PER_PARAMETER = "optimizer_dict"
 SCHEDULERS = "scheduler_dict"
 """What the hooks close over by which HF steps the schedules of layerwise optimizers: parameter → schedule."""
 
+OWN_ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("lomo_optim.adalomo", "AdaLomo"): ("step_num", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"),
+}
+"""Module and name of an optimizer's class → attributes in which it keeps its state: numbers, or tensors by
+the name of their parameter."""
+
 Held = dict[str, Any]
 """Names of parameters, and of what is kept for them, down to states as plain data."""
 
@@ -37,6 +43,7 @@ def held_state(optimizer: Any, model: nn.Module) -> Held:
         for index, group in enumerate(optimizer.param_groups)
     }
     kept = {
+        "attributes": {name: getattr(optimizer, name) for name in _own_attributes(optimizer)},
         "groups": {index: found for index, found in groups.items() if found},
         "optimizers": {
             names[parameter]: one.state_dict() for parameter, one in per_parameter(optimizer).items()
@@ -61,10 +68,21 @@ def load_held_state(optimizer: Any, model: nn.Module, held: Held) -> None:
     for index, found in held.get("groups", {}).items():
         for key, states in found.items():
             optimizer.param_groups[index][key] = {parameters[name]: state for name, state in states.items()}
+    for name, value in held.get("attributes", {}).items():
+        if isinstance(value, Mapping):
+            for parameter, tensor in getattr(optimizer, name).items():
+                tensor.copy_(value[parameter])
+        else:
+            setattr(optimizer, name, value)
     for what, owners in (("optimizers", per_parameter(optimizer)), ("schedulers", _schedulers(optimizer))):
         for name, state in held.get(what, {}).items():
             if (owner := owners.get(parameters[name])) is not None:
                 owner.load_state_dict(state)
+
+
+def _own_attributes(optimizer: Any) -> tuple[str, ...]:
+    kind = type(optimizer)
+    return OWN_ATTRIBUTES.get((kind.__module__, kind.__qualname__), ())
 
 
 def _is_by_parameter(value: Any) -> bool:

@@ -211,6 +211,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         """Have an optimizer act at the end of accumulation windows alone; Lightning places and steps it."""
         if not isinstance(optimizer, SyncedOptimizer):
             optimizer = SyncedOptimizer(optimizer, self.gradient_state)
+        self.has_lomo_optimizer |= hasattr(optimizer.optimizer, "fused_backward")
         # accelerate unscales the gradients of these: a gradient scaler knows an optimizer by its identity.
         self._optimizers.append(optimizer.optimizer)
         return optimizer
@@ -229,22 +230,34 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             loss: a scalar with its graph.
             kwargs: options of `torch.Tensor.backward`.
         """
-        # LOMO fuses the update into the backward, for which HF tells it the rate.
-        rate = kwargs.pop("learning_rate", None)
+        if not self.has_lomo_optimizer:
+            # LOMO fuses the update into the backward, for which HF tells it the rate.
+            kwargs.pop("learning_rate", None)
         if self.gradient_accumulation_steps != 1 and self.distributed_type != DistributedType.DEEPSPEED:
             loss = loss / self.gradient_accumulation_steps
         if self._divisor != 1 and not _was_called_by(HF_TRAINING_STEP):
             loss = loss / self._divisor
-        if rate is not None and getattr(self, "has_lomo_optimizer", False):
-            self.lomo_backward(loss, rate)
-        elif self._session is None or self._lightning is None:
+        if self._session is None or self._lightning is None:
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
-            scaled.backward(**kwargs)
+            self.run_backward(scaled, **kwargs)
         elif self._defers(loss):
             self._session.pending_loss, self._session.backward_options = loss, kwargs
         else:
             optimizers = self._lightning.optimizers
             self._lightning.strategy.backward(loss, optimizers[0] if optimizers else None, **kwargs)
+
+    def run_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run the backward pass of a loss now, as the optimizer of the run would have it.
+
+        Args:
+            loss: a scalar with its graph, scaled where gradients are.
+            args: of `torch.Tensor.backward`.
+            kwargs: likewise; `learning_rate` for LOMO's optimizers.
+        """
+        if (rate := kwargs.pop("learning_rate", None)) is None:
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        else:
+            self.lomo_backward(loss, rate)
 
     def _defers(self, loss: torch.Tensor) -> bool:
         """Whether Lightning's closure is to run this backward; what cannot be a loss raises at once."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import default_data_collator
 from transformers.utils import logging
 
 from compat.arguments.fields import shown
+from compat.arguments.optimizers import optimizer_problems
 from compat.engine.guest import TRANSFERS, GuestModule, check_guest, is_guest, loss_of
 from compat.errors import ArgumentError
 from compat.trainer.callbacks import CallbacksMixin
 from compat.upstream.distributions import check_distribution
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from compat.trainer.given import Given
 
 logger = logging.get_logger("transformers.trainer")
@@ -228,6 +234,43 @@ class GuestsMixin(CallbacksMixin):
             return data_collator
         return super()._get_collator_with_removed_columns(data_collator, description)
 
+    # Batches, which may be anything that Lightning moves: a tensor, a dataclass, an object with a `to`.
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **kwargs: Any
+    ) -> tuple[list[Any], Any]:
+        """The batches of a window, and what they count. Mirrors `transformers.Trainer.get_batch_samples`."""
+        if not is_guest(self.model):
+            read: tuple[list[Any], Any] = super().get_batch_samples(
+                epoch_iterator, num_batches, *args, **kwargs
+            )
+            return read
+        # The loss of a LightningModule is the mean of its batch: nothing is to be counted.
+        return list(islice(epoch_iterator, num_batches)), None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """What a batch costs. Mirrors `transformers.Trainer.floating_point_ops`."""
+        is_told = not is_guest(self.model) or hasattr(self.model, "floating_point_ops")
+        return super().floating_point_ops(inputs) if is_told or isinstance(inputs, Mapping) else 0
+
+    def _count_tokens_before_step(self, inputs: Any) -> None:
+        super()._count_tokens_before_step(self._by_name(inputs))
+
+    def _count_tokens_after_step(self, inputs: Any) -> None:
+        super()._count_tokens_after_step(self._by_name(inputs))
+
+    def _by_name(self, inputs: Any) -> Any:
+        """A batch for code that looks for tokens by their name; without any where it has no names."""
+        return {} if is_guest(self.model) and not isinstance(inputs, Mapping) else inputs
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        if not is_guest(self.model):
+            return super()._prepare_inputs(inputs)
+        # Each tensor as HF would have it, then what only Lightning knows to move.
+        return move_data_to_device(
+            apply_to_collection(inputs, torch.Tensor, self._prepare_input), self.args.device
+        )
+
     # Steps.
 
     @property
@@ -300,6 +343,10 @@ class GuestsMixin(CallbacksMixin):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """HF's optimizer, or that of a LightningModule. Mirrors `transformers.Trainer.create_optimizer`."""
         configures = is_guest(self.model) and is_overridden("configure_optimizers", self.model)
+        if self.optimizer is None and not configures:
+            device = next((parameter.device for parameter in self.model.parameters()), self.args.device)
+            if problems := optimizer_problems(self.args, device):
+                raise ArgumentError("\n".join(problems))
         if self.optimizer is not None or not configures:
             return super().create_optimizer(*args, **kwargs)
         self.optimizer, self._guest_config = self._guest_module.optimizer_and_config()

@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from compat.checkpoint.io import keep_files_whole
 from compat.engine.evaluation import Evaluation
+from compat.engine.optimizer import has_modes
+from compat.engine.optimizer_state import held_state, load_held_state
 from compat.engine.precision import set_autocast
 from compat.errors import ArgumentError
 from compat.trainer.datamodule import HFLoader
@@ -42,6 +44,9 @@ MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 
 TRANSIENT = ("_hf", "reader", "_passes", "_neftune", "_surprises")
 """What belongs to a run, and neither to a copy of the module nor to a pickle."""
+
+HELD = "optimizer_extra"
+"""Where a Lightning checkpoint has what an optimizer keeps outside of its state."""
 
 FLAGS = ("accumulate_grad_batches", "gradient_clip_val", "max_epochs", "max_steps", "precision")
 """Flags of the Lightning Trainer that HF's arguments speak of, too."""
@@ -85,6 +90,7 @@ class HFModule(pl.LightningModule):
     _neftune: Any = None
     _surprises: Any = None
     _precision: str = "no"
+    _held: Any = None
 
     def __init__(
         self,
@@ -173,6 +179,7 @@ class HFModule(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
+        self._show_evaluated_weights()
         self._hf = self.reader = None
         keep_files_whole(self.trainer.strategy)
         plugin = self.trainer.precision_plugin
@@ -195,6 +202,12 @@ class HFModule(pl.LightningModule):
     def teardown(self, stage: str) -> None:
         # With it go the workers of its loader.
         self.reader = None
+
+    def _show_evaluated_weights(self) -> None:
+        """After training, a schedule-free optimizer is still to be told that an evaluation comes."""
+        optimizer: Any = None if self._hf is None else self._hf.optimizer
+        if has_modes(optimizer):
+            optimizer.eval()
 
     def _require_gradients_of_ours(self) -> None:
         size, strategy = self.trainer.accumulate_grad_batches, self.trainer.strategy
@@ -227,13 +240,17 @@ class HFModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """HF's optimizer and scheduler over the steps that the Lightning Trainer will make."""
         self._hf = None
-        self.hf.create_optimizer_and_scheduler(total_steps(self.trainer))
-        optimizer, scheduler = self.hf.optimizer, self.hf.lr_scheduler
+        hf, steps = self.hf, total_steps(self.trainer)
+        # A layerwise optimizer refuses accumulation.
+        hf.args.gradient_accumulation_steps = self.trainer.accumulate_grad_batches
+        hf.create_optimizer_and_scheduler(steps)
+        optimizer, scheduler = hf.optimizer, hf.lr_scheduler
         if self._waits(scheduler):
             # HF steps it with the metrics of each evaluation, wherever in the epoch that is.
             config = {"scheduler": scheduler, "interval": "epoch", "frequency": NEVER, "monitor": "eval_loss"}
         else:
-            config = {"scheduler": scheduler, "interval": "step"}
+            name = f"lr-{type(getattr(optimizer, 'optimizer', optimizer)).__name__}"
+            config = {"scheduler": scheduler, "interval": "step", "name": name}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     @staticmethod
@@ -260,6 +277,8 @@ class HFModule(pl.LightningModule):
             )
             raise ArgumentError(msg)
         WindowSource.go_on(self.trainer)
+        load_held_state(self.hf.optimizer, self.model, self._held or {})
+        self._held = None
         self._surprises = self.hf._surprises
         self._end_neftune()
         self._neftune = activated_neftune(self.hf)
@@ -420,6 +439,22 @@ class HFModule(pl.LightningModule):
         self.hf.lr_scheduler.step(metrics[name])
 
     # Files.
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put what the optimizer keeps outside of its state beside it.
+
+        Args:
+            checkpoint: gets `optimizer_extra`, where there is any.
+        """
+        optimizer = None if self._hf is None else self._hf.optimizer
+        if optimizer is not None and (held := held_state(optimizer, self.model)):
+            checkpoint[HELD] = held
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning loads the optimizer's own state after this.
+        self._held = checkpoint.get(HELD)
 
     def save_pretrained(self, folder: str) -> None:
         """Write a folder that `from_pretrained` reads: the model, and the processing class if there is one.

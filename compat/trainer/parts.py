@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from compat.arguments.fields import shown
+from compat.arguments.optimizers import OPTIMIZERS
+from compat.engine.optimizer import ClosureFirst
 from compat.errors import ArgumentError
 from compat.trainer.facade import Trainer
 
@@ -48,9 +50,6 @@ REFUSED: dict[str, str] = {
 }
 """Arguments that a Lightning Trainer of one's own cannot honour → the way out."""
 
-FUSED_OPTIMIZERS = frozenset({"lomo", "adalomo"})
-"""Optimizers that step inside of the backward, which is Lightning's."""
-
 
 def check(args: Any) -> None:
     """Refuse what a module in a Lightning Trainer of one's own cannot honour.
@@ -68,7 +67,7 @@ def _problems(args: Any) -> Iterator[str]:
         if value := getattr(args, name, None):
             yield f"`{shown(name, value)}`: an HFModule cannot do it in your own Lightning Trainer. {way_out}"
     optim = getattr(args.optim, "value", args.optim)
-    if optim in FUSED_OPTIMIZERS:
+    if optim in OPTIMIZERS and OPTIMIZERS[optim].steps_in_backward == "fused":
         yield (
             f"`optim={optim!r}`: it steps inside of the backward, which is Lightning's. "
             "Choose another one, or use `compat.Trainer`."
@@ -78,6 +77,9 @@ def _problems(args: Any) -> Iterator[str]:
 class _Parts:
     """What keeps an HF Trainer from acting by itself: Lightning has placed the model and the batches."""
 
+    accelerator: Any
+    optimizer: Any
+
     def _move_model_to_device(self, model: nn.Module, device: Any) -> None:
         pass
 
@@ -85,6 +87,12 @@ class _Parts:
         # HF's losses take labels out of what they are given, which callbacks get to see afterwards.
         kind: Any = type(data)
         return kind(dict(data)) if isinstance(data, Mapping) else data
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        self.optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        if ClosureFirst.is_needed(self.optimizer):
+            self.optimizer = ClosureFirst(self.optimizer, self.accelerator.gradient_state)
+        return self.optimizer
 
 
 def build_parts(

@@ -169,7 +169,33 @@ def unscheduled_layers(first: FirstStep) -> str:
     )
 
 
-SURPRISES: tuple[Callable[[FirstStep], str], ...] = (undivided_mean, first_label_counted, unscheduled_layers)
+def updates_in_backward(first: FirstStep) -> str:
+    """LOMO's optimizers, whose gradients are gone where they would be added up or clipped."""
+    args = first.hf.args
+    if not first.hf.accelerator.has_lomo_optimizer:
+        return ""
+    without_effect = {"max_grad_norm": (None, 0), "gradient_accumulation_steps": (1,)}
+    idle = [
+        shown(name, getattr(args, name))
+        for name, values in without_effect.items()
+        if getattr(args, name) not in values
+    ]
+    if not idle:
+        return ""
+    optim = shown("optim", getattr(args.optim, "value", args.optim))
+    return (
+        f"`{optim}`: weights change in the backward pass of each batch, so that `{'` and `'.join(idle)}` "
+        "neither clips nor adds up gradients, as under `transformers.Trainer`; `grad_norm` is logged as 0. "
+        "Give `max_grad_norm=0`, and larger batches in place of accumulation."
+    )
+
+
+SURPRISES: tuple[Callable[[FirstStep], str], ...] = (
+    undivided_mean,
+    first_label_counted,
+    unscheduled_layers,
+    updates_in_backward,
+)
 """What is looked for at the first step of a run; each gives what to say, or nothing."""
 
 OF_EVALUATION: tuple[Callable[[FirstStep], str], ...] = (first_label_counted,)

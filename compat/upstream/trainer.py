@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 import transformers
 from accelerate.utils import extract_model_from_parallel
 from torch.distributed.tensor.experimental import implicit_replication
@@ -20,6 +21,7 @@ from transformers import trainer as hf_trainer
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
 from transformers.integrations.deepspeed import deepspeed_init, deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_pt_utils import LayerWiseDummyScheduler
 from transformers.trainer_utils import SaveStrategy, TrainOutput, speed_metrics
 
 from compat.upstream.features import (
@@ -36,7 +38,6 @@ from compat.upstream.models import deactivate_neftune, update_fsdp_plugin_for_pe
 from compat.upstream.schedule import Schedule
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 TRAINER_STATE_NAME = "trainer_state.json"
@@ -342,6 +343,24 @@ class _SuppliedSeams(_CommonSeams):
             return bool(self.is_tp_enabled) and ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP
         return getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 1
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """HF's scheduler, also for layerwise optimizers under a torch that counts its rates.
+
+        Mirrors `transformers.Trainer.create_scheduler`. HF's stand-in for the schedules of layers has a rate
+        for each layer and one group.
+        """
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except ValueError:
+            layers = getattr(optimizer or self.optimizer, "optimizer_dict", None)
+            if layers is None:
+                raise
+        # The layers have their schedules; only what tells of them was not made.
+        with torch.random.fork_rng():
+            self.lr_scheduler = _SchedulesOfLayers(optimizer_dict=layers, lr=self.optimizer.defaults["lr"])
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def _make_optimizer(self, max_steps: int) -> None:
         if ONE_PIECE_MAKES_SCHEDULER_LAST:
             self.create_optimizer()
@@ -457,8 +476,6 @@ class _SuppliedSeams(_CommonSeams):
                 "Set `main_input_name` on the model class to the name of its input."
             )
             return
-        import torch
-
         count = torch.as_tensor(self._tokens_in(inputs, name), device=self.args.device, dtype=torch.int64)
         self.state.num_input_tokens_seen += self.accelerator.gather(count).sum().item()
 
@@ -482,6 +499,14 @@ class _SuppliedSeams(_CommonSeams):
         # From 5.0 on, HF's own arguments have none.
         if getattr(self.args, "past_index", -1) >= 0:
             self._past = None
+
+
+class _SchedulesOfLayers(LayerWiseDummyScheduler):  # type: ignore[misc]
+    """Tells the rate of the first layer, as HF's does under a torch that does not count them."""
+
+    def get_lr(self) -> list[float]:
+        """One rate, for the one group."""
+        return list(super().get_lr())[: len(self.optimizer.param_groups)]
 
 
 def _inner_training_loop(tracker: Any, metrics: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from compat.checkpoint import LAYOUT, HFCheckpointIO
+from compat.checkpoint.io import load_plain, save_plain, unloadable
+from compat.errors import CheckpointError
 from tests.small import trainer
 
 if TYPE_CHECKING:
@@ -64,3 +67,26 @@ def test_the_trainer_saves_through_it(tmp_path: Path) -> None:
     parts = HFCheckpointIO().load_checkpoint(tmp_path / "checkpoint-3")
     assert set(parts) == {"optimizer", "lr_scheduler"}
     assert parts["lr_scheduler"]["last_epoch"] == 3
+
+
+class Projector:
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+
+
+def test_queues_and_known_classes_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"queue": deque([torch.ones(2), torch.zeros(2)], maxlen=3), "projector": Projector(torch.ones(1))}
+    file = str(tmp_path / "optimizer.pt")
+    save_plain(state, file)
+    assert unloadable(file) == f"{__name__}.Projector"
+    with pytest.raises(CheckpointError, match="names classes that could run code"):
+        load_plain(file)
+    monkeypatch.setattr("compat.checkpoint.io.PROJECTORS", ((__name__, "Projector"),))
+    loaded = load_plain(file)
+    assert isinstance(loaded["queue"], deque)
+    assert (loaded["queue"].maxlen, [one.tolist() for one in loaded["queue"]]) == (3, [[1, 1], [0, 0]])
+    assert loaded["projector"].matrix.tolist() == [1]
+    # A Lightning file holds the same states.
+    torch.save({"optimizer_states": [{"projector": Projector(torch.ones(1))}]}, tmp_path / "a.ckpt")
+    of_lightning = HFCheckpointIO().load_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert of_lightning["optimizer_states"][0]["projector"].matrix.tolist() == [1]

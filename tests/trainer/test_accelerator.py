@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
 import accelerate
+import lightning.pytorch as pl
 import pytest
 import safetensors.torch
 import torch
@@ -22,6 +27,7 @@ import compat
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.upstream.accelerator import ACCELERATOR, AS_IT_IS
+from tests.parity.parts.optimizers import Fused
 from tests.parity.record import isolated
 from tests.small import Regression, arguments, losses, rows, trainer, weights
 
@@ -250,6 +256,54 @@ def test_lomo_is_found_without_a_wrapper(tmp_path: Path) -> None:
     optimizer = face.prepare(Fused([weight]))
     face.lomo_backward(weight.sum(), 0.1)
     assert optimizer.told == (1.0, 0.1)
+
+
+@pytest.fixture
+def with_lomo(monkeypatch: pytest.MonkeyPatch) -> None:
+    library: Any = ModuleType("lomo_optim")
+    library.__spec__ = ModuleSpec("lomo_optim", None)
+    library.Lomo = library.AdaLomo = Fused
+    monkeypatch.setitem(sys.modules, "lomo_optim", library)
+    for module in ("transformers.trainer", "transformers.trainer_optimizer"):
+        if hasattr(sys.modules.get(module), "is_lomo_available"):
+            monkeypatch.setattr(f"{module}.is_lomo_available", lambda: True)
+
+
+@pytest.mark.usefixtures("with_lomo")
+def test_lomo_trains_in_the_backward(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"learning_rate": 0.1, "save_strategy": "steps", "save_steps": 1}
+    as_sgd = trainer(tmp_path / "sgd", transformers.Trainer, optim="sgd", max_grad_norm=0.0, **options)
+    as_sgd.train()
+    seen: list[bool] = []
+
+    class Listening(pl.Callback):
+        def on_after_backward(self, trainer: Any, module: Any) -> None:
+            seen.append(module.model.out.weight.grad is None)
+
+    log = logging.getLogger("transformers.trainer")
+    log.addHandler(caplog.handler)
+    whole = trainer(tmp_path / "whole", optim="lomo", callbacks=[Listening()], **options)
+    whole.train()
+    log.removeHandler(caplog.handler)
+    assert losses(whole) == losses(as_sgd)
+    assert weights(whole) == weights(as_sgd)
+    assert seen == [True] * 3
+    (told,) = {text for text in caplog.messages if "optim='lomo'" in text}
+    assert "so that `max_grad_norm=1.0` neither clips nor adds up gradients" in told
+    again = trainer(tmp_path / "again", optim="lomo", **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    assert weights(again) == weights(whole)
+    # Each batch is an update, as under HF.
+    windows = trainer(tmp_path / "windows", optim="lomo", gradient_accumulation_steps=2, **options)
+    windows.train()
+    assert weights(windows) != weights(whole)
+
+
+def test_what_an_optimizer_lacks_is_told_before_training(tmp_path: Path) -> None:
+    made = trainer(tmp_path, optim="galore_adafactor_layerwise")
+    with pytest.raises(ArgumentError, match=r"Give optim='galore_adafactor'\."):
+        made.train()
+    assert made.state.global_step == 0
 
 
 def training_by_itself(base: Any) -> Any:

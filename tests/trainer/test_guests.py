@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import lightning.pytorch as pl
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import compat
 from compat.errors import ArgumentError
+from compat.trainer.guests import DataOfModule
 from tests.small import Regression, arguments, rows
 
 if TYPE_CHECKING:
@@ -145,6 +147,97 @@ def test_it_is_resumed(tmp_path: Path) -> None:
     whole.train()
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-8"))
     assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@dataclasses.dataclass
+class Example:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Movable:
+    def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.x, self.y = x, y
+
+    def to(self, device: Any) -> Movable:
+        return Movable(self.x.to(device), self.y.to(device))
+
+
+BATCHES: dict[str, tuple[Any, Any]] = {
+    "tensor": (lambda x, y: torch.cat([x, y[:, None]], 1), lambda batch: (batch[:, :4], batch[:, 4])),
+    "list": (lambda x, y: [x, y], lambda batch: batch),
+    "named": (Pair, lambda batch: (batch.x, batch.y)),
+    "dataclass": (Example, lambda batch: (batch.x, batch.y)),
+    "movable": (Movable, lambda batch: (batch.x, batch.y)),
+    "number": (lambda x, y: len(x), lambda batch: (torch.ones(batch, 4), torch.zeros(batch))),
+    "text": (lambda x, y: "labels", lambda batch: (torch.ones(2, 4), torch.zeros(2))),
+    "arrays": (lambda x, y: (x.numpy(), y.numpy()), lambda batch: map(torch.tensor, batch)),
+    "nested": (
+        lambda x, y: {"deep": [Pair(x, x), {0: (Example(x, y), None)}], "text": "a", "labels": None},
+        lambda batch: (batch["deep"][0].x, batch["deep"][1][0][0].y),
+    ),
+}
+"""Kinds of batches: how one is made of inputs and targets, and how a step gets them back."""
+
+
+class AnyBatch(pl.LightningModule):
+    """Takes its inputs and targets out of a batch of any kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+        self.kind = kind
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        x, y = BATCHES[self.kind][1](batch)
+        return ((self.net(x)[:, 0] - y) ** 2).mean()
+
+    def validation_step(self, batch: Any) -> None:
+        self.log("val_loss", self.training_step(batch), batch_size=2)
+
+    def predict_step(self, batch: Any) -> torch.Tensor:
+        x, _ = BATCHES[self.kind][1](batch)
+        return self.net(x)
+
+    def train_dataloader(self) -> Any:
+        def collated(samples: list[Any]) -> Any:
+            x = torch.stack([sample["x"] for sample in samples])
+            return BATCHES[self.kind][0](x, x.sum(1))
+
+        return DataLoader(rows(8), batch_size=2, collate_fn=collated)
+
+    val_dataloader = predict_dataloader = train_dataloader
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
+@pytest.mark.parametrize("kind", BATCHES)
+def test_batches_are_of_any_kind(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    theirs = AnyBatch(kind)
+    model = copy.deepcopy(theirs)
+    silent = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    plain = pl.Trainer(max_epochs=2, accelerator="cpu", accumulate_grad_batches=2, **silent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of workers, and torch's of Lightning
+        plain.fit(theirs)
+        metrics = dict(plain.callback_metrics)
+        predicted = torch.cat(plain.predict(theirs, theirs.predict_dataloader()))  # type: ignore[arg-type]
+    options = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 2, "max_grad_norm": 0.0}
+    ours = compat.Trainer(model, arguments(tmp_path, include_num_input_tokens_seen="all", **options))
+    ours.train()
+    assert all(map(torch.equal, model.state_dict().values(), theirs.state_dict().values()))
+    assert ours.evaluate()["eval_loss"] == metrics["val_loss"]
+    assert torch.equal(torch.tensor(ours.predict(DataOfModule(model)).predictions), predicted)
 
 
 def test_files_are_named_as_by_lightning(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import compat
 from compat.checkpoint.inert import read_arguments
 from compat.errors import ArgumentError
 from tests.parity.parts import data, models
+from tests.parity.parts.optimizers import InGroups, Layerwise, Moded
 from tests.small import Regression, arguments, rows
 
 if TYPE_CHECKING:
@@ -184,6 +185,65 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, step: int, leng
     _, whole = fit(flags={**flags, "enable_checkpointing": True, "callbacks": [saving]})
     _, resumed = fit(flags=flags, ckpt_path=tmp_path / f"step={step}.ckpt")
     assert weights(resumed) == weights(whole)
+
+
+class Scheduleless(Moded):
+    """Asks for its mode ahead of the training step."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.param_groups[0]["shown"] = 0.5
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.param_groups[0]["shown"] == 1.0, "not in train mode"
+        return super().step(closure)
+
+
+UNUSUAL: dict[str, Any] = {
+    "with modes": lambda model: Scheduleless(model.parameters(), lr=0.05),
+    "layer by layer": Layerwise,
+    "states in groups": lambda model: InGroups(model.parameters(), lr=0.05),
+}
+"""Optimizers that cannot be stepped, or saved, as others are."""
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_optimizers_train_and_go_on(tmp_path: Path, kind: str) -> None:
+    def parts() -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = Regression()
+        return {"model": model, "optimizers": (UNUSUAL[kind](model), None)}
+
+    def fit(**options: Any) -> compat.HFModule:
+        module = compat.HFModule(args=args, **parts())
+        trainer = lightning(max_steps=6, gradient_clip_val=1.0, **options.pop("flags", {}))
+        datamodule = compat.HFDataModule(args, rows(), rows(5))
+        trainer.fit(module, datamodule=datamodule, weights_only=True, **options)
+        return module
+
+    args = arguments(tmp_path, max_steps=6, eval_strategy="steps", eval_steps=2)
+    theirs = compat.Trainer(args=args, train_dataset=rows(), eval_dataset=rows(5), **parts())
+    theirs.train()
+    saving = callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    flags = {"val_check_interval": 2, "num_sanity_val_steps": 0}
+    whole = fit(flags={**flags, "enable_checkpointing": True, "callbacks": [saving]})
+    assert weights(whole) == weights(theirs.model)
+    assert weights(fit(flags=flags, ckpt_path=tmp_path / "step=3.ckpt")) == weights(whole)
+
+
+def test_weights_to_evaluate_are_shown_after_training(tmp_path: Path) -> None:
+    model = Regression()
+    args = arguments(tmp_path)
+    optimizer = Scheduleless(model.parameters(), lr=0.05)
+    module = compat.HFModule(model, args, optimizers=(optimizer, None))
+    trainer = lightning(max_steps=3)
+    data = compat.HFDataModule(args, rows(), rows(5))
+    trainer.fit(module, datamodule=data)
+    trained = weights(module)
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert optimizer.param_groups[0]["shown"] == 0.5
+    halved = [(torch.tensor(value) / 2).tolist() for value in trained]
+    assert weights(module) == halved
 
 
 LISTENERS = {

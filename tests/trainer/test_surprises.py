@@ -13,6 +13,7 @@ from torch import nn
 import compat
 from compat.trainer.surprises import Watched
 from tests.parity.parts import data, models
+from tests.parity.parts.optimizers import InGroups, Layerwise
 from tests.small import Regression, arguments, rows
 
 if TYPE_CHECKING:
@@ -187,26 +188,6 @@ def test_a_first_label_that_is_counted(tmp_path: Path, said: list[str]) -> None:
     assert len(said) == 2
 
 
-class Layerwise(torch.optim.Optimizer):
-    """As HF makes it: a stand-in beside optimizers that the backward steps."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.optimizer_dict = {
-            parameter: torch.optim.Adam([parameter], lr=0.1) for parameter in model.parameters()
-        }
-        super().__init__([torch.zeros(1)], {"lr": 0.1})
-        for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(self.hook)
-
-    def hook(self, parameter: nn.Parameter) -> None:
-        self.optimizer_dict[parameter].step()
-        self.optimizer_dict[parameter].zero_grad()
-
-    def step(self, closure: Any = None) -> None: ...
-
-    def zero_grad(self, set_to_none: bool = True) -> None: ...
-
-
 def layerwise(folder: Path, **options: Any) -> compat.Trainer:
     torch.manual_seed(0)
     model = Regression()
@@ -232,18 +213,6 @@ def test_layerwise_optimizers_go_on_where_they_were(tmp_path: Path, save_async: 
     again = layerwise(tmp_path / "again", **options)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert all(map(torch.equal, again.model.parameters(), whole.model.parameters()))
-
-
-class InGroups(torch.optim.SGD):
-    """Keeps its momentum in its groups, by parameter."""
-
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            kept = group.setdefault("momenta", {})
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    kept[parameter] = 0.9 * kept.get(parameter, 0.0) + parameter.grad
-                    parameter.data.add_(kept[parameter], alpha=-group["lr"])
 
 
 def test_states_that_lie_in_groups_come_back(tmp_path: Path) -> None:

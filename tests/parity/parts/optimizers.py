@@ -28,6 +28,55 @@ class Moded(torch.optim.SGD):
         self.param_groups[0]["shown"] = scale
 
 
+class Layerwise(torch.optim.Optimizer):
+    """As HF makes it: a stand-in beside optimizers that the backward steps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.optimizer_dict = {
+            parameter: torch.optim.Adam([parameter], lr=0.1) for parameter in model.parameters()
+        }
+        super().__init__([torch.zeros(1)], {"lr": 0.1})
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(self.hook)
+
+    def hook(self, parameter: nn.Parameter) -> None:
+        self.optimizer_dict[parameter].step()
+        self.optimizer_dict[parameter].zero_grad()
+
+    def step(self, closure: Any = None) -> None: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+
+class InGroups(torch.optim.SGD):
+    """Keeps its momentum in its groups, by parameter."""
+
+    def step(self, closure: Any = None) -> None:
+        if closure is not None:
+            closure()
+        for group in self.param_groups:
+            kept = group.setdefault("momenta", {})
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    kept[parameter] = 0.9 * kept.get(parameter, 0.0) + parameter.grad
+                    parameter.data.add_(kept[parameter], alpha=-group["lr"])
+
+
+class Fused(torch.optim.Optimizer):
+    """As LOMO: it has no step, and updates the weights in the backward at the rate that it is told."""
+
+    def __init__(self, model: nn.Module, lr: float = 1e-3) -> None:
+        super().__init__(model.parameters(), {"lr": lr})
+
+    def fused_backward(self, loss: torch.Tensor, lr: float) -> None:
+        """Run the backward, and update."""
+        loss.backward()
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.add_(parameter.grad, alpha=-lr)
+                parameter.grad = None
+
+
 def _sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
