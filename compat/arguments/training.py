@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 import transformers
+from transformers.utils import logging
 
 from compat.arguments.checks import Problem
 from compat.arguments.fields import is_secret, masked
@@ -37,6 +40,8 @@ from compat.upstream.environment import Here, contained, is_kept_on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+logger = logging.get_logger("transformers.training_args")
 
 _OfAllGenerations: Any = with_other_names(transformers.TrainingArguments, __name__)
 
@@ -104,6 +109,23 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         values.update(shown)
         # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})
+
+    @functools.cached_property
+    def _setup_devices(self) -> Any:
+        """HF's, which takes a backend for the sign of a job."""
+        values, backend = self.__dict__, self.ddp_backend
+        is_alone = not (started.is_launched() or _has_group())
+        if backend is None or not is_alone:
+            return super()._setup_devices
+        logger.warning_once(
+            f"`ddp_backend={backend!r}` has no effect: this run has one process, which needs no other. "
+            "torchrun, or `lightning={'devices': N}`, starts several."
+        )
+        values["ddp_backend"] = None
+        try:
+            return super()._setup_devices
+        finally:
+            values["ddp_backend"] = backend
 
     def _stays_on_cpu(self) -> bool:
         return bool(self.use_cpu or getattr(self, "no_cuda", False) or is_kept_on_cpu())
@@ -193,6 +215,11 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         value = masked(name, described(value) if name == "lightning" else value)
         is_record = dataclasses.is_dataclass(value) and not isinstance(value, type)
         return f"{dataclasses.asdict(value) if is_record else value}"
+
+
+def _has_group() -> bool:
+    """Whether a script has formed a group of processes by itself."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def described(value: Any) -> Any:

@@ -274,3 +274,22 @@ def test_no_file_of_a_run_holds_a_token(tmp_path: Path, name: str) -> None:
     assert {path.name for path in files} >= {"training_args.bin", "trainer_state.json"}
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert trainer.args.hub_token == SECRET
+
+
+@pytest.mark.parametrize("backend", ["gloo", "mpi"])
+def test_a_backend_has_no_effect_on_a_process_alone(
+    tmp_path: Path, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    transformers.utils.logging.warning_once.cache_clear()
+    expected = small.trainer(tmp_path)
+    expected.train()
+    run = small.trainer(tmp_path, ddp_backend=backend)
+    run.train()
+    assert run.args.device.type == "cpu"
+    assert run.args.world_size == 1
+    assert run.args.ddp_backend == backend
+    assert small.weights(run) == small.weights(expected)
+    small.arguments(tmp_path, ddp_backend=backend).device  # noqa: B018
+    said = [message for message in caplog.messages if "ddp_backend" in message]
+    assert len(said) == 1
+    assert said[0].startswith(f"`ddp_backend='{backend}'` has no effect: this run has one process")
