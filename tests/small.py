@@ -58,6 +58,7 @@ PARTS = (
     "data_collator",
     "eval_dataset",
     "optimizers",
+    "processing_class",
     "train_dataset",
 )
 """What a trainer is given beside its arguments."""

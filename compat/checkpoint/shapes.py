@@ -92,6 +92,7 @@ POSITION: Mapping[str, Kind] = {
     "depends_on": STATES,
     **dict.fromkeys(("order", "ahead"), STATES.or_none()),
     "own": ANY,
+    "rows": WHOLE.or_none(),
 }
 """Entry of `data_state.pth` → what it may be."""
 

@@ -48,6 +48,7 @@ class Position:
         own: states of the loader's own generators at the save; those of the process stand in HF's file.
         leaves_epoch: whether the run had decided to leave the rest of that epoch out.
         has_ended: whether the run had decided to end there, ahead of its last update step.
+        rows: of the dataset, where it has a length.
     """
 
     epoch: int
@@ -60,6 +61,7 @@ class Position:
     own: States | None = None
     leaves_epoch: bool = False
     has_ended: bool = False
+    rows: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The position as plain data."""

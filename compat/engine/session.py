@@ -230,7 +230,14 @@ class Session:
             own=generators.states(),
             leaves_epoch=bool(self.hf.control.should_epoch_stop),
             has_ended=self.hf._ends_itself,
+            rows=self.rows,
         )
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the dataset has, where it has a length."""
+        dataset: Any = getattr(self.dataloader, "dataset", None)
+        return len(dataset) if has_length(dataset) else None
 
     def depends_on(self) -> dict[str, int | None]:
         """What the count of batches within an epoch depends on."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
 
 from compat.checkpoint.adapters import is_whole, load_adapters
+from compat.checkpoint.changed import changes, other_length
 from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
 from compat.checkpoint.handover import settle
@@ -35,7 +36,7 @@ from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.saving import SavingMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from transformers.trainer_utils import TrainOutput
 
@@ -59,18 +60,26 @@ class CheckpointingMixin(SavingMixin):
 
     _restores_callbacks = False
     _loads_from: str | None = None
+    _asked_file: str | None = None
 
     # Which checkpoint a run resumes from.
 
     def _choose_checkpoint(self, asked: Any) -> Any:
         """What `resume_from_checkpoint` comes to, for all processes alike; left-overs are swept before."""
         self._restores_callbacks = asked == AUTO
+        self._asked_file = str(asked) if isinstance(asked, (str, Path)) and os.path.isfile(asked) else None
         self._end_earlier_writing()
         self._found = self._find_disks()
+        checkpoint = self._choose_for_all(asked)
+        if asked == AUTO and checkpoint is None:
+            self._tell([f"{AUTO!r} finds no checkpoint in {self.args.output_dir}; the run begins anew"])
+        return checkpoint
+
+    def _choose_for_all(self, asked: Any) -> Any:
         if self.args.world_size == 1:
             return self._choose_alone(asked)
-        if self._found.are_several:
-            return self._choose_together(asked, self._found)
+        if self._disks.are_several:
+            return self._choose_together(asked, self._disks)
         outcome: list[Any] = [None, None]
         if self.is_world_process_zero():
             try:
@@ -196,9 +205,24 @@ class CheckpointingMixin(SavingMixin):
         if resume_from_checkpoint is not None and self._disks.are_several:
             self._agree_on_best(self._get_output_dir(trial))
         told = what_holds(self.args, self.state, self._train_batch_size, max_steps)
-        if resume_from_checkpoint is not None and told:
-            logger.warning(told)
+        if resume_from_checkpoint is not None:
+            self._tell_of_resuming(self._asked_file or resume_from_checkpoint, max_steps)
+            config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+            self._tell(changes(resume_from_checkpoint, processing_class=self.processing_class, config=config))
+            if told:
+                logger.warning(told)
         return trained
+
+    def _tell_of_resuming(self, checkpoint: str, max_steps: int) -> None:
+        state = self.state
+        done = f"update step {state.global_step} of {max_steps}"
+        epoch = f"epoch {state.epoch or 0:.2f} of {state.num_train_epochs}"
+        self._tell([f"going on from {checkpoint}, {done}, {epoch}"])
+
+    def _tell(self, sentences: Iterable[str]) -> None:
+        """Say once in a job what a user who resumes is to know."""
+        for sentence in sentences if self.is_world_process_zero() else ():
+            logger.warning(f"`resume_from_checkpoint`: {sentence}.")
 
     def _agree_on_best(self, folder: str) -> None:
         """Have all processes know the best checkpoint, also where only the disks of others have it."""
@@ -229,6 +253,7 @@ class CheckpointingMixin(SavingMixin):
         if not os.path.isfile(file):
             return None
         position = Position.of(load_plain(file))
+        self._tell(other_length(position.rows, session.rows))
         if position.has_ended and self._restores_callbacks and not session.has_ended:
             session.has_ended = True
             self._tell_of_end(step, last)

@@ -1,0 +1,115 @@
+"""What a run has otherwise than the checkpoint that it goes on from: it is said, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from transformers import PretrainedConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETTLED_LATER = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+"""Entries of a configuration that loading, saving and training set by themselves."""
+
+SHOWN = 3
+"""How many differences are shown."""
+
+
+def changes(checkpoint: str, *, processing_class: Any, config: Any) -> Iterator[str]:
+    """What is another one than in the checkpoint, a sentence each.
+
+    Args:
+        checkpoint: a folder of HF's.
+        processing_class: the tokenizer of this run, or what holds it.
+        config: the model's configuration.
+    """
+    saved = _vocabulary(os.path.join(checkpoint, "tokenizer.json"))
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if saved and callable(getattr(tokenizer, "get_vocab", None)):
+        yield from _other_vocabulary(saved, tokenizer.get_vocab())
+    file = os.path.join(checkpoint, "config.json")
+    if isinstance(config, PretrainedConfig) and os.path.isfile(file):
+        yield from _other_config(_read(file), config)
+
+
+def other_length(saved: int | None, now: int | None) -> Iterator[str]:
+    """Whether the dataset has another length.
+
+    Args:
+        saved: the number of its rows when the checkpoint was written; None where it is not known.
+        now: the number of its rows.
+    """
+    if None not in (saved, now) and saved != now:
+        yield (
+            f"`train_dataset`: it has {now} rows, and {saved} when the checkpoint was written: batches are "
+            "not those of the uninterrupted run"
+        )
+
+
+def _other_vocabulary(saved: dict[str, int], now: dict[str, int]) -> Iterator[str]:
+    other = sorted(
+        (token for token in {*saved, *now} if saved.get(token) != now.get(token)),
+        key=lambda token: (saved.get(token, len(saved)), token),
+    )
+    if not other:
+        return
+    shown = ", ".join(
+        f"{token!r} is {_number(now, token)} and was {_number(saved, token)}" for token in other[:SHOWN]
+    )
+    yield (
+        f"`processing_class`: its vocabulary ({len(now)} tokens) is not that of the checkpoint "
+        f"({len(saved)} tokens): {shown}{_more(other)}. The weights know the checkpoint's: load the "
+        "tokenizer from there"
+    )
+
+
+def _other_config(saved: dict[str, Any], config: PretrainedConfig) -> Iterator[str]:
+    now = config.to_dict()
+    try:
+        then = type(config).from_dict(saved).to_dict()
+    except Exception:  # noqa: BLE001 (of another class, whose fields this one refuses)
+        return
+    other = sorted(
+        name
+        for name, value in now.items()
+        # What is still open may be settled by the first step, as `problem_type` is.
+        if value is not None and name not in SETTLED_LATER and name in then and then[name] != value
+    )
+    if other:
+        shown = ", ".join(
+            f"`{name}` is {now[name]!r:.60} and was {then[name]!r:.60}" for name in other[:SHOWN]
+        )
+        yield f"`model.config`: it is not that of the checkpoint: {shown}{_more(other)}"
+
+
+def _number(vocabulary: dict[str, int], token: str) -> str:
+    return f"token {vocabulary[token]}" if token in vocabulary else "none"
+
+
+def _more(other: list[str]) -> str:
+    return f", and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
+
+
+def _vocabulary(file: str) -> dict[str, int]:
+    """Token → number, of a file of the library tokenizers; empty where there is none that can be read."""
+    state = _read(file)
+    model = state.get("model")
+    tokens = model.get("vocab", {}) if isinstance(model, dict) else {}
+    if isinstance(tokens, list):
+        tokens = {entry[0]: number for number, entry in enumerate(tokens)}
+    added = {entry["content"]: entry["id"] for entry in state.get("added_tokens") or ()}
+    return {**tokens, **added}
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        with open(file, encoding="utf-8") as stream:
+            state = json.load(stream)
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
