@@ -37,6 +37,9 @@ LAYOUT = (
 STATE = "trainer_state.json"
 """The state of the run; what HF writes last."""
 
+ARGUMENTS = "training_args.bin"
+"""The arguments of the run, a pickle of HF's class or ours."""
+
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 """What HF's `enable_jit_checkpoint` leaves in a checkpoint while it writes it."""
 
@@ -79,7 +82,7 @@ LOADED_WEIGHTS_ONLY = (
     "data_state*.pth",
     "lightning_callbacks.pth",
     "optimizer_extra.pth",
-    "training_args.bin",
+    ARGUMENTS,
     "pytorch_model*.bin",
     "adapter_model.bin",
     "*/adapter_model.bin",

@@ -94,12 +94,6 @@ class Evaluation:
             if callable(getattr(part, "eval", None)):
                 part.eval()
 
-    def run(self, dataloader: Any) -> None:
-        """Make the pass, as Lightning's loops make it where somebody listens to them."""
-        self.set_eval_mode()
-        for inputs in dataloader:
-            self.step(inputs)
-
     def step(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Evaluate one batch.
 
@@ -297,7 +291,7 @@ def run_evaluation(
     outer, module.evaluation = module.evaluation, evaluation
     try:
         if is_alone:
-            _run_alone(trainer, evaluation, dataloader)
+            _run_alone(trainer, module, dataloader, predicts=evaluation.predicts)
         elif is_fitting(trainer):
             _run_nested(trainer, evaluation, loader)
         elif evaluation.predicts:
@@ -318,17 +312,20 @@ def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
     return is_fitting(trainer) or (has_evaluated and trainer.lightning_module is module)
 
 
-def _run_alone(trainer: pl.Trainer, evaluation: Evaluation, dataloader: Any) -> None:
-    """Make a pass that only the Trainer's state tells of."""
+def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Any, *, predicts: bool) -> None:
+    """Make a pass that, beside the module, only the Trainer's state tells of."""
     state, nested = trainer.state, is_fitting(trainer)
     outer = state.stage
-    state.stage = RunningStage.PREDICTING if evaluation.predicts else RunningStage.VALIDATING
+    state.stage = RunningStage.PREDICTING if predicts else RunningStage.VALIDATING
     if not nested:
-        state.fn = TrainerFn.PREDICTING if evaluation.predicts else TrainerFn.VALIDATING
+        state.fn = TrainerFn.PREDICTING if predicts else TrainerFn.VALIDATING
         state.status = TrainerStatus.RUNNING
     status = TrainerStatus.INTERRUPTED
     try:
-        evaluation.run(dataloader)
+        (module.on_predict_model_eval if predicts else module.on_validation_model_eval)()
+        step = module.predict_step if predicts else module.validation_step
+        for index, batch in enumerate(dataloader):
+            step(batch, index)
         status = TrainerStatus.FINISHED
     finally:
         state.stage = outer

@@ -80,6 +80,16 @@ def load_held_state(optimizer: Any, model: nn.Module, held: Held) -> None:
                 owner.load_state_dict(state)
 
 
+def lacking(optimizer: Any) -> set[str]:
+    """Options that an optimizer has by default, and its groups no longer have: they are another one's.
+
+    Args:
+        optimizer: the optimizer, or what stands for it, after it has loaded a state.
+    """
+    optimizer = _itself(optimizer)
+    return {name for group in optimizer.param_groups for name in optimizer.defaults if name not in group}
+
+
 def _own_attributes(optimizer: Any) -> tuple[str, ...]:
     kind = type(optimizer)
     return OWN_ATTRIBUTES.get((kind.__module__, kind.__qualname__), ())

@@ -22,15 +22,16 @@ from compat.checkpoint.deepspeed import mend_universal
 from compat.checkpoint.handover import settle
 from compat.checkpoint.held import what_holds
 from compat.checkpoint.hosts import gathered
+from compat.checkpoint.inert import read_arguments
 from compat.checkpoint.io import load_plain, numpys_older_names
-from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE
+from compat.checkpoint.layout import ARGUMENTS, OPTIMIZER_EXTRA, STATE
 from compat.checkpoint.partial import remove, sweep
 from compat.checkpoint.renamed import load_renamed
 from compat.checkpoint.verify import problems
 from compat.checkpoint.whole import AUTO, choose, numbered
 from compat.checkpoint.writer import wait_for_writers
 from compat.engine.guest import is_guest
-from compat.engine.optimizer_state import load_held_state
+from compat.engine.optimizer_state import lacking, load_held_state
 from compat.engine.position import Position
 from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.saving import SavingMixin
@@ -316,11 +317,34 @@ class CheckpointingMixin(SavingMixin):
             return
         parts = self.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
         if "optimizer" in parts and "lr_scheduler" in parts:
-            self.optimizer.load_state_dict(parts["optimizer"])
+            self._load_optimizer(parts["optimizer"], checkpoint)
             self.lr_scheduler.load_state_dict(parts["lr_scheduler"])
         file = os.path.join(checkpoint, OPTIMIZER_EXTRA)
         if os.path.isfile(file):
             load_held_state(self.optimizer, self.model, load_plain(file))
+
+    def _load_optimizer(self, state: dict[str, Any], checkpoint: str) -> None:
+        """Load its state, unless it is that of another `optim`, with which the first step would fail."""
+        file = os.path.join(checkpoint, ARGUMENTS)
+        saved = read_arguments(file).get("optim") if os.path.isfile(file) else None
+        asked = getattr(self.args.optim, "value", self.args.optim)
+        is_another = saved is not None and saved != asked
+        reason = ""
+        try:
+            self.optimizer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if not is_another:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+        if is_another and (missing := sorted(lacking(self.optimizer))):
+            reason = f"it has no {', '.join(missing)}"
+        if reason:
+            msg = (
+                f"`optim={asked!r}`: {checkpoint} holds the state of {saved!r}, which does not fit "
+                f"({reason}). Give `optim={saved!r}`; or, to go on from its weights with a fresh optimizer, "
+                "load the model from there and train without `resume_from_checkpoint`."
+            )
+            raise ArgumentError(msg)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with numpys_older_names():

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 import compat
-from compat.errors import CheckpointError
-from tests.small import arguments, rows, trainer
+from compat.errors import ArgumentError, CheckpointError
+from tests.small import arguments, rows, trainer, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -282,3 +282,26 @@ def test_a_module_of_torchs_is_told_what_is_missing(tmp_path: Path, caplog: pyte
     logging.get_logger("transformers").removeHandler(caplog.handler)
     assert resumed.model.out.bias.item() == 7.0
     assert "missing keys in the checkpoint model loaded: ['out.bias']" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("adamw_torch", "sgd"), ("sgd", "adamw_torch"), ("adamw_torch", "adafactor")]
+)
+def test_the_state_of_another_optim_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    trainer(tmp_path, optim=first, **options).train()
+    run = trainer(tmp_path, optim=second, **options)
+    with pytest.raises(
+        ArgumentError, match=f"`optim='{second}'`: .*checkpoint-2 holds the state of '{first}'"
+    ):
+        run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_the_state_of_another_implementation_of_an_optim_is_taken(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    expected = trainer(tmp_path, optim="adamw_torch", **options)
+    expected.train()
+    run = trainer(tmp_path, optim="adamw_torch_fused", **options)
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for ours, theirs in zip(weights(run), weights(expected), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compat.checkpoint.convert import lazy
 from compat.checkpoint.convert.common import STATE
 from compat.checkpoint.inert import read_arguments
+from compat.checkpoint.layout import ARGUMENTS
 from compat.errors import CompatError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def progress(checkpoint: Checkpoint) -> Progress:
 
 def _accumulated(checkpoint: Checkpoint) -> int:
     """Batches for each step of the optimizer, from the arguments, which are read without running anything."""
-    content = checkpoint.files.get("training_args.bin")
+    content = checkpoint.files.get(ARGUMENTS)
     if content is None:
         return 1
     with tempfile.NamedTemporaryFile(suffix=".bin") as file:

@@ -13,14 +13,12 @@ import torch
 from compat.arguments.fields import is_secret
 from compat.checkpoint.convert import lazy
 from compat.checkpoint.inert import Inert, InertUnpickler
+from compat.checkpoint.layout import ARGUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from compat.checkpoint.convert.common import Checkpoint
-
-ARGUMENTS = "training_args.bin"
-"""The file of a checkpoint that may hold them."""
 
 _TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
 

@@ -9,8 +9,9 @@ import torch
 import transformers
 
 from compat.checkpoint.convert import convert
-from compat.checkpoint.convert.secrets import ARGUMENTS, without_secrets
+from compat.checkpoint.convert.secrets import without_secrets
 from compat.checkpoint.inert import read_arguments
+from compat.checkpoint.layout import ARGUMENTS
 from compat.checkpoint.manifest import MANIFEST
 from tests.checkpoint.convert import harms
 from tests.parity.record import isolated
