@@ -14,6 +14,7 @@ from transformers.utils import logging
 from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation, Validation, is_fitting, is_running, run_evaluation
 from compat.engine.guest import UserModuleEvaluation, is_guest
+from compat.errors import ArgumentError
 from compat.trainer.training import TrainingMixin
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from compat.engine.module import TrainerModule
 
 logger = logging.get_logger("transformers.trainer")
+
+NO_MODEL = (
+    "`model`: after `hyperparameter_search` the trainer has none, for each trial had its own. Set the "
+    "`hyperparameters` of the best run in `trainer.args` and call `trainer.train()`, which makes one by "
+    "`model_init`."
+)
 
 SPREADS_PARAMETERS = 3
 """The stage of ZeRO in which no process has a whole model."""
@@ -132,6 +139,8 @@ class EvaluationMixin(TrainingMixin):
 
     def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
         args = self.args
+        if self.model is None:
+            raise ArgumentError(NO_MODEL)
         if self._needs_inference_engine():
             deepspeed_init(self, num_training_steps=0, inference=True)
         model: nn.Module = self._wrap_model(self.model, training=False, dataloader=dataloader)

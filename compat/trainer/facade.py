@@ -24,6 +24,7 @@ from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream import started
 from compat.upstream.distributions import check_distribution
 from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
+from compat.upstream.models import uncompiled
 from compat.upstream.sharding import (
     fsdp2_plugin,
     fsdp_plugin_asked_for,
@@ -72,6 +73,8 @@ class Trainer(GenerationsMixin, LackedMethods):
         adapt_overrides(self, Trainer)
         self._surprises = Surprises()
         given = Given(args, kwargs)
+        if (module := uncompiled(given["model"])) is not given["model"]:
+            given["model"] = module
         welcome(given)
         callbacks = set_apart(given)
         with reporting(given["args"]) as own:
@@ -85,6 +88,14 @@ class Trainer(GenerationsMixin, LackedMethods):
         if is_adapted(self, "compute_loss"):
             # Such a loss is the mean of its micro-batch: HF must divide it by the window, as it did then.
             self.model_accepts_loss_kwargs = False
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Call `model_init`. Mirrors `transformers.Trainer.call_model_init`.
+
+        Args:
+            trial: the trial of a hyperparameter search.
+        """
+        return uncompiled(super().call_model_init(trial))
 
     @property
     def plan(self) -> LightningPlan:

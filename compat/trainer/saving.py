@@ -32,7 +32,7 @@ from compat.checkpoint.rotation import rotate
 from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError, CheckpointError
-from compat.trainer.evaluation import EvaluationMixin
+from compat.trainer.evaluation import NO_MODEL, EvaluationMixin
 from compat.upstream.environment import told_local_size
 from compat.upstream.sharding import full_state_dict
 from compat.upstream.trainer import determine_best_metric
@@ -459,6 +459,8 @@ class SavingMixin(EvaluationMixin):
         Args:
             output_dir: where; `args.output_dir` if None.
         """
+        if self.model is None:
+            raise ArgumentError(NO_MODEL)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         keeps_shards = plugin is not None and "SHARDED" in str(plugin.state_dict_type)
         if keeps_shards and not _internal_call:

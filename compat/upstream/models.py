@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import transformers
+from torch._dynamo import OptimizedModule
 from transformers import trainer as hf_trainer
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 OF_THE_NEWEST = ("every_n_layers", "offload")
 """Entries of `activation_checkpointing_kwargs` that are the model's, and none of torch's."""
+
+
+def uncompiled(model: Any) -> Any:
+    """The module that a script has given to `torch.compile`, which calls itself compiled from then on.
+
+    HF reads columns, labels and keys off the model, and the wrapper has those of any module.
+
+    Args:
+        model: what `torch.compile` gave, or any other object, which is returned as it is.
+    """
+    if not isinstance(model, OptimizedModule):
+        return model
+    module: Any = model._orig_mod
+    # As `Module.compile` does it.
+    module._compiled_call_impl = model.dynamo_ctx(module._call_impl)
+    return module
 
 
 def checkpoint_activations(model: nn.Module, args: Any) -> None:
