@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     parser = argparse.ArgumentParser(
-        prog="compat", description="Hugging Face training scripts on PyTorch Lightning."
+        prog="compat",
+        description="Hugging Face training scripts on PyTorch Lightning.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -49,7 +51,10 @@ def _chosen(parser: argparse.ArgumentParser, words: list[str]) -> Callable[[], i
     words, behind = _cut(words)
     namespace, more = parser.parse_known_args(words)
     if more and not getattr(namespace, "takes_more", False):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+        from compat.arguments.checks import nearest
+
+        meant = filter(None, (nearest(word.partition("=")[0], namespace.options) for word in more))
+        parser.error(" ".join([f"unrecognized arguments: {' '.join(more)}.", *meant]))
     namespace.more, namespace.behind = more, behind
     return functools.partial(namespace.main, namespace)
 

@@ -16,6 +16,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="turn a checkpoint into another form",
         description="Turn a checkpoint of Hugging Face's, Lightning's, FSDP's or DeepSpeed's into another "
         "form, one tensor at a time. Nothing that a checkpoint holds is run.",
+        allow_abbrev=False,
     )
     parser.add_argument("src", metavar="SRC", help="a checkpoint; its form is found out")
     parser.add_argument("dst", metavar="DST", help="what to write; it appears whole or not at all")
@@ -37,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--overwrite", action="store_true", help="replace DST where it exists")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.set_defaults(main=main)
+    parser.set_defaults(main=main, options=tuple(parser._option_string_actions))
 
 
 def main(namespace: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import runpy
 import sys
 import types
 import zipfile
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,12 +25,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run an unedited Hugging Face script on Lightning",
         description="Run a script that imports from transformers, with Lightning under its Trainer. "
         "Arguments after the script are the script's own.",
+        allow_abbrev=False,
     )
     parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
     parser.add_argument(
         "--devices",
         type=int,
         help="start the script for so many devices, a process on each; for each GPU where it is not given",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error in the arguments was raised"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as in python -m")
     parser.add_argument(
@@ -38,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="the script, a folder with a __main__.py, or a module with -m",
     )
     parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS", help="the script's arguments")
-    parser.set_defaults(main=main)
+    parser.set_defaults(main=main, options=tuple(parser._option_string_actions))
 
 
 def main(namespace: argparse.Namespace) -> int:
@@ -71,7 +76,9 @@ def main(namespace: argparse.Namespace) -> int:
         from compat.trainer import Trainer
 
         Trainer.announces_plan = True
-    run_script(namespace.script, namespace.args, as_module=namespace.module)
+    run_script(
+        namespace.script, namespace.args, as_module=namespace.module, with_traceback=namespace.traceback
+    )
     return 0
 
 
@@ -106,15 +113,20 @@ def _source(script: str, *, as_module: bool) -> str | None:
     return os.path.join(script, "__main__.py") if os.path.isdir(script) else script
 
 
-def run_script(script: str, args: Sequence[str], *, as_module: bool = False) -> None:
+def run_script(
+    script: str, args: Sequence[str], *, as_module: bool = False, with_traceback: bool = True
+) -> None:
     """Run `script` as `__main__`, with the argv and the import path that python would give it.
 
     Args:
         script: a path, or a module name.
         args: its arguments.
         as_module: whether `script` is a module name.
+        with_traceback: whether an uncaught `ArgumentError` is shown with its traceback; with the script's
+            line alone otherwise.
     """
     sys.argv[:] = [script, *args]
+    sys.excepthook = functools.partial(_show, script, with_traceback)
     if as_module:
         _replace_first_path(os.getcwd())
         runpy.run_module(script, run_name="__main__", alter_sys=True)
@@ -134,7 +146,6 @@ def _replace_first_path(folder: str) -> None:
 
 def _run_file(path: str) -> None:
     """Execute a file in a fresh `__main__`, which pickles, workers and `inspect` find again by that name."""
-    sys.excepthook = functools.partial(_show_from, path)
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=path, __loader__=loader, __cached__=None, __annotations__={})
@@ -143,9 +154,21 @@ def _run_file(path: str) -> None:
     exec(code, module.__dict__)  # noqa: S102 (running it is what was asked for)
 
 
-def _show_from(path: str, kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+def _show(
+    script: str, with_traceback: bool, kind: type[BaseException], error: BaseException, traceback: Any
+) -> None:
     """Show an uncaught error as under plain python, where the traceback begins in the script."""
-    start = traceback
+    from compat.errors import ArgumentError
+
+    path, start = os.path.abspath(script), traceback
     while start is not None and start.tb_frame.f_code.co_filename != path:
         start = start.tb_next
-    sys.__excepthook__(kind, error.with_traceback(start), start)
+    if with_traceback or not issubclass(kind, ArgumentError):
+        shown = start if os.path.isfile(path) else traceback
+        sys.__excepthook__(kind, error.with_traceback(shown), shown)
+        return
+    lines = [line for frame, line in walk_tb(start) if frame.f_code.co_filename == path]
+    place = f"{script}, line {lines[-1]}: " if lines else ""
+    sys.stderr.write(
+        f"compat run: {place}{error}\n(`compat run --traceback {script}` shows where it was raised.)\n"
+    )

@@ -140,3 +140,34 @@ def test_a_training_script_runs_on_lightning_with_the_same_numbers(tmp_path: Pat
 def test_quiet_prints_nothing_of_its_own(tmp_path: Path) -> None:
     script = write(tmp_path, TRAINS)
     assert "compat:" not in run([*COMPAT, "--quiet", script], tmp_path).stderr
+
+
+BAD = """
+    from transformers import TrainingArguments
+
+    def main():
+        TrainingArguments("out", num_train_epoch=3)
+
+    main()
+"""
+
+
+def test_an_error_in_the_arguments_is_one_sentence(tmp_path: Path) -> None:
+    script = write(tmp_path, BAD)
+    done = run([*COMPAT, script], tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "compat run: script.py, line 5: `num_train_epoch=3`: TrainingArguments has no such argument. "
+        "Did you mean `num_train_epochs`?",
+        "(`compat run --traceback script.py` shows where it was raised.)",
+    ]
+    shown = run([*COMPAT, "--traceback", script], tmp_path)
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
+    assert "setters.py" in shown.stderr
+
+
+def test_a_flag_that_is_cut_short_is_another_flag(tmp_path: Path) -> None:
+    done = run([*COMPAT, "--device", "2", write(tmp_path, "print(1)")], tmp_path)
+    assert done.returncode == 2
+    assert "unrecognized arguments: --device. Did you mean `--devices`?" in done.stderr
