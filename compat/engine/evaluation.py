@@ -261,12 +261,12 @@ class Evaluation:
 
 def is_running(trainer: pl.Trainer) -> bool:
     """Whether one of Lightning's loops is running."""
-    return trainer.state.status == TrainerStatus.RUNNING
+    return trainer.state.status is TrainerStatus.RUNNING
 
 
 def is_fitting(trainer: pl.Trainer) -> bool:
     """Whether `fit` is running."""
-    return is_running(trainer) and trainer.state.fn == TrainerFn.FITTING
+    return is_running(trainer) and trainer.state.fn is TrainerFn.FITTING
 
 
 def run_evaluation(
@@ -308,8 +308,10 @@ def run_evaluation(
 def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
     """Whether what Lightning does, or has done last, is with this module, and set up for an evaluation."""
     state = trainer.state
-    has_evaluated = state.finished and state.fn in {TrainerFn.VALIDATING, TrainerFn.PREDICTING}
-    return is_fitting(trainer) or (has_evaluated and trainer.lightning_module is module)
+    if is_fitting(trainer):
+        return True
+    has_ended = state.status is TrainerStatus.FINISHED and state.fn is not TrainerFn.FITTING
+    return has_ended and trainer.lightning_module is module
 
 
 def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Any, *, predicts: bool) -> None:

@@ -11,6 +11,7 @@ import transformers
 from transformers.training_args import ParallelMode
 
 from compat.errors import ArgumentError
+from compat.upstream import started
 from tests import small
 from tests.effects import parts
 from tests.effects.effect import Bench, Effect, same
@@ -44,6 +45,8 @@ def told_to_processes(name: str) -> Any:
             init(self, *args, **options)
 
         bench.patch.setattr(accelerate.PartialState, "__init__", noted)
+        # As in a process of a job; one alone is not told of a backend.
+        bench.patch.setattr(started, "is_launched", lambda: True)
         bench.arguments()
         (answer,) = {options[name] for options in asked if name in options}
         return answer
