@@ -325,26 +325,25 @@ class CheckpointingMixin(SavingMixin):
 
     def _load_optimizer(self, state: dict[str, Any], checkpoint: str) -> None:
         """Load its state, unless it is that of another `optim`, with which the first step would fail."""
-        file = os.path.join(checkpoint, ARGUMENTS)
-        saved = read_arguments(file).get("optim") if os.path.isfile(file) else None
-        asked = getattr(self.args.optim, "value", self.args.optim)
-        is_another = saved is not None and saved != asked
-        reason = ""
+        failure: Exception | None = None
         try:
             self.optimizer.load_state_dict(state)
+            missing = sorted(lacking(self.optimizer))
+            reason = f"it has no {', '.join(missing)}" if missing else ""
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if not is_another:
-                raise
-            reason = f"{type(error).__name__}: {error}"
-        if is_another and (missing := sorted(lacking(self.optimizer))):
-            reason = f"it has no {', '.join(missing)}"
-        if reason:
+            failure, reason = error, f"{type(error).__name__}: {error}"
+        if not reason:
+            return
+        saved, asked = _saved_optim(checkpoint), getattr(self.args.optim, "value", self.args.optim)
+        if saved not in (None, asked):
             msg = (
                 f"`optim={asked!r}`: {checkpoint} holds the state of {saved!r}, which does not fit "
                 f"({reason}). Give `optim={saved!r}`; or, to go on from its weights with a fresh optimizer, "
                 "load the model from there and train without `resume_from_checkpoint`."
             )
-            raise ArgumentError(msg)
+            raise ArgumentError(msg) from failure
+        if failure is not None:
+            raise failure
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with numpys_older_names():
@@ -403,3 +402,11 @@ class CheckpointingMixin(SavingMixin):
             self.args.restore_callback_states_from_checkpoint = asked
         # It was saved in the middle of a save, which is over.
         self.control.should_save = self.control.should_evaluate = self.control.should_log = False
+
+
+def _saved_optim(checkpoint: str) -> Any:
+    """The `optim` of the run that has written a checkpoint; None where its arguments cannot be read."""
+    try:
+        return read_arguments(os.path.join(checkpoint, ARGUMENTS)).get("optim")
+    except CompatError:
+        return None

@@ -305,3 +305,14 @@ def test_the_state_of_another_implementation_of_an_optim_is_taken(tmp_path: Path
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     for ours, theirs in zip(weights(run), weights(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_arguments_that_cannot_be_read_stop_no_run(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    expected = trainer(tmp_path, **options)
+    expected.train()
+    (tmp_path / "checkpoint-2" / "compat_manifest.json").unlink()
+    (tmp_path / "checkpoint-2" / "training_args.bin").unlink()
+    run = trainer(tmp_path, **options)
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert weights(run) == weights(expected)
