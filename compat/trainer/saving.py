@@ -232,9 +232,10 @@ class SavingMixin(EvaluationMixin):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         name = str(self.args.metric_for_best_model)
         value: Any = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
-        if np.size(value) > 1:
+        count = value.numel() if isinstance(value, torch.Tensor) else np.size(value)
+        if count > 1:
             msg = (
-                f"`metric_for_best_model={name!r}`: the metric has {np.size(value)} values, none of which "
+                f"`metric_for_best_model={name!r}`: the metric has {count} values, none of which "
                 "is the best one. Have `compute_metrics` return a number under this name, a mean for one."
             )
             raise ArgumentError(msg)

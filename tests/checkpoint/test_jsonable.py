@@ -91,9 +91,10 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path, metrics: dict[str, Any],
     assert read(tmp_path / "eval_results.json") == {}
 
 
-def test_the_best_of_an_array_is_asked_for(tmp_path: Path) -> None:
-    run = trainer(tmp_path, compute_metrics=lambda _: dict(VALUES), **EVALUATING, metric_for_best_model="f1")
-    with pytest.raises(ArgumentError, match=r"`metric_for_best_model='f1'`: the metric has 2 values"):
+@pytest.mark.parametrize("name", ["f1", "tensor"])
+def test_the_best_of_an_array_is_asked_for(tmp_path: Path, name: str) -> None:
+    run = trainer(tmp_path, compute_metrics=lambda _: dict(VALUES), **EVALUATING, metric_for_best_model=name)
+    with pytest.raises(ArgumentError, match=f"`metric_for_best_model='{name}'`: the metric has 2 values"):
         run.train()
 
 
