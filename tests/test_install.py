@@ -58,7 +58,7 @@ def test_the_module_of_that_name_installs_too() -> None:
     shown = subprocess.run(
         [PYTHON, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert shown.stdout.split() == ["compat.trainer.facade", "transformers.trainer"]
+    assert shown.stdout.split() == ["compat.trainer.trainer", "transformers.trainer"]
 
 
 def test_installing_twice_is_installing_once() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
 
+    from compat.engine.host import TrainerHost
     from compat.engine.module import TrainerModule
 
 PADDING = -100
@@ -55,7 +56,7 @@ class Evaluation:
 
     def __init__(
         self,
-        hf: Any,
+        hf: TrainerHost,
         model: nn.Module,
         *,
         description: str,
@@ -107,7 +108,7 @@ class Evaluation:
         self.inputs = inputs
         self.observe(inputs)
         if self._steps == 0 and not self.predicts:
-            hf._surprises.tell_of_evaluation(hf, inputs)
+            hf._surprises.tell_of_evaluation(inputs)
         with torch.set_grad_enabled(self._grad_enabled):
             losses, logits, labels = hf.prediction_step(
                 self._model, inputs, self._prediction_loss_only, ignore_keys=self._ignore_keys

@@ -92,7 +92,7 @@ class AutomaticOptimization(_AutomaticOptimization):
         loss, session.pending_loss = session.pending_loss, None
         options, session.backward_options = session.backward_options, {}
         # A hook of the backward may call the model again, whose gradients wait for the window as well.
-        with session.hf._sync_context(session.place, session.model):
+        with session.hf._fit.sync_context(session.place, session.model):
             self.trainer.strategy.backward(loss, optimizer, **options)
 
     @override
@@ -232,7 +232,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     def has_foreign_scheduler(self) -> bool:
         """Whether Lightning steps the scheduler: a module's own, or one that a callback has put in."""
         hf, configs = self._session.hf, self.trainer.strategy.lr_scheduler_configs
-        is_own = hf._guest_config is not None
+        is_own = hf._user_module.config is not None
         return bool(configs) and (is_own or configs[0].scheduler is not hf.lr_scheduler)
 
     @override

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compat.engine.evaluation import Evaluation
+    from compat.engine.host import TrainerHost
     from compat.engine.session import Session
 
 PLAIN_TYPES = (str, type(None))
@@ -50,7 +51,7 @@ class TrainerModule(pl.LightningModule):
     has_guest = False
     """Whether the model is a LightningModule of the user's."""
 
-    def __init__(self, hf: Any, model: nn.Module) -> None:
+    def __init__(self, hf: TrainerHost, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         # A trainer that is dropped goes at once, with the workers of its dataloaders: no cycle may hold it.
@@ -80,9 +81,9 @@ class TrainerModule(pl.LightningModule):
         return self.model(*args, **kwargs)
 
     @property
-    def hf(self) -> Any:
+    def hf(self) -> TrainerHost:
         """The HF Trainer."""
-        return self._hf()
+        return cast("TrainerHost", self._hf())
 
     @property
     def run(self) -> Session:
@@ -120,9 +121,9 @@ class TrainerModule(pl.LightningModule):
         run = self.run
         hf, checkpoint = run.hf, run.resume_from_checkpoint
         prepared = hf._set_up_training(run.schedule, run.dataloader, checkpoint, run.trial)
-        run.begin(prepared, hf._load_position(checkpoint, run))
+        run.begin(prepared, hf._checkpoint_reader.load_position(checkpoint, run))
         self.trainer.fit_loop.fast_forward()  # type: ignore[attr-defined]
-        optimizer, scheduler, own = hf.optimizer, hf.lr_scheduler, hf._guest_config
+        optimizer, scheduler, own = hf.optimizer, hf.lr_scheduler, hf._user_module.config
         if own is not None and own.scheduler.optimizer == optimizer:
             shown = {name: getattr(own, name) for name in SCHEDULER_KEYS}
             return {"optimizer": optimizer, "lr_scheduler": shown}
@@ -145,7 +146,7 @@ class TrainerModule(pl.LightningModule):
         hf = run.hf
         run.start_time = time.time()
         hf._start_bookkeeping(torch.tensor(0.0, device=hf.args.device))
-        hf._announce_training(run)
+        hf._fit.announce(run)
         run.model.zero_grad()  # type: ignore[union-attr]
         run.fire("on_train_begin")
         if hf.args.eval_on_start:
@@ -208,12 +209,12 @@ class TrainerModule(pl.LightningModule):
         run = self.run
         hf = run.hf
         micro, surprises = run.place, run.surprises
-        num_items = micro.num_items if surprises is None else surprises.watch(hf, micro.num_items)
-        with hf._sync_context(micro, run.model):
+        num_items = micro.num_items if surprises is None else surprises.watch(micro.num_items)
+        with hf._fit.sync_context(micro, run.model):
             loss: torch.Tensor = hf.training_step(run.model, batch, num_items)
         if surprises is not None:
             run.surprises = None
-            surprises.tell(hf, batch, num_items, hf.current_gradient_accumulation_steps)
+            surprises.tell(batch, num_items, hf.current_gradient_accumulation_steps)
         self._add_up(loss)
         hf.current_flos += float(hf.floating_point_ops(batch))
         hf._count_tokens_after_step(batch)
@@ -272,7 +273,7 @@ class TrainerModule(pl.LightningModule):
         is_foreign = self.trainer.fit_loop.epoch_loop.has_foreign_scheduler  # type: ignore[attr-defined]
         run.learning_rate = hf.optimizer.param_groups[0]["lr"] if is_foreign else hf._get_learning_rate()
         was_skipped = hf.accelerator.optimizer_step_was_skipped
-        if not (was_skipped or is_foreign or hf._scheduler_waits_for_metrics()):
+        if not (was_skipped or is_foreign or hf._fit.scheduler_waits_for_metrics()):
             hf.lr_scheduler.step()
         hf.state.global_step += 1
         run.behind = run.place.step + 1
@@ -290,7 +291,7 @@ class TrainerModule(pl.LightningModule):
         run.model.zero_grad()  # type: ignore[union-attr]
         run.fire("on_step_end")
         self._log_save_evaluate(run)
-        run.hf._check_writing()
+        run.hf._checkpoint_writer.check_writing()
 
     def _log_save_evaluate(self, run: Session) -> None:
         run.hf._maybe_log_save_evaluate(
@@ -310,7 +311,7 @@ class TrainerModule(pl.LightningModule):
         if run.is_over:
             return
         if not run.seen_batch:
-            run.hf._warn_of_empty_epoch(run)
+            run.hf._fit.warn_of_empty_epoch(run)
         if run.has_ended:
             run.hf.control.should_training_stop = True
         run.fire("on_epoch_end")
@@ -320,7 +321,7 @@ class TrainerModule(pl.LightningModule):
     @override
     def on_train_end(self) -> None:
         run = self.run
-        run.hf._finish_saving()
+        run.hf._checkpoint_writer.finish_saving()
         run.output = run.hf._finalize_training(run.trial, run.schedule.num_train_samples, run.start_time)
 
     @override
@@ -330,7 +331,7 @@ class TrainerModule(pl.LightningModule):
         Args:
             checkpoint: gets `hf_files`: path → its content, a tensor of bytes.
         """
-        checkpoint["hf_files"] = self.hf._files_of_run()
+        checkpoint["hf_files"] = self.hf._checkpoint_writer.files_of_run()
         if not checkpoint.get("lr_schedulers") and self.hf.lr_scheduler is not None:
             # One that Lightning would not take has not been shown to it.
             checkpoint["lr_schedulers"] = [self.hf.lr_scheduler.state_dict()]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from compat.engine.host import TrainerHost
     from compat.engine.position import Draws
     from compat.upstream.schedule import Schedule
     from compat.upstream.trainer import Prepared
@@ -93,7 +94,7 @@ class Session:
         output: what `train()` returns.
     """
 
-    hf: Any
+    hf: TrainerHost
     schedule: Schedule
     dataloader: Any
     resume_from_checkpoint: str | None
@@ -229,7 +230,7 @@ class Session:
             loader=loader.state_dict() if is_stateful(loader) else None,
             own=generators.states(),
             leaves_epoch=bool(self.hf.control.should_epoch_stop),
-            has_ended=self.hf._ends_itself,
+            has_ended=self.hf._shutdown.ends_itself,
             rows=self.rows,
         )
 
@@ -251,7 +252,8 @@ class Session:
 
     def end(self) -> None:
         """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
-        self.hf = self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
+        self.hf = None  # type: ignore[assignment]
+        self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
         self.coming = self.micro = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:

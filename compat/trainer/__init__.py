@@ -6,7 +6,7 @@ from compat.upstream.required import require
 
 require()
 
-from compat.trainer.facade import Trainer  # noqa: E402
 from compat.trainer.seq2seq import Seq2SeqTrainer  # noqa: E402
+from compat.trainer.trainer import Trainer  # noqa: E402
 
 __all__ = ["Seq2SeqTrainer", "Trainer"]

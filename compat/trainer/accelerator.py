@@ -352,7 +352,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return {} if handler is None else dict(handler.to_kwargs())
 
 
-class Adopting:
+class AcceleratorAttribute:
     """`trainer.accelerator`: what is put there is given our face, also by a subclass that trains by itself.
 
     It is read as any attribute of an instance is.

@@ -17,7 +17,7 @@ from compat.trainer.parts import build_parts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from compat.trainer.facade import Trainer
+    from compat.trainer.trainer import Trainer
 
 
 class HFLoader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from compat.trainer.facade import Trainer
+    from compat.trainer.trainer import Trainer
 
 NEVER = 2**53
 """A number of epochs that no run has: HF's module steps such a scheduler itself."""
@@ -88,6 +88,9 @@ class HFModule(pl.LightningModule):
     _hf: Any = None
     reader: WindowReader | None = None
     _neftune: Any = None
+    is_hf_module: ClassVar[bool] = True
+    """What `compat.Trainer` knows an HFModule by, which wraps the model that it is to train."""
+
     _surprises: Any = None
     _precision: str = "no"
     _held: Any = None
@@ -309,11 +312,11 @@ class HFModule(pl.LightningModule):
         hf.args.gradient_accumulation_steps = place.size
         hf.current_gradient_accumulation_steps = place.count
         surprises, self._surprises = self._surprises, None
-        num_items = place.num_items if surprises is None else surprises.watch(hf, place.num_items)
+        num_items = place.num_items if surprises is None else surprises.watch(place.num_items)
         with self._without_autocast():
             hf.training_step(self.model, batch, num_items)
         if surprises is not None:
-            surprises.tell(hf, batch, num_items, place.count)
+            surprises.tell(batch, num_items, place.count)
         loss: torch.Tensor = self._losses.take()
         self.micro_loss = loss.detach()
         self._window_loss = self._window_loss + self.micro_loss

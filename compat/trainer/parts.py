@@ -12,7 +12,7 @@ from compat.arguments.fields import shown
 from compat.arguments.optimizers import OPTIMIZERS
 from compat.engine.optimizer import ClosureFirst
 from compat.errors import ArgumentError
-from compat.trainer.facade import Trainer
+from compat.trainer.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

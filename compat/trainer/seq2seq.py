@@ -6,8 +6,8 @@ from typing import Any
 
 import transformers
 
-from compat.trainer.facade import Trainer
-from compat.trainer.older import take_older_name, takes_tokenizer
+from compat.trainer.legacy.renamed import accept_renamed, takes_tokenizer
+from compat.trainer.trainer import Trainer
 
 
 class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):  # type: ignore[misc]
@@ -19,5 +19,5 @@ class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):  # type: ignore[misc
 
     @takes_tokenizer(transformers.Seq2SeqTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        take_older_name(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
+        accept_renamed(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         super().__init__(*args, **kwargs)

@@ -13,10 +13,13 @@ from transformers.utils import logging
 
 from compat.arguments.fields import shown
 from compat.engine.optimizer_state import per_parameter
+from compat.trainer.component import Component
 from compat.upstream.models import counts_first_label, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from compat.engine.host import TrainerHost
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -70,7 +73,7 @@ class FirstStep:
         count: micro-batches of the window.
     """
 
-    hf: Any
+    hf: TrainerHost
     inputs: Any
     num_items: Any
     count: int
@@ -120,16 +123,16 @@ def _names_in(function: Any) -> frozenset[str]:
     return frozenset(() if code is None else code.co_names)
 
 
-def _processes_that_multiply(hf: Any) -> int:
+def _processes_that_multiply(hf: TrainerHost) -> int:
     multiplies = hf.args.average_tokens_across_devices and _whose_loss(hf) != _own_loss(hf)
     return int(hf.args.world_size) if multiplies else 1
 
 
-def _own_loss(hf: Any) -> str:
+def _own_loss(hf: TrainerHost) -> str:
     return f"`{type(hf).__name__}.compute_loss`"
 
 
-def _whose_loss(hf: Any) -> str:
+def _whose_loss(hf: TrainerHost) -> str:
     method = type(hf).compute_loss
     is_own = method.__module__.partition(".")[0] not in ("compat", "transformers")
     is_own = is_own and "compute_loss" not in _names_in(method)  # which would be HF's, by `super()`
@@ -202,14 +205,16 @@ OF_EVALUATION: tuple[Callable[[FirstStep], str], ...] = (first_label_counted,)
 """What is looked for at the first step of an evaluation."""
 
 
-class Surprises:
+class Surprises(Component):
     """Says each of them once for a trainer."""
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: TrainerHost) -> None:
+        super().__init__(trainer)
         self._said: set[Any] = set()
 
-    def watch(self, hf: Any, num_items: Any) -> Any:
+    def watch(self, num_items: Any) -> Any:
         """The number of items of the first window, watched where that can be done unseen."""
+        hf = self.hf
         is_compiled = getattr(hf.args, "torch_compile", False) or any(
             isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod")
             for module in (hf.model, unwrapped(hf.model))
@@ -217,20 +222,19 @@ class Surprises:
         is_plain = type(num_items) is torch.Tensor and not is_compiled
         return Watched.of(num_items) if is_plain else num_items
 
-    def tell(self, hf: Any, inputs: Any, num_items: Any, count: int) -> None:
+    def tell(self, inputs: Any, num_items: Any, count: int) -> None:
         """Look at the first step of a run.
 
         Args:
-            hf: the HF Trainer.
             inputs: its batch.
             num_items: what `watch` gave.
             count: micro-batches of its window.
         """
-        self._tell(SURPRISES, FirstStep(hf, inputs, num_items, count))
+        self._tell(SURPRISES, FirstStep(self.hf, inputs, num_items, count))
 
-    def tell_of_evaluation(self, hf: Any, inputs: Any) -> None:
+    def tell_of_evaluation(self, inputs: Any) -> None:
         """Look at the first step of an evaluation."""
-        self._tell(OF_EVALUATION, FirstStep(hf, inputs, None, 1))
+        self._tell(OF_EVALUATION, FirstStep(self.hf, inputs, None, 1))
 
     def _tell(self, surprises: Sequence[Callable[[FirstStep], str]], first: FirstStep) -> None:
         for surprise in surprises:

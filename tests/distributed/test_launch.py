@@ -60,7 +60,7 @@ def test_the_same_job(tmp_path: Path, theirs: list[dict[str, Any]], way: str) ->
     command, variables = WAYS[way](job(tmp_path))
     jobs.finished(jobs.run(command, **variables))
     ours = found(tmp_path)
-    assert {entry["engine"] for entry in ours} == {"compat.trainer.facade"}
+    assert {entry["engine"] for entry in ours} == {"compat.trainer.trainer"}
     assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
 
 
@@ -134,7 +134,7 @@ def test_a_notebook_starts_the_same_job(tmp_path: Path, theirs: list[dict[str, A
     jobs.finished(done)
     assert done.stdout.splitlines()[-1] == "back []"
     ours = found(tmp_path)
-    assert {entry["engine"] for entry in ours} == {"compat.trainer.facade"}
+    assert {entry["engine"] for entry in ours} == {"compat.trainer.trainer"}
     assert [{**entry, "engine": ""} for entry in ours] == [{**entry, "engine": ""} for entry in theirs]
 
 

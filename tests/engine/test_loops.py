@@ -42,14 +42,14 @@ for _hook in (
 
 def observed(folder: Path, watcher: Watcher, **options: Any) -> compat.Trainer:
     ours = trainer(folder, **options)
-    build = ours._build_lightning
+    build = ours._fit.build
 
     def with_watcher() -> pl.Trainer:
         lightning = build()
         lightning.callbacks.append(watcher)
         return lightning
 
-    ours._build_lightning = with_watcher
+    ours._fit.build = with_watcher
     return ours
 
 

@@ -22,7 +22,7 @@ from compat import Trainer
 from compat.callbacks import to_hf, to_lightning
 from compat.engine import build
 from compat.errors import ArgumentError
-from compat.trainer.finders import find
+from compat.trainer.components.finders import find
 from tests.small import Regression, losses, rows, trainer, weights
 
 if TYPE_CHECKING:
@@ -570,7 +570,7 @@ def test_each_trial_of_a_search_begins_afresh(tmp_path: Path) -> None:
     ours = trainer(tmp_path, callbacks=[stopping], **BY_STEPS)
     stops = []
     for _ in range(2):
-        ours._begin_trial()
+        ours._callbacks.begin_trial()
         ours.train()
         stops.append(ours.state.global_step)
     assert stops == [2, 2]
@@ -596,7 +596,7 @@ def test_add_pop_and_remove_know_both_kinds(tmp_path: Path) -> None:
 def test_what_was_wrapped_for_another_trainer_is_unwrapped(tmp_path: Path) -> None:
     stopping, of_hf = pl.EarlyStopping("eval_loss"), transformers.EarlyStoppingCallback(2)
     ours = trainer(tmp_path, callbacks=[to_hf(stopping), to_lightning([of_hf, transformers.PrinterCallback])])
-    assert ours._lightning_callbacks == (stopping,)
+    assert ours._callbacks.lightning == (stopping,)
     assert of_hf in ours.callback_handler.callbacks
 
 
@@ -610,7 +610,7 @@ def test_a_run_without_lightnings_callbacks_pays_nothing(
         attach(run, session)
         seen.append(session.is_observed)
 
-    monkeypatch.setattr("compat.trainer.training.attach_session", watched)
+    monkeypatch.setattr("compat.trainer.components.fit.attach_session", watched)
     trained(tmp_path, **with_logger(tmp_path))
     trained(tmp_path, pl.Callback())
     assert seen == [False, True]
@@ -643,7 +643,7 @@ def test_a_state_that_could_run_code_is_not_kept(tmp_path: Path) -> None:
             return {"kept": Regression}
 
     options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
-    with mock.patch("compat.trainer.callbacks.logger.warning") as warned:
+    with mock.patch("compat.trainer.components.callbacks.logger.warning") as warned:
         trained(tmp_path, Pickled(), **options)
     assert "holds tests.small.Regression, which is not loaded again" in warned.call_args.args[0]
     assert not (tmp_path / "checkpoint-1" / "lightning_callbacks.pth").exists()

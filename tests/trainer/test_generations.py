@@ -14,7 +14,7 @@ from transformers.integrations import deepspeed
 from transformers.trainer_callback import TrainerState
 
 import compat
-from compat.trainer.older import take_older_name
+from compat.trainer.legacy.renamed import accept_renamed
 from tests.parity.parts.models import gpt2, t5
 from tests.small import Regression, arguments, losses, rows, trainer, weights
 
@@ -75,7 +75,7 @@ def test_no_tokenizer_is_no_word_about_it(tmp_path: Path) -> None:
 
 def test_an_older_name_that_is_not_given_changes_nothing() -> None:
     values = {"new": 1}
-    take_older_name(values, "old", "new", "f")
+    accept_renamed(values, "old", "new", "f")
     assert values == {"new": 1}
 
 

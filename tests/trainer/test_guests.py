@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import compat
 from compat.errors import ArgumentError
-from compat.trainer.guests import DataOfModule
+from compat.trainer.datamodule_dataset import DataModuleDataset
 from tests.small import Regression, arguments, rows
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def test_batches_are_of_any_kind(tmp_path: Path, kind: str) -> None:
     ours.train()
     assert all(map(torch.equal, model.state_dict().values(), theirs.state_dict().values()))
     assert ours.evaluate()["eval_loss"] == metrics["val_loss"]
-    assert torch.equal(torch.tensor(ours.predict(DataOfModule(model)).predictions), predicted)
+    assert torch.equal(torch.tensor(ours.predict(DataModuleDataset(model)).predictions), predicted)
 
 
 def test_files_are_named_as_by_lightning(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_metrics_of_hfs_are_computed_of_what_it_returns(tmp_path: Path) -> None:
 
 def test_arguments_without_effect_are_told(tmp_path: Path) -> None:
     ours = compat.Trainer(Classifier(), arguments(tmp_path, learning_rate=3.0), train_dataset=Data())
-    with mock.patch("compat.trainer.guests.logger.warning") as warned:
+    with mock.patch("compat.trainer.components.user_module.logger.warning") as warned:
         ours.train()
     (text,) = warned.call_args.args
     assert "`learning_rate=3.0`, `per_device_train_batch_size=2`: without effect" in text

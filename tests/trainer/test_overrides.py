@@ -14,7 +14,7 @@ import transformers
 from torch.utils.data import SequentialSampler
 
 import compat
-from compat.trainer.overrides import Adapted
+from compat.trainer.legacy.overrides import Adapted
 from tests.parity.parts.models import VOCABULARY, gpt2
 from tests.small import Regression, arguments, losses, rows, trainer, weights
 

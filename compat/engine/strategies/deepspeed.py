@@ -39,9 +39,9 @@ class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
     @override
     def setup_optimizers(self, trainer: pl.Trainer) -> None:
         Strategy.setup_optimizers(self, trainer)
-        if self._hf._guest_config is not None:
+        if self._hf._user_module.config is not None:
             # The engine's optimizer stands for the one that this scheduler knows, with the same groups.
-            self.lr_scheduler_configs = [self._hf._guest_config]
+            self.lr_scheduler_configs = [self._hf._user_module.config]
 
     @property
     @override

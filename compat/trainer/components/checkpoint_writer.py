@@ -27,21 +27,21 @@ from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.jsonable import save_state
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import Save, files_of, reseal
-from compat.checkpoint.partial import begin, close, commit, partial_of, place, writing
+from compat.checkpoint.partial import begin, close, commit, partial_of, place, remove, writing
 from compat.checkpoint.rotation import rotate
+from compat.checkpoint.whole import numbered
 from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError, CheckpointError
-from compat.trainer.evaluation import NO_MODEL, EvaluationMixin
+from compat.trainer.component import Component
 from compat.upstream.environment import told_local_size
 from compat.upstream.sharding import full_state_dict
-from compat.upstream.trainer import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from compat.checkpoint.manifest import Traits
-    from compat.engine.session import Session
+    from compat.engine.host import TrainerHost
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -49,45 +49,60 @@ SECONDS_TO_BE_TOLD = 60.0
 """How long a checkpoint that is written meanwhile waits for callbacks of `on_save`: one may wait for it."""
 
 
-class SavingMixin(EvaluationMixin):
+class CheckpointWriter(Component):
     """When to save, what to keep and where is HF's; a checkpoint appears whole or not at all.
 
     Mirrors `transformers.Trainer._save_checkpoint`, which writes into the folder that it is read from.
     """
 
-    _writer: Writer | None = None
-    _written: str | None = None
-    _has_noted_end: bool = False
+    def __init__(self, trainer: TrainerHost) -> None:
+        super().__init__(trainer)
+        self._disks: Disks | None = None
+        self._written: str | None = None
+        self._has_noted_end = False
+        # Where hosts have disks of their own, and no one of them can tell.
+        self._last_loadable: str | None = None
+        # What callbacks are told of, and may change.
+        self._hands_over = False
+        self._handed_over: dict[str, Traits] | None = None
+        # What is written while training goes on.
+        self._writer: Writer | None = None
+        self._later: list[Callable[[], object]] | None = None
+        self._unsent: str | None = None
+        self._told: threading.Event | None = None
 
     @property
-    def _ends_itself(self) -> bool:
-        """Whether the run has decided to end ahead of its last update step."""
-        lightning = self._lightning
-        stops = self.control.should_training_stop or (lightning is not None and lightning.should_stop)
-        return bool(stops) and self.state.global_step < self.state.max_steps
-
-    @property
-    def _is_sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+    def is_sharded(self) -> bool:
+        """Whether no process has the whole of model and optimizer."""
+        hf = self.hf
+        return bool(hf.is_fsdp_enabled or hf.is_deepspeed_enabled)
 
     # The disks of a job.
 
-    _found: Disks | None = None
-
     @property
-    def _disks(self) -> Disks:
+    def disks(self) -> Disks:
         """Those that have the folder of the run; where it is not known yet, every process has to ask."""
-        if self._found is None:
-            self._found = self._find_disks()
-        return self._found
+        if self._disks is None:
+            self._disks = self._find_disks()
+        return self._disks
+
+    def look_for_disks(self) -> None:
+        """Find out anew which processes share a disk; all processes have to ask."""
+        self._disks = self._find_disks()
 
     @property
-    def _leads_disk(self) -> bool:
+    def leads_known_disk(self) -> bool:
+        """Whether this process does what is done once on its disk, if the disks are known."""
+        return self._disks is not None and self._disks.leads_own
+
+    @property
+    def leads_disk(self) -> bool:
         """Whether this process does what is done once on its disk."""
-        return self._disks.leads_own
+        return self.disks.leads_own
 
     def _find_disks(self) -> Disks:
-        args = self.args
+        hf = self.hf
+        args = hf.args
         # All processes have to come to the same answer.
         if told_local_size(args.world_size) >= args.world_size:
             return Disks(args.process_index)
@@ -98,7 +113,7 @@ class SavingMixin(EvaluationMixin):
             is_needed=args.save_strategy != "no",
             device=args.device,
         )
-        if disks.are_several and self._lightning_flags.get("save_async") and args.process_index == 0:
+        if disks.are_several and hf._fit.flags.get("save_async") and args.process_index == 0:
             logger.warning(
                 "`lightning={'save_async': True}`: the hosts of this job have disks of their own, and "
                 "must meet while a checkpoint is written: training waits for it. Give an `output_dir` on a "
@@ -108,10 +123,10 @@ class SavingMixin(EvaluationMixin):
 
     # Saving.
 
-    def _require_place_to_save(self) -> None:
+    def require_place_to_save(self) -> None:
         """Find out ahead of training that nothing can be saved."""
-        args = self.args
-        if args.save_strategy == "no" or not self._leads_disk:
+        args = self.hf.args
+        if args.save_strategy == "no" or not self.leads_disk:
             return
         try:
             os.makedirs(args.output_dir, exist_ok=True)
@@ -124,39 +139,52 @@ class SavingMixin(EvaluationMixin):
             )
             raise CheckpointError(msg) from error
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.hp_search_backend is None and trial is None:
-            self.store_flos()
-        self._finish_writing()
-        folder = self._get_output_dir(trial=trial)
-        checkpoint = os.path.join(folder, f"checkpoint-{self.state.global_step}")
-        best = self.state.best_model_checkpoint
+    def save(self, trial: Any) -> str:
+        """Save a checkpoint.
+
+        Args:
+            trial: the trial of a hyperparameter search.
+
+        Returns:
+            Its folder.
+
+        Raises:
+            CheckpointError: a process could not write its part; what was there before is unharmed.
+        """
+        hf = self.hf
+        if hf.hp_search_backend is None and trial is None:
+            hf.store_flos()
+        self.finish_writing()
+        folder = hf._get_output_dir(trial=trial)
+        checkpoint = os.path.join(folder, f"checkpoint-{hf.state.global_step}")
+        best = hf.state.best_model_checkpoint
         try:
             with writing(checkpoint):
                 self._write(folder, checkpoint)
         except BaseException:
-            self.state.best_model_checkpoint = best
+            hf.state.best_model_checkpoint = best
             raise
         finally:
             later, self._later = self._later, None
         self._written = checkpoint
         if later is not None:
-            self._unsent = checkpoint if self.args.push_to_hub else None
-            if self._leads_disk:
+            self._unsent = checkpoint if hf.args.push_to_hub else None
+            if self.leads_disk:
                 self._write_later(folder, checkpoint, later)
-            return
-        if self._leads_disk and self._hands_over:
+            return checkpoint
+        if self.leads_disk and self._hands_over:
             self._handed_over = hand_over(checkpoint)
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(checkpoint)
-        if self._disks.are_several and self.args.save_total_limit:
-            self._last_loadable = self._disks.last_loadable(folder, checkpoint)
-        if self._leads_disk:
-            self._rotate_checkpoints(use_mtime=True, output_dir=folder)
+        if hf.args.push_to_hub:
+            hf._push_from_checkpoint(checkpoint)
+        if self.disks.are_several and hf.args.save_total_limit:
+            self._last_loadable = self.disks.last_loadable(folder, checkpoint)
+        if self.leads_disk:
+            hf._rotate_checkpoints(use_mtime=True, output_dir=folder)
+        return checkpoint
 
     def _write(self, folder: str, checkpoint: str) -> None:
         """Write all files beside the checkpoint's place, and put them there; with `save_async`, later."""
-        disks = self._disks
+        disks = self.disks
         self._together(lambda: begin(checkpoint) if disks.leads_own else None)
         with self._written_once():
             self._together(lambda: self._write_parts(folder, checkpoint))
@@ -169,27 +197,29 @@ class SavingMixin(EvaluationMixin):
 
     def _commit_on_all(self, checkpoint: str) -> None:
         """Put the parts that all disks have of a checkpoint in their places, or leave all without a name."""
-        disks, save = self._disks, [Save(uuid.uuid4().hex, self.args.world_size)]
-        if self.args.save_on_each_node:
+        hf = self.hf
+        disks, save = self.disks, [Save(uuid.uuid4().hex, hf.args.world_size)]
+        if hf.args.save_on_each_node:
             disks.share(partial_of(checkpoint))
         torch.distributed.broadcast_object_list(save, src=0)
         disks.each(lambda: close(checkpoint, save[0]))
         disks.each(lambda: place(checkpoint))
 
     def _write_parts(self, folder: str, checkpoint: str) -> None:
+        hf = self.hf
         output_dir = str(partial_of(checkpoint))
-        self.save_model(output_dir, _internal_call=True)
-        if self.args.should_save and not self._is_sharded:
-            save_unsaved(self.model, output_dir)
+        hf.save_model(output_dir, _internal_call=True)
+        if hf.args.should_save and not self.is_sharded:
+            save_unsaved(hf.model, output_dir)
         self._note_best(folder, checkpoint)
         self._later = [] if self._saves_async else None
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(output_dir)
-            self._save_scaler(output_dir)
-            self._save_rng_state(output_dir)
+        if not hf.args.save_only_model:
+            hf._save_optimizer_and_scheduler(output_dir)
+            hf._save_scaler(output_dir)
+            hf._save_rng_state(output_dir)
             self._save_position(output_dir)
-        if self.args.should_save:
-            self._save_lightning_callbacks(output_dir)
+        if hf.args.should_save:
+            hf._callbacks.save(output_dir)
             self._save_state(output_dir)
 
     @contextlib.contextmanager
@@ -199,7 +229,7 @@ class SavingMixin(EvaluationMixin):
         HF has the first of each host write it: on a disk that they share over each other, and without the
         weights wherever `save_pretrained` or what gathers shards leaves these to the first process alone.
         """
-        args = self.args
+        args = self.hf.args
         asked, args.save_on_each_node = (
             args.save_on_each_node,
             args.save_on_each_node and not args.process_index,
@@ -211,15 +241,16 @@ class SavingMixin(EvaluationMixin):
 
     def _together(self, stage: Callable[[], object]) -> None:
         """Take a stage of saving on every process, and meet; where one fails, all do."""
+        hf = self.hf
         error = None
         try:
             stage()
         except Exception as caught:
             # Shards are written by all at once: the others can't be met now.
-            if self.args.world_size == 1 or self._is_sharded:
+            if hf.args.world_size == 1 or self.is_sharded:
                 raise
             error = caught
-        if self.args.world_size == 1:
+        if hf.args.world_size == 1:
             return
         found = gathered(None if error is None else str(error))
         if error is not None:
@@ -229,8 +260,16 @@ class SavingMixin(EvaluationMixin):
                 msg = f"process {rank} could not save: {text}"
                 raise CheckpointError(msg)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        name = str(self.args.metric_for_best_model)
+    def check_metric(self, metrics: dict[str, float]) -> None:
+        """Refuse a `metric_for_best_model` of several values.
+
+        Args:
+            metrics: of an evaluation.
+
+        Raises:
+            ArgumentError: none of its values is the best one.
+        """
+        name = str(self.hf.args.metric_for_best_model)
         value: Any = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
         count = value.numel() if isinstance(value, torch.Tensor) else np.size(value)
         if count > 1:
@@ -239,18 +278,19 @@ class SavingMixin(EvaluationMixin):
                 "is the best one. Have `compute_metrics` return a number under this name, a mean for one."
             )
             raise ArgumentError(msg)
-        return determine_best_metric(self, metrics, trial)
 
     def _note_best(self, folder: str, checkpoint: str) -> None:
-        if self.args.save_strategy == "no" or not self.state.best_global_step:
+        hf = self.hf
+        if hf.args.save_strategy == "no" or not hf.state.best_global_step:
             return
-        best = os.path.join(folder, f"checkpoint-{self.state.best_global_step}")
+        best = os.path.join(folder, f"checkpoint-{hf.state.best_global_step}")
         if best == checkpoint or os.path.exists(best):
-            self.state.best_model_checkpoint = best
+            hf.state.best_model_checkpoint = best
 
     def _save_state(self, output_dir: str) -> None:
-        kept = self.state.stateful_callbacks
-        for part in [*self.callback_handler.callbacks, self.control]:
+        hf = self.hf
+        kept = hf.state.stateful_callbacks
+        for part in [*hf.callback_handler.callbacks, hf.control]:
             if not isinstance(part, ExportableState):
                 continue
             name = type(part).__name__
@@ -259,15 +299,18 @@ class SavingMixin(EvaluationMixin):
                 kept[name].append(part.state())
             else:
                 kept[name] = part.state()
-        save_state(self.state, os.path.join(output_dir, STATE))
+        save_state(hf.state, os.path.join(output_dir, STATE))
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._is_sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        self._save_parts({"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}, output_dir)
-        held = held_state(self.optimizer, self.model)
-        if not held or not self.args.should_save:
+    def save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the states of both, where the whole of them is in this process.
+
+        Args:
+            output_dir: the checkpoint's folder.
+        """
+        hf = self.hf
+        self._save_parts({"optimizer": hf.optimizer, "lr_scheduler": hf.lr_scheduler}, output_dir)
+        held = held_state(hf.optimizer, hf.model)
+        if not held or not hf.args.should_save:
             return
         file = os.path.join(output_dir, OPTIMIZER_EXTRA)
         if self._later is None:
@@ -275,25 +318,32 @@ class SavingMixin(EvaluationMixin):
         else:
             self._later.append(partial(save_plain, _snapshot(held), file))
 
-    def _save_scaler(self, output_dir: str) -> None:
-        if self.accelerator.scaler is not None:
-            self._save_parts({"scaler": self.accelerator.scaler}, output_dir)
+    def save_scaler(self, output_dir: str) -> None:
+        """Write the state of the gradient scaler, where there is one.
+
+        Args:
+            output_dir: the checkpoint's folder.
+        """
+        hf = self.hf
+        if hf.accelerator.scaler is not None:
+            self._save_parts({"scaler": hf.accelerator.scaler}, output_dir)
 
     def _save_parts(self, parts: dict[str, Any], output_dir: str) -> None:
-        if not self.args.should_save:
+        hf = self.hf
+        if not hf.args.should_save:
             return
         states = {name: part.state_dict() for name, part in parts.items()}
-        save = self.lightning.strategy.checkpoint_io.save_checkpoint
+        save = hf.lightning.strategy.checkpoint_io.save_checkpoint
         if self._later is None:
             save(states, output_dir)
         else:
             self._later.append(partial(save, _snapshot(states), output_dir))
 
     def _save_position(self, output_dir: str) -> None:
-        session = self._session_in_progress
+        session = self.hf._fit.session
         if session is None:
             return
-        position, file = session.where(), os.path.join(output_dir, self._position_file)
+        position, file = session.where(), os.path.join(output_dir, self.position_file)
         self._has_noted_end = position.has_ended
         save_plain(position.state_dict(), file)
         if (reason := unloadable(file)) and position.loader is not None:
@@ -305,73 +355,81 @@ class SavingMixin(EvaluationMixin):
             save_plain(replace(position, loader=None).state_dict(), file)
 
     @property
-    def _position_file(self) -> str:
-        args = self.args
+    def position_file(self) -> str:
+        """The name of the file with this process's place in the data."""
+        args = self.hf.args
         return "data_state.pth" if args.world_size <= 1 else f"data_state_{args.process_index}.pth"
 
-    @property
-    def _session_in_progress(self) -> Session | None:
-        module = self._lightning_module
-        return None if module is None else module.session
+    def rotate(self, use_mtime: bool, output_dir: str | None) -> None:
+        """Remove checkpoints over `save_total_limit`.
 
-    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        keep = (self.state.best_model_checkpoint, self._last_loadable, *self._uploading())
-        folder, limit = output_dir or self.args.output_dir, self.args.save_total_limit
-        how = {"by_time": use_mtime, "is_alone": not self._disks.are_several}
+        Args:
+            use_mtime: whether the oldest by time go first, and not the lowest steps.
+            output_dir: their folder; `args.output_dir` if None.
+        """
+        hf = self.hf
+        keep = (hf.state.best_model_checkpoint, self._last_loadable, *hf._hub_uploads.uploading())
+        folder, limit = output_dir or hf.args.output_dir, hf.args.save_total_limit
+        how = {"by_time": use_mtime, "is_alone": not self.disks.are_several}
         for checkpoint in rotate(folder, limit, keep, saved=self._written, **how):
             logger.info(f"Deleting older checkpoint [{checkpoint}] due to args.save_total_limit")
 
-    _last_loadable: str | None = None
-    """Where hosts have disks of their own, and no one of them can tell."""
+    def keep_only_best(self) -> None:
+        """Leave the best checkpoint alone on each disk where only one may stay; HF does so on one disk."""
+        hf = self.hf
+        best = hf.state.best_model_checkpoint
+        is_left = self.disks.are_several and self.disks.leads_own and not hf.args.should_save
+        if is_left and best is not None and hf.args.save_total_limit == 1:
+            for checkpoint in numbered(os.path.dirname(best)):
+                if os.path.basename(checkpoint) != os.path.basename(best):
+                    remove(checkpoint)
 
-    def _uploading(self) -> set[str]:
-        """Checkpoints that are on their way to the Hub."""
-        return set()
+    def meet(self) -> None:
+        """Wait for all processes."""
+        hf = self.hf
+        if hf.args.world_size > 1:
+            hf.accelerator.wait_for_everyone()
 
-    def _meet(self) -> None:
-        if self.args.world_size > 1:
-            self.accelerator.wait_for_everyone()
-
-    def _files_of_run(self) -> dict[str, torch.Tensor]:
+    def files_of_run(self) -> dict[str, torch.Tensor]:
         """All but weights, optimizer and scheduler of a checkpoint; every process has to ask for it.
 
         Returns:
             Path within a `checkpoint-N` folder → its content, (bytes,) of uint8.
         """
-        if self.hp_search_backend is None:
-            self.store_flos()
+        hf = self.hf
+        if hf.hp_search_backend is None:
+            hf.store_flos()
         with tempfile.TemporaryDirectory() as folder:
-            if self.args.should_save:
-                with fit_to_save(self.args):
-                    self._save(folder, state_dict={})
-                self._save_lightning_callbacks(folder)
+            if hf.args.should_save:
+                with fit_to_save(hf.args):
+                    hf._save(folder, state_dict={})
+                hf._callbacks.save(folder)
                 self._save_state(folder)
-            self._save_scaler(folder)
-            self._save_rng_state(folder)
+            hf._save_scaler(folder)
+            hf._save_rng_state(folder)
             self._save_position(folder)
             files = {
                 name: torch.frombuffer(bytearray(Path(folder, name).read_bytes()), dtype=torch.uint8)
                 for name in files_of(Path(folder))
                 if not is_one_of(name, WEIGHTS) and os.path.getsize(os.path.join(folder, name))
             }
-        if self.args.world_size == 1:
+        if hf.args.world_size == 1:
             return files
         parts = reversed(gathered(files))
         return {name: content for part in parts for name, content in part.items()}
 
     # Saving while training goes on.
 
-    _later: list[Callable[[], object]] | None = None
-
     @property
     def _saves_async(self) -> bool:
-        return bool(self._lightning_flags.get("save_async")) and not self._disks.are_several
+        return bool(self.hf._fit.flags.get("save_async")) and not self.disks.are_several
 
     def _write_later(self, folder: str, checkpoint: str, work: list[Callable[[], object]]) -> None:
+        hf = self.hf
         self._writer = self._writer or Writer()
         told = self._told = threading.Event()
-        keep = (self.state.best_model_checkpoint, *self._uploading())
-        rotates = partial(rotate, folder, self.args.save_total_limit, keep, saved=checkpoint)
+        keep = (hf.state.best_model_checkpoint, *hf._hub_uploads.uploading())
+        rotates = partial(rotate, folder, hf.args.save_total_limit, keep, saved=checkpoint)
 
         def write() -> None:
             with writing(checkpoint):
@@ -383,64 +441,70 @@ class SavingMixin(EvaluationMixin):
 
         self._writer.start(folder, [write, rotates])
 
-    _unsent: str | None = None
-    _told: threading.Event | None = None
-
     def _end_telling(self) -> None:
         """Have the writer put the checkpoint in its place: callbacks have been told of it by now."""
         told, self._told = self._told, None
         if told is not None:
             told.set()
 
-    def _check_writing(self) -> None:
+    def check_writing(self) -> None:
         """At each update step: raise what the writer has failed with, and push what it has finished."""
         if self._writer is not None and not self._writer.is_busy:
-            self._finish_writing()
+            self.finish_writing()
 
-    def _finish_writing(self) -> None:
+    def finish_writing(self) -> None:
+        """Wait for the writer, raise what it has failed with, and push what it has written."""
         if self._writer is None:
             return
         self._end_telling()
         self._writer.finish()
         if self._unsent is not None:
             checkpoint, self._unsent = self._unsent, None
-            self._push_from_checkpoint(checkpoint)
+            self.hf._push_from_checkpoint(checkpoint)
 
-    def _finish_saving(self) -> None:
+    def finish_saving(self) -> None:
         """Wait until what is being written lies there for all processes."""
-        self._finish_writing()
+        self.finish_writing()
         if self._saves_async:
-            self._meet()
+            self.meet()
 
     # What others do to a checkpoint.
 
-    _hands_over: bool = False
-    _handed_over: dict[str, Traits] | None = None
+    def hand_over_while(self, log_save_evaluate: Callable[[], None]) -> None:
+        """Seal what callbacks do to a checkpoint that they are told of.
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        Args:
+            log_save_evaluate: saves, and calls callbacks.
+        """
         self._written = None
         self._hands_over = True
         try:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
+            log_save_evaluate()
             self._note_end()
         finally:
             self._hands_over = False
             self._end_telling()
             self._take_back()
 
+    def give_up(self) -> None:
+        """Finish writing where another error has ended the run, and is the one to be seen."""
+        with contextlib.suppress(Exception):
+            self.finish_writing()
+
     def _note_end(self) -> None:
         """Write down that the run has ended itself, where a callback that was told of a save says so."""
+        hf = self.hf
         written = self._written
-        if written is None or not self._ends_itself:
+        if written is None or not hf._shutdown.ends_itself:
             return
-        self._finish_writing()
-        if self._has_noted_end or not os.path.isfile(os.path.join(written, self._position_file)):
+        self.finish_writing()
+        if self._has_noted_end or not os.path.isfile(os.path.join(written, self.position_file)):
             return
         self._save_position(written)
-        self._meet()
-        if self._disks.are_several and self.args.save_on_each_node:
-            self._disks.renew(written, "data_state_{}.pth")
-        if self._leads_disk and self._handed_over is None:
+        self.meet()
+        if self.disks.are_several and hf.args.save_on_each_node:
+            self.disks.renew(written, "data_state_{}.pth")
+        if self.leads_disk and self._handed_over is None:
             reseal(written)
 
     def _take_back(self) -> None:
@@ -449,32 +513,29 @@ class SavingMixin(EvaluationMixin):
         written = self._written
         if known is not None and written is not None:
             take_back(written, known)
-            self._when_pushed(lambda: forget(written))
+            self.hf._hub_uploads.when_pushed(lambda: forget(written))
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, its configuration and its processing class for `from_pretrained`.
-
-        Mirrors `transformers.Trainer.save_model`, which writes nothing at all where FSDP keeps its
-        checkpoints in shards.
+    def gather_weights(self, *, is_internal: bool) -> dict[str, Any] | None:
+        """The whole weights, where HF would write none or an incomplete set of them.
 
         Args:
-            output_dir: where; `args.output_dir` if None.
+            is_internal: whether a checkpoint is being written.
+
+        Returns:
+            Name → tensor; None where HF's own code does it right.
         """
-        if self.model is None:
-            raise ArgumentError(NO_MODEL)
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        hf = self.hf
+        plugin = getattr(hf.accelerator.state, "fsdp_plugin", None)
         keeps_shards = plugin is not None and "SHARDED" in str(plugin.state_dict_type)
-        if keeps_shards and not _internal_call:
-            weights = self.accelerator.get_state_dict(self.model)
-        elif self.is_tp_enabled and not getattr(self, "is_distributed_loading_by_transformers", False):
+        weights: dict[str, Any]
+        if keeps_shards and not is_internal:
+            weights = hf.accelerator.get_state_dict(hf.model)
+        elif hf.is_tp_enabled and not getattr(hf, "is_distributed_loading_by_transformers", False):
             # transformers 4 puts tensors together in the first process alone, which waits for the others.
-            weights = full_state_dict(self.model.state_dict())
+            weights = full_state_dict(hf.model.state_dict())
         else:
-            super().save_model(output_dir, _internal_call)
-            return
-        self._save(output_dir or self.args.output_dir, state_dict=weights)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            return None
+        return weights
 
 
 def _snapshot(states: dict[str, Any]) -> dict[str, Any]:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder
 from transformers import TrainerState
 from transformers.utils import logging
 from typing_extensions import override
 
+from compat.callbacks.finders import FINDERS
 from compat.checkpoint.layout import STATE
 from compat.engine.build import quiet
 from compat.engine.guest import is_guest
 from compat.engine.loader_state import Generators
 from compat.engine.loops import own_warnings
 from compat.engine.position import draws, redraw
-from compat.trainer.guests import DataOfModule
+from compat.trainer.datamodule_dataset import DataModuleDataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import torch
 
-logger = logging.get_logger("transformers.trainer")
+    from compat.engine.host import TrainerHost
 
-FINDERS = {LearningRateFinder: "learning_rate", BatchSizeFinder: "per_device_train_batch_size"}
-"""Callback → the argument that it sets."""
+logger = logging.get_logger("transformers.trainer")
 
 
 class Probe(pl.LightningModule):
@@ -38,15 +38,15 @@ class Probe(pl.LightningModule):
         hf: the HF Trainer whose arguments are looked for.
     """
 
-    def __init__(self, hf: Any) -> None:
+    def __init__(self, hf: TrainerHost) -> None:
         super().__init__()
         self.model = hf.model
         self._hf = weakref.ref(hf)
 
     @property
-    def hf(self) -> Any:
+    def hf(self) -> TrainerHost:
         """The HF Trainer."""
-        return self._hf()
+        return cast("TrainerHost", self._hf())
 
     @property
     def learning_rate(self) -> float:
@@ -92,7 +92,7 @@ class Probe(pl.LightningModule):
             hf.optimizer = optimizer
 
 
-def find(hf: Any, finders: Iterable[Any], checkpoint: str | None) -> None:
+def find(hf: TrainerHost, finders: Iterable[Any], checkpoint: str | None) -> None:
     """Run finders; each sets its argument, and leaves weights and random numbers as they were.
 
     A run that is resumed has found its values before: the learning rate stands in the optimizer's state, the
@@ -122,7 +122,7 @@ def find(hf: Any, finders: Iterable[Any], checkpoint: str | None) -> None:
         hf.model.zero_grad()
 
 
-def _search(hf: Any, finder: Any, probe: Probe) -> None:
+def _search(hf: TrainerHost, finder: Any, probe: Probe) -> None:
     with quiet():
         searcher = pl.Trainer(
             accelerator="cpu" if hf.args.device.type == "cpu" else "auto",
@@ -141,7 +141,7 @@ def _search(hf: Any, finder: Any, probe: Probe) -> None:
         return
     # Its own attributes are what is looked for.
     data = hf.train_dataset
-    if not isinstance(data, DataOfModule):
+    if not isinstance(data, DataModuleDataset):
         searcher.fit(hf.model, train_dataloaders=hf.get_train_dataloader())
         return
     searcher.fit(hf.model, datamodule=None if data.source is hf.model else data.source)

@@ -81,7 +81,7 @@ class AdaptedSave(Adapted):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the override, with `metrics`."""
-        return super().__call__(*args, **{"metrics": self.trainer._metrics_of_step(), **kwargs})
+        return super().__call__(*args, **{"metrics": self.trainer._backports.metrics_of_step(), **kwargs})
 
 
 KINDS = {"training_step": AdaptedStep}

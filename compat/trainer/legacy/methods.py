@@ -5,27 +5,18 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers import trainer_pt_utils, trainer_utils
 from transformers.integrations import deepspeed
 from transformers.utils import logging
 
-from compat.trainer.hub import HubMixin
-from compat.upstream.features import (
-    LENGTH_TAKES_BATCH_SIZE,
-    METRICS_FORMAT_IS_A_METHOD,
-    OPTIMIZER_TAKES_MODEL,
-)
-
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
     from torch.utils.data import DataLoader
 
 logger = logging.get_logger("transformers.trainer")
 
 
-class LackedMethods:
+class LegacyMethods:
     """What the installed release has lost, or does not have yet.
 
     Listed after HF's Trainer among the bases of ours, so that all that the installed release has is HF's own.
@@ -159,98 +150,15 @@ class LackedMethods:
         return checkpoints
 
 
-class GenerationsMixin(HubMixin):
-    """What the installed release has, with the parameters that other releases give it."""
+def values_of_4(values: tuple[Any, ...], args: Any, dataloader: Any, batch_size: int) -> tuple[Any, ...]:
+    """The result of `set_initial_training_values` of 5.23 as 4.53 gives it.
 
-    model: Any
-    _evaluated: tuple[int, dict[str, float] | None] = (-1, None)
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Build the optimizer, unless there is one.
-
-        Mirrors `transformers.Trainer.create_optimizer` of 5.23.
-
-        Args:
-            model: whose parameters to optimize; the trainer's own model where None.
-
-        Returns:
-            The optimizer.
-        """
-        optimizer: Optimizer
-        if model is None:
-            optimizer = super().create_optimizer()
-        elif OPTIMIZER_TAKES_MODEL:
-            optimizer = super().create_optimizer(model)
-        else:
-            own, self.model = self.model, model
-            try:
-                optimizer = super().create_optimizer()
-            finally:
-                self.model = own
-        return optimizer
-
-    def set_initial_training_values(
-        self, args: Any, dataloader: Any, total_train_batch_size: int | None = None
-    ) -> tuple[Any, ...]:
-        """Work out how long a training run is.
-
-        Mirrors `transformers.Trainer.set_initial_training_values`: of 4.53 where the batch size is given, of
-        5.23 where it is not.
-
-        Args:
-            args: the arguments.
-            dataloader: the train dataloader.
-            total_train_batch_size: samples in an update step.
-
-        Returns:
-            Epochs, update steps in an epoch, samples in the dataset and samples in the run; then whether
-            epochs set the length and the batches in an epoch (None where unknown), or, where no batch size is
-            given, the samples in an update step and the micro-steps in an epoch; last the update steps in the
-            run.
-        """
-        values: tuple[Any, ...]
-        if not LENGTH_TAKES_BATCH_SIZE:
-            values = super().set_initial_training_values(args, dataloader)
-            given = total_train_batch_size
-            return values if given is None else _as_of_4(values, args, dataloader, given)
-        total = total_train_batch_size
-        batch_size = self.get_total_train_batch_size(args) if total is None else total
-        values = super().set_initial_training_values(args, dataloader, batch_size)
-        return values if total is not None else _as_of_5(values, args, batch_size)
-
-    def metrics_format(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Make metrics readable: hours for seconds, GF for flos, four digits for the rest.
-
-        Mirrors `transformers.Trainer.metrics_format` of 4.53. 5.23 has lost its `self`, and cannot be called.
-
-        Args:
-            metrics: the metrics; seconds end in `_runtime`.
-
-        Returns:
-            The same keys, readable.
-        """
-        formatted: dict[str, float]
-        if METRICS_FORMAT_IS_A_METHOD:
-            formatted = super().metrics_format(metrics)
-        else:
-            formatted = HFTrainer.metrics_format(metrics)
-        return formatted
-
-    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
-        self._evaluated = (self.state.global_step, metrics)
-        return metrics
-
-    def _metrics_of_step(self) -> dict[str, float] | None:
-        step, metrics = self._evaluated
-        return metrics if step == self.state.global_step else None
-
-    def _save_checkpoint(self, model: Any, trial: Any, metrics: dict[str, float] | None = None) -> None:
-        """Save; 4.37 also gives `metrics`, from which later releases find the best model beforehand."""
-        super()._save_checkpoint(model, trial)
-
-
-def _as_of_4(values: tuple[Any, ...], args: Any, dataloader: Any, batch_size: int) -> tuple[Any, ...]:
+    Args:
+        values: the result.
+        args: the arguments.
+        dataloader: the train dataloader.
+        batch_size: samples in an update step.
+    """
     epochs, updates, examples, samples, _, _, max_steps = values
     length = len(dataloader) if trainer_utils.has_length(dataloader) else None
     if args.max_steps > 0:
@@ -258,7 +166,14 @@ def _as_of_4(values: tuple[Any, ...], args: Any, dataloader: Any, batch_size: in
     return epochs, updates, examples if length else samples, samples, args.max_steps < 0, length, max_steps
 
 
-def _as_of_5(values: tuple[Any, ...], args: Any, batch_size: int) -> tuple[Any, ...]:
+def values_of_5(values: tuple[Any, ...], args: Any, batch_size: int) -> tuple[Any, ...]:
+    """The result of `set_initial_training_values` of 4.53 as 5.23 gives it.
+
+    Args:
+        values: the result.
+        args: the arguments.
+        batch_size: samples in an update step.
+    """
     *first, _, length, max_steps = values
     micro_steps = max_steps * args.gradient_accumulation_steps if length is None else length
     return (*first, batch_size, micro_steps, max_steps)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def take_older_name(values: dict[str, Any], old: str, new: str, where: str) -> None:
+def accept_renamed(values: dict[str, Any], old: str, new: str, where: str) -> None:
     """Replace a keyword argument that has been renamed.
 
     Args:

@@ -1,0 +1,433 @@
+"""What the engine and the components of a trainer ask of the trainer, each name with a line of documentation.
+
+`compat.Trainer` provides all of them: HF's own under HF's names, the seams of `compat.upstream`, and its
+components.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    import lightning.pytorch as pl
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import CallbackHandler
+    from transformers.trainer_utils import TrainOutput
+    from transformers.utils import PushInProgress
+
+    from compat.checkpoint.hosts import Disks
+    from compat.engine.module import TrainerModule
+    from compat.engine.position import Position
+    from compat.engine.session import MicroBatch, Session
+    from compat.translate import LightningPlan
+    from compat.upstream.schedule import Schedule
+    from compat.upstream.trainer import Prepared
+
+Batch: TypeAlias = Any
+"""What a collator makes of some rows: most often a mapping from names to tensors of shape (batch, …)."""
+
+Trial: TypeAlias = Any
+"""A trial of a hyperparameter search: Optuna's object, or a dict of values."""
+
+Output: TypeAlias = Any
+"""What a model or a step returns: a tensor, or tensors in tuples, lists and mappings."""
+
+
+class UserModuleHost(Protocol):
+    """The component for a LightningModule of the user's."""
+
+    config: Any
+    """Its optimizer and scheduler, as it has configured them; None where they are HF's."""
+
+
+class FitHost(Protocol):
+    """The component that builds Lightning's objects and runs `fit`."""
+
+    built: pl.Trainer | None
+    """The Lightning Trainer of this run or of the last one."""
+
+    @property
+    def session(self) -> Session | None:
+        """The run in progress."""
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """`args.lightning`."""
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """Lightning's callbacks."""
+
+    def build(self) -> pl.Trainer:
+        """Builds a Lightning Trainer as the plan has it."""
+
+    def make_module(self) -> TrainerModule:
+        """Builds the LightningModule around the model."""
+
+    def limited(self, dataloader: Any, name: str) -> Any:
+        """A dataloader, less what a flag of Lightning's leaves out of it."""
+
+    def announce(self, session: Session) -> None:
+        """Logs how long the run is."""
+
+    def sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
+        """Where gradients wait for the end of their window."""
+
+    def scheduler_waits_for_metrics(self) -> bool:
+        """Whether HF steps the scheduler with the metrics of an evaluation."""
+
+    def warn_of_empty_epoch(self, session: Session) -> None:
+        """Stops a run whose epoch has no batch."""
+
+
+class CallbacksHost(Protocol):
+    """The component for Lightning's callbacks."""
+
+    lightning: tuple[Any, ...]
+    """The callbacks of the trainer, without those of `lightning={"callbacks": …}`."""
+
+    def save(self, folder: str) -> None:
+        """Writes their states into a checkpoint."""
+
+
+class ShutdownHost(Protocol):
+    """The component for signals and the limit of time."""
+
+    @property
+    def ends_itself(self) -> bool:
+        """Whether the run has decided to end before its last update step."""
+
+
+class CheckpointWriterHost(Protocol):
+    """The component that writes checkpoints."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has the whole of model and optimizer."""
+
+    @property
+    def disks(self) -> Disks:
+        """The disks of the job."""
+
+    @property
+    def leads_disk(self) -> bool:
+        """Whether this process does what is done once on its disk."""
+
+    @property
+    def leads_known_disk(self) -> bool:
+        """The same, without looking for the disks."""
+
+    @property
+    def position_file(self) -> str:
+        """The name of the file with this process's place in the data."""
+
+    def look_for_disks(self) -> None:
+        """Finds out anew which processes share a disk."""
+
+    def require_place_to_save(self) -> None:
+        """Refuses an output folder that cannot be written to."""
+
+    def check_writing(self) -> None:
+        """Raises what the writer has failed with."""
+
+    def finish_writing(self) -> None:
+        """Waits for the writer in this process."""
+
+    def finish_saving(self) -> None:
+        """Waits for the writers of all processes."""
+
+    def files_of_run(self) -> dict[str, torch.Tensor]:
+        """All but weights, optimizer and scheduler of a checkpoint."""
+
+    def meet(self) -> None:
+        """Waits for all processes."""
+
+
+class CheckpointReaderHost(Protocol):
+    """The component that reads checkpoints."""
+
+    def load_position(self, checkpoint: str | None, session: Session) -> Position | None:
+        """Where the run that is resumed stood in its data."""
+
+
+class HubUploadsHost(Protocol):
+    """The component that follows pushes to the Hub."""
+
+    def uploading(self) -> set[str]:
+        """Folders that are on their way to the Hub."""
+
+    def when_pushed(self, do: Callable[[], None]) -> None:
+        """Does something once nothing is on its way."""
+
+
+class SurprisesHost(Protocol):
+    """What looks at the first step of a run for what users would not expect."""
+
+    def watch(self, num_items: Any) -> Any:
+        """The number of items of the first window, watched."""
+
+    def tell(self, inputs: Batch, num_items: Any, count: int) -> None:
+        """Looks at the first step of a run."""
+
+    def tell_of_evaluation(self, inputs: Batch) -> None:
+        """Looks at the first step of an evaluation."""
+
+
+class TrainerHost(Protocol):
+    """An HF Trainer, as the engine and the components see it."""
+
+    # HF's state.
+
+    args: TrainingArguments
+    """The arguments."""
+    state: TrainerState
+    """What HF counts and logs; saved with each checkpoint."""
+    control: TrainerControl
+    """What HF's callbacks have decided."""
+    callback_handler: CallbackHandler
+    """HF's callbacks."""
+    accelerator: Any
+    """HF's accelerator, as `compat.trainer.accelerator` makes it act."""
+    model: Any
+    """The model; None after a hyperparameter search."""
+    model_wrapped: Any
+    """The model as a training step calls it."""
+    optimizer: Any
+    """The optimizer; None before training."""
+    lr_scheduler: Any
+    """The scheduler; None before training."""
+    deepspeed: Any
+    """DeepSpeed's engine."""
+    train_dataset: Any
+    """The train data."""
+    eval_dataset: Any
+    """The evaluation data, or several by name."""
+    processing_class: Any
+    """What makes inputs of raw data: a tokenizer, for one."""
+    compute_metrics: Callable[..., Any] | None
+    """Makes metrics of predictions: a function of `EvalPrediction`, or metrics of torchmetrics."""
+    compute_loss_func: Callable[..., Any] | None
+    """Makes a loss of a model's output."""
+    preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None
+    """Makes smaller outputs of a model's, before they are gathered."""
+    gather_function: Callable[[Any], Any]
+    """Gathers the outputs of an evaluation from all processes."""
+    label_names: list[str]
+    """The keys of a batch that are labels."""
+    hp_search_backend: Any
+    """The library of the hyperparameter search in progress."""
+    hub_model_id: str | None
+    """The repository on the Hub."""
+    push_in_progress: PushInProgress | None
+    """The uploads that HF has started last."""
+    neftune_noise_alpha: float | None
+    """The size of NEFTune's noise."""
+    is_in_train: bool
+    """Whether `train` is running."""
+    is_deepspeed_enabled: bool
+    """Whether DeepSpeed trains."""
+    is_fsdp_enabled: bool
+    """Whether FSDP shards."""
+    is_tp_enabled: bool
+    """Whether the model's tensors are split."""
+    model_accepts_loss_kwargs: bool
+    """Whether the model divides its loss by `num_items_in_batch` itself."""
+    place_model_on_device: bool
+    """Whether HF moves the model."""
+    model_preparation_time: float
+    """Seconds that preparing the model for an evaluation took."""
+    current_flos: float
+    """Floating-point operations since the last save."""
+    current_gradient_accumulation_steps: int
+    """Micro-steps in the window in progress."""
+    _train_batch_size: int
+    """Samples of a micro-batch in this run."""
+    _created_lr_scheduler: bool
+    """Whether the scheduler was made by the trainer."""
+    _tr_loss: torch.Tensor
+    """The sum of losses since the last log."""
+    _globalstep_last_logged: int
+    """The update step of the last log."""
+
+    # HF's methods, which subclasses override.
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The train data."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Batch], Any]:
+        """The batches of a window, and what they count."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward of a micro-batch."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of a micro-batch."""
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """Where losses are computed: autocast."""
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Loss, logits and labels of a batch."""
+
+    def prediction_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """`evaluation_loop` under its older name."""
+
+    def create_optimizer(self) -> Optimizer:
+        """Builds the optimizer."""
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """What a batch costs."""
+
+    def num_examples(self, dataloader: Any) -> int:
+        """How many samples a loader has."""
+
+    def store_flos(self) -> None:
+        """Adds up what was computed."""
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this process is the first of the job."""
+
+    def is_local_process_zero(self) -> bool:
+        """Whether this process is the first of its host."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model."""
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Moves a tensor, or tensors in containers."""
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """Moves a batch."""
+
+    def _wrap_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """The model as it is called."""
+
+    def _evaluate(self, trial: Trial, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+        """Evaluates within training."""
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Does what HF's control asks for."""
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Ends a run."""
+
+    def _get_learning_rate(self) -> float:
+        """The learning rate that is logged."""
+
+    def _get_output_dir(self, trial: Trial) -> str:
+        """The folder of a run's checkpoints."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Writes the model, its configuration and the arguments."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Writes both into a checkpoint."""
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """Writes the gradient scaler into a checkpoint."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Writes the random states into a checkpoint."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Puts random states back."""
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
+        """Removes checkpoints over `save_total_limit`."""
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Logs missing and unexpected keys."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Pushes a checkpoint."""
+
+    def _finish_current_push(self) -> None:
+        """Waits for the uploads."""
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Where FSDP 2 does not reduce gradients."""
+
+    # The seams of `compat.upstream`.
+
+    seeds_epoch_before_callbacks: bool
+    """Whether samplers learn of an epoch before its callbacks do."""
+    counts_skipped_batches: bool
+    """Whether a resumed epoch counts from its first batch on."""
+    restores_after_empty_window: bool
+    """Whether a resumed epoch without a batch left puts random numbers back."""
+    adds_losses_in_place: bool
+    """Whether losses add up in the type and shape of the sum."""
+    begins_epochs_afresh: bool
+    """Whether an epoch without a step logs no gradient norm of the one before."""
+    _session_schedule: Schedule
+    """The length of the run in progress."""
+
+    def _adopt_batch_size(self, batch_size: int | None) -> None:
+        """Takes the batch size that was found."""
+
+    def _measure_training(self, dataloader: Any) -> Schedule:
+        """The length of a run."""
+
+    def _set_up_training(
+        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Trial
+    ) -> Prepared:
+        """Has HF make model, optimizer and scheduler ready."""
+
+    def _start_bookkeeping(self, loss: torch.Tensor) -> None:
+        """Sets up what is counted between two logs."""
+
+    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
+        """Has samplers know the epoch."""
+
+    def _forget_past(self) -> None:
+        """Drops what `past_index` carries from batch to batch."""
+
+    def _clip_and_measure_gradients(self, model: Any) -> torch.Tensor | float | None:
+        """Clips, and returns the norm before."""
+
+    def _count_tokens_before_step(self, inputs: Batch) -> None:
+        """Counts input tokens, where the release does so before the micro-step."""
+
+    def _count_tokens_after_step(self, inputs: Batch) -> None:
+        """Counts input tokens, where the release does so after the micro-step."""
+
+    # Ours.
+
+    announces_plan: bool
+    """Whether `train` prints the plan first."""
+    carries_windows: bool
+    """Whether an accumulation window may span two epochs."""
+    _callbacks: CallbacksHost
+    _checkpoint_reader: CheckpointReaderHost
+    _checkpoint_writer: CheckpointWriterHost
+    _fit: FitHost
+    _hub_uploads: HubUploadsHost
+    _shutdown: ShutdownHost
+    _surprises: SurprisesHost
+    _user_module: UserModuleHost
+
+    @property
+    def plan(self) -> LightningPlan:
+        """What becomes of the arguments."""
+
+    @property
+    def lightning(self) -> pl.Trainer:
+        """The Lightning Trainer."""
+
+    @property
+    def lightning_module(self) -> TrainerModule:
+        """The LightningModule around the model."""
+
+    @property
+    def _loads_own_weights(self) -> bool:
+        """Whether a subclass loads the weights of a checkpoint by itself."""

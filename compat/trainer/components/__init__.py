@@ -1,0 +1,1 @@
+"""The concerns of a trainer, an object each. None of them imports another."""

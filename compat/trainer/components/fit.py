@@ -1,0 +1,346 @@
+"""Training: the Lightning objects of a trainer, and a run of `fit` with HF's model and data."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import lightning
+from torch.distributed.fsdp import FSDPModule
+from transformers.integrations.integration_utils import rewrite_logs
+from transformers.utils import logging
+
+from compat.arguments.lightning import limit
+from compat.callbacks.finders import is_finder
+from compat.callbacks.loggers import shared_logger
+from compat.checkpoint import HFCheckpointIO
+from compat.checkpoint.deepspeed import make_universal, processes_of
+from compat.engine.accumulation import rescheduled, scheduler_among
+from compat.engine.build import attach_session, build_trainer
+from compat.engine.data import WindowLoader, require_equal_lengths
+from compat.engine.guest import GuestModule, is_guest
+from compat.engine.limits import limited
+from compat.engine.module import TrainerModule
+from compat.engine.session import Session
+from compat.engine.signals import propagating
+from compat.errors import CompatError
+from compat.trainer.component import Component
+from compat.trainer.datamodule_dataset import DataModuleDataset
+from compat.upstream.environment import Facts
+from compat.upstream.features import SCHEDULERS_THAT_WAIT
+from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    import lightning.pytorch as pl
+    from transformers.trainer_utils import TrainOutput
+
+    from compat.engine.host import TrainerHost
+    from compat.engine.session import MicroBatch
+
+logger = logging.get_logger("transformers.trainer")
+
+
+class Fit(Component):
+    """Builds the Lightning Trainer and its module, and runs `fit`.
+
+    Attributes:
+        built: the Lightning Trainer of this run or of the last one; None before any.
+    """
+
+    def __init__(self, trainer: TrainerHost) -> None:
+        super().__init__(trainer)
+        self.built: pl.Trainer | None = None
+        self._module: TrainerModule | None = None
+
+    # The Lightning objects.
+
+    @property
+    def lightning(self) -> pl.Trainer:
+        """The Lightning Trainer of this run or of the last one; before any, one that is ready to evaluate."""
+        if self.built is None:
+            self.built = self.build()
+        return self.built
+
+    @property
+    def lightning_module(self) -> TrainerModule:
+        """The LightningModule around the model."""
+        if self._module is None or self._module.model is not self.hf.model:
+            self._module = self.make_module()
+        return self._module
+
+    @property
+    def session(self) -> Session | None:
+        """The run in progress."""
+        return None if self._module is None else self._module.session
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """`args.lightning`, where the arguments have it."""
+        return getattr(self.hf.args, "lightning", None) or {}
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """Lightning's callbacks: those of `lightning={"callbacks": …}`, then those of the trainer."""
+        asked = self.flags.get("callbacks") or []
+        return [*(asked if isinstance(asked, (list, tuple)) else [asked]), *self.hf._callbacks.lightning]
+
+    @property
+    def finders(self) -> list[Any]:
+        """Those of the callbacks that look for an argument before training."""
+        return [one for one in self.callbacks if is_finder(one)]
+
+    def make_module(self) -> TrainerModule:
+        """A LightningModule around the model."""
+        hf = self.hf
+        return (GuestModule if is_guest(hf.model) else TrainerModule)(hf, hf.model)
+
+    def build(self) -> pl.Trainer:
+        """A Lightning Trainer as the plan has it."""
+        hf = self.hf
+        callbacks = [one for one in self.callbacks if not is_finder(one)]
+        built = build_trainer(
+            hf.plan,
+            device=hf.args.device,
+            checkpoint_io=HFCheckpointIO(),
+            scaler=hf.accelerator.scaler,
+            default_root_dir=hf.args.output_dir,
+            asked={**self.flags, "callbacks": callbacks},
+            facts=Facts.of(hf.args),
+        )
+        if not built.barebones:
+            shared = (shared_logger(callback, hf) for callback in hf.callback_handler.callbacks)
+            built.loggers = [*built.loggers, *filter(None, shared)]
+        return built
+
+    def limited(self, dataloader: Any, name: str) -> Any:
+        """A dataloader, less what a flag of Lightning's leaves out of it.
+
+        Args:
+            dataloader: HF's loader.
+            name: of the flag.
+        """
+        return limited(dataloader, limit(self.flags, name))
+
+    # A run.
+
+    def prepare(
+        self, batch_size: int | None, checkpoint: str | None, trial: Any, ignore_keys: Any
+    ) -> Session:
+        """What a run of `fit` shares.
+
+        Args:
+            batch_size: samples of a micro-batch, as HF's `train` has found them.
+            checkpoint: what the run goes on from.
+            trial: the trial of a hyperparameter search.
+            ignore_keys: output keys to leave out when evaluating during training.
+
+        Raises:
+            CompatError: a subclass overrides the one method of HF's engine that is not called.
+        """
+        hf = self.hf
+        if getattr(type(hf), "_run_epoch", None) is not HF_RUN_EPOCH:
+            msg = (
+                f"`{type(hf).__name__}._run_epoch`: overridden, but the epoch is run by Lightning, "
+                "which would not call it. Override `training_step` or `get_batch_samples`, or use a callback."
+            )
+            raise CompatError(msg)
+        hf.accelerator.free_memory()
+        self._leave_evaluation()
+        self._fit_to_processes(checkpoint)
+        hf._adopt_batch_size(batch_size)
+        dataloader = self.limited(hf.get_train_dataloader(), "limit_train_batches")
+        require_equal_lengths(dataloader, hf.accelerator)
+        schedule = hf._measure_training(dataloader)
+        if (scheduler := scheduler_among(self.callbacks, hf.args)) is not None:
+            schedule = rescheduled(schedule, hf.args, scheduler)
+        hf._session_schedule = schedule
+        return Session(
+            hf=hf,
+            schedule=schedule,
+            dataloader=dataloader,
+            resume_from_checkpoint=checkpoint,
+            trial=trial,
+            ignore_keys=ignore_keys,
+            accumulation=hf.args.gradient_accumulation_steps,
+            replays_data=bool(self.flags.get("replay_data")),
+            defers_backward=self._leaves_backward_to_lightning(),
+            surprises=None if is_guest(hf.model) else hf._surprises,
+        )
+
+    def run(self, session: Session) -> TrainOutput:
+        """Train in Lightning's `fit`.
+
+        Args:
+            session: of the run.
+
+        Returns:
+            What `train` returns.
+        """
+        hf = self.hf
+        built = self.built = self.build()
+        attach_session(built, session)
+        self._module = module = self.make_module()
+        module.session = session
+        try:
+            with hf.accelerator.serving(built, session), propagating():
+                built.fit(module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
+        finally:
+            hf.args.gradient_accumulation_steps = session.accumulation
+            module.session = None
+            session.end()
+            for dataset in (hf.train_dataset, hf.eval_dataset):
+                if isinstance(dataset, DataModuleDataset):
+                    dataset.teardown()
+        output: TrainOutput = session.output
+        return output
+
+    def give_up(self) -> None:
+        """Put back what `train` switches on, where it did not come to its own end."""
+        hf = self.hf
+        hf.is_in_train = False
+        handle = getattr(hf, "neftune_hook_handle", None)
+        if hf.neftune_noise_alpha is not None and handle is not None:
+            handle.remove()
+
+    def _fit_to_processes(self, checkpoint: str | None) -> None:
+        """Have a checkpoint of DeepSpeed's loaded by more or fewer processes than have written it."""
+        hf = self.hf
+        if checkpoint is None or not hf.is_deepspeed_enabled:
+            return
+        writers = processes_of(checkpoint)
+        if writers in (None, hf.args.world_size):
+            return
+        logger.warning(
+            f"`resume_from_checkpoint={str(checkpoint)!r}`: written by {writers} processes "
+            f"and resumed by {hf.args.world_size}; putting its parts together."
+        )
+        if hf.is_world_process_zero():
+            make_universal(checkpoint)
+        hf.accelerator.wait_for_everyone()
+        config = hf.accelerator.state.deepspeed_plugin.deepspeed_config
+        config.setdefault("checkpoint", {})["load_universal"] = True
+
+    def _leave_evaluation(self) -> None:
+        """Put the model back into the state that an evaluation ahead of training has taken it out of."""
+        hf = self.hf
+        if hf.is_deepspeed_enabled and hf.accelerator.deepspeed_engine_wrapped is None:
+            # That engine was made to evaluate, and could not train.
+            hf.model_wrapped, hf.deepspeed = hf.model, None
+        for module in hf.model.modules():
+            if isinstance(module, FSDPModule):
+                # The last forward has left some of its parameters whole; the optimizer must see the shards.
+                module.reshard()
+
+    def _leaves_backward_to_lightning(self) -> bool:
+        """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""
+        hf = self.hf
+        method = getattr(hf.training_step, "__func__", None)
+        is_watched = "backward" in vars(hf.accelerator)
+        return method is HF_TRAINING_STEP and not is_watched
+
+    @contextlib.contextmanager
+    def accumulation_as_given(self) -> Iterator[None]:
+        """Save the arguments as they were given: GradientAccumulationScheduler sets one epoch by epoch."""
+        args, session = self.hf.args, self.session
+        current = args.gradient_accumulation_steps
+        if session is not None:
+            args.gradient_accumulation_steps = session.accumulation
+        try:
+            yield
+        finally:
+            args.gradient_accumulation_steps = current
+
+    # What Lightning's hooks ask for.
+
+    def sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
+        """Where gradients wait for the end of their window.
+
+        Args:
+            batch: the micro-batch in progress.
+            model: the model as a training step calls it.
+        """
+        hf = self.hf
+        is_managed = getattr(hf, "is_distributed_loading_by_transformers", False) and isinstance(
+            model, FSDPModule
+        )
+        if is_managed and not batch.closes:
+            return hf._defer_fsdp_gradient_reduction()
+        waiting: AbstractContextManager[None] = hf.accelerator.sync_context(batch, model)
+        return waiting
+
+    def scheduler_waits_for_metrics(self) -> bool:
+        """Whether HF steps the scheduler with the metrics of an evaluation."""
+        return isinstance(self.hf.lr_scheduler, SCHEDULERS_THAT_WAIT)
+
+    def show_logs(self, logs: Mapping[str, Any]) -> None:
+        """Hand on what HF has logged to Lightning's callbacks and loggers.
+
+        Args:
+            logs: name → value.
+        """
+        hf = self.hf
+        if self.built is not None:
+            self.built._logger_connector.show(logs)  # type: ignore[attr-defined]
+        if not self.flags.get("logger") or not hf.is_world_process_zero():
+            return
+        numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
+        for one in self.lightning.loggers:
+            # HF's own integration has written to it already.
+            if not getattr(one, "belongs_to_hf", False):
+                one.log_metrics(rewrite_logs(numbers), step=hf.state.global_step)
+
+    def announce(self, session: Session) -> None:
+        """Log how long the run is.
+
+        Args:
+            session: of the run.
+        """
+        hf, schedule = self.hf, session.schedule
+        trainable = sum(p.numel() for p in hf.model.parameters() if p.requires_grad)
+        if hf.announces_plan and hf.is_world_process_zero():
+            self._print_plan()
+        logger.info("***** Running training *****")
+        for name, value in (
+            ("Num examples", schedule.num_examples),
+            ("Num Epochs", schedule.num_train_epochs),
+            ("Num update steps per epoch", schedule.num_update_steps_per_epoch),
+            ("Instantaneous batch size per device", hf.args.per_device_train_batch_size),
+            (
+                "Total train batch size (w. parallel, distributed & accumulation)",
+                schedule.total_train_batch_size,
+            ),
+            ("Gradient Accumulation steps", hf.args.gradient_accumulation_steps),
+            ("Total optimization steps", schedule.max_steps),
+            ("Number of trainable parameters", trainable),
+        ):
+            logger.info(f"  {name} = {value:,}")
+        if session.resume_from_checkpoint is not None:
+            logger.info(
+                f"  Resuming from update step {hf.state.global_step}: "
+                f"skipping {session.epochs_trained} epochs and {session.steps_trained} batches"
+            )
+
+    def _print_plan(self) -> None:
+        hf = self.hf
+        flags = hf.plan.flags
+        engine = f"Lightning {lightning.__version__} ({flags['accelerator']}, {flags['precision']})"
+        sys.stderr.write(f"compat: training on {engine}\n{hf.plan.summary()}\n")
+
+    def warn_of_empty_epoch(self, session: Session) -> None:
+        """Stop a run whose epoch has no batch.
+
+        Args:
+            session: of the run.
+        """
+        hf = self.hf
+        logger.warning(
+            "There seems not to be a single sample in your epoch_iterator, stopping training at step "
+            f"{hf.state.global_step}! The dataset has fewer samples than "
+            f"max_steps={session.schedule.max_steps} asks for. "
+            "Lower max_steps, or have the dataset start again at each epoch."
+        )
+        hf.control.should_training_stop = True

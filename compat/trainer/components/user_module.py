@@ -1,0 +1,233 @@
+"""A LightningModule as `model=`, a LightningDataModule as `train_dataset=`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.apply_func import apply_to_collection
+from transformers.utils import logging
+
+from compat.arguments.fields import shown
+from compat.arguments.optimizers import optimizer_problems
+from compat.engine.guest import GuestModule, is_guest, loss_of
+from compat.errors import ArgumentError
+from compat.trainer.component import Component
+from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
+
+    from compat.engine.host import TrainerHost
+
+logger = logging.get_logger("transformers.trainer")
+
+OF_OPTIMIZER = (
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
+)
+"""Arguments of HF's optimizer, which a LightningModule with its own does not have."""
+
+OF_DATA = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last"),
+    *("dataloader_num_workers", "group_by_length", "train_sampling_strategy"),
+)
+"""Arguments of HF's loaders, which a LightningDataModule with its own does not have."""
+
+
+class UserModule(Component):
+    """What a LightningModule and a LightningDataModule of the user's do in the place of HF's code.
+
+    Attributes:
+        config: optimizer and scheduler as the module has configured them; None where they are HF's.
+    """
+
+    def __init__(self, trainer: TrainerHost) -> None:
+        super().__init__(trainer)
+        self.config: Any = None
+
+    # Data.
+
+    def train_dataloader(self) -> DataLoader[Any] | None:
+        """The train data of a LightningDataModule; None where the data is none."""
+        return self._loader(self.hf.train_dataset, "train_dataloader")
+
+    def eval_dataloader(self, eval_dataset: Any) -> DataLoader[Any] | None:
+        """The evaluation data of a LightningDataModule; None where the data is none.
+
+        Args:
+            eval_dataset: what `get_eval_dataloader` is given.
+        """
+        own = self.hf.eval_dataset
+        dataset = own if eval_dataset is None else eval_dataset
+        dataset = own[dataset] if isinstance(dataset, str) else dataset
+        return self._loader(as_dataset(dataset), "val_dataloader")
+
+    def test_dataloader(self, test_dataset: Any) -> DataLoader[Any] | None:
+        """The data to predict of a LightningDataModule; None where the data is none.
+
+        Args:
+            test_dataset: what `get_test_dataloader` is given.
+        """
+        dataset = as_dataset(test_dataset)
+        predicts = isinstance(dataset, DataModuleDataset) and is_overridden(
+            "predict_dataloader", dataset.source
+        )
+        return self._loader(dataset, "predict_dataloader" if predicts else "test_dataloader")
+
+    def _loader(self, dataset: Any, name: str) -> DataLoader[Any] | None:
+        if not isinstance(dataset, DataModuleDataset):
+            return None
+        loader: DataLoader[Any] = self.hf.accelerator.prepare(dataset.loader(name, self.hf))
+        return loader
+
+    # Batches, which may be anything that Lightning moves: a tensor, a dataclass, an object with a `to`.
+
+    def batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, *_: Any, **__: Any
+    ) -> tuple[list[Any], None]:
+        """The batches of a window; the loss of each is its own mean, so that nothing is counted.
+
+        Args:
+            epoch_iterator: yields batches.
+            num_batches: the size of the window.
+        """
+        return list(islice(epoch_iterator, num_batches)), None
+
+    def named(self, inputs: Any) -> Any:
+        """A batch for code that looks for tensors by their name; empty where the batch has no names.
+
+        Args:
+            inputs: the batch.
+        """
+        return {} if is_guest(self.hf.model) and not isinstance(inputs, Mapping) else inputs
+
+    def is_without_flops(self, inputs: Any) -> bool:
+        """Whether nothing tells what a batch costs.
+
+        Args:
+            inputs: the batch.
+        """
+        model = self.hf.model
+        return is_guest(model) and not (hasattr(model, "floating_point_ops") or isinstance(inputs, Mapping))
+
+    def prepare_inputs(self, inputs: Any) -> Any:
+        """Each tensor as HF would have it, then what only Lightning knows to move.
+
+        Args:
+            inputs: the batch.
+        """
+        hf = self.hf
+        return move_data_to_device(
+            apply_to_collection(inputs, torch.Tensor, hf._prepare_input), hf.args.device
+        )
+
+    # Steps.
+
+    @property
+    def _module(self) -> GuestModule:
+        built = self.hf._fit.built
+        module = None if built is None else built.lightning_module
+        assert isinstance(module, GuestModule), "in one of Lightning's loops"
+        return module
+
+    def compute_loss(self, model: Any, inputs: Any, *, return_outputs: bool) -> Any:
+        """The loss of the module's `training_step`.
+
+        Args:
+            model: the model as a training step calls it.
+            inputs: a batch.
+            return_outputs: whether what the step returns comes beside it.
+
+        Returns:
+            A scalar, or the scalar and the output.
+        """
+        output = self._module.step("training_step", model, inputs)
+        loss = loss_of(output, self.hf.model, "training_step")
+        return (loss, output) if return_outputs else loss
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool) -> tuple[Any, Any, Any]:
+        """The module's `validation_step`; its `predict_step` where predictions are asked for.
+
+        Args:
+            model: the model, in eval mode.
+            inputs: a batch.
+            prediction_loss_only: whether only the loss is returned.
+
+        Returns:
+            Loss, logits and labels; each may be None.
+
+        Raises:
+            ArgumentError: there is no such step, or it returns nothing to compute metrics with.
+        """
+        hf, module = self.hf, self._module
+        inputs = hf._prepare_inputs(inputs)
+        if module.evaluation is not None and module.evaluation.predicts:
+            return None, module.step("predict_step", model, inputs), None
+        if not is_overridden("validation_step", hf.model):
+            msg = (
+                f"`model={type(hf.model).__name__}`: it has no `validation_step` to evaluate with. Add "
+                "one, or leave `eval_strategy` and `evaluate` out."
+            )
+            raise ArgumentError(msg)
+        output = module.step("validation_step", model, inputs)
+        named = output if isinstance(output, Mapping) and not prediction_loss_only else {}
+        loss = loss_of(output, hf.model, "validation_step")
+        logits, labels = named.get("logits"), named.get("labels")
+        if labels is None and logits is not None and isinstance(inputs, Mapping):
+            names = (*hf.label_names, "labels")
+            labels = next((inputs[name] for name in names if name in inputs), None)
+        if hf.compute_metrics is not None and not prediction_loss_only and logits is None:
+            msg = (
+                f"`compute_metrics`: `{type(hf.model).__name__}.validation_step` returns nothing to "
+                "compute with. Return a dict with `loss`, `logits` and `labels`, or log the metrics there."
+            )
+            raise ArgumentError(msg)
+        return loss, logits, labels
+
+    # Optimizer and scheduler.
+
+    def create_optimizer(self) -> Optimizer | None:
+        """Have the module configure its optimizer and scheduler; None where HF's code makes them.
+
+        Raises:
+            ArgumentError: HF's code cannot make the optimizer that the arguments name.
+        """
+        hf = self.hf
+        if hf.optimizer is not None:
+            return None
+        if not (is_guest(hf.model) and is_overridden("configure_optimizers", hf.model)):
+            device = next((parameter.device for parameter in hf.model.parameters()), hf.args.device)
+            if problems := optimizer_problems(hf.args, device):
+                raise ArgumentError("\n".join(problems))
+            return None
+        hf.optimizer, self.config = self._module.optimizer_and_config()
+        self._warn_of_unused_arguments()
+        optimizer: Optimizer = hf.optimizer
+        return optimizer
+
+    def _warn_of_unused_arguments(self) -> None:
+        hf = self.hf
+        of_data = isinstance(hf.train_dataset, DataModuleDataset)
+        unused = {*OF_OPTIMIZER, *(OF_DATA if of_data else ())}
+        found = [shown(one.field, one.value) for one in hf.plan.changed() if one.field in unused]
+        if found and hf.is_world_process_zero():
+            logger.warning(
+                f"`{'`, `'.join(found)}`: without effect, for `{type(hf.model).__name__}` brings its "
+                "own optimizer or data. Set it there."
+            )
+
+    def create_scheduler(self) -> Any:
+        """The scheduler that the module has configured; None where HF's code makes one."""
+        hf = self.hf
+        if hf.lr_scheduler is not None or self.config is None:
+            return None
+        hf.lr_scheduler, hf._created_lr_scheduler = self.config.scheduler, True
+        return hf.lr_scheduler

@@ -1,0 +1,154 @@
+"""What the constructor takes, made into what HF's takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import default_collate
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+from transformers import default_data_collator
+
+from compat.arguments.fields import shown
+from compat.engine.guest import TRANSFERS, check_guest, is_guest
+from compat.errors import ArgumentError
+from compat.trainer.components.callbacks import is_lightning_callback, made
+from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
+from compat.upstream.distributions import check_distribution
+from compat.upstream.models import uncompiled
+
+POSITIONS = {name: place - 1 for place, name in enumerate(inspect.signature(HFTrainer.__init__).parameters)}
+"""Parameter → its place, `self` left out."""
+
+DATASETS = ("train_dataset", "eval_dataset")
+"""Parameters that take data."""
+
+OF_MODEL = {
+    "label_smoothing_factor": 0.0,
+    "neftune_noise_alpha": None,
+    "gradient_checkpointing": False,
+}
+"""Arguments that reach into a model of HF's → what they are where nothing is asked for."""
+
+HF_MODULE = "is_hf_module"
+"""The attribute by which a class says that it is `compat.HFModule` or derived from it."""
+
+
+class BoundArguments:
+    """The arguments of a call of HF's constructor.
+
+    Args:
+        args: those given by position, `self` left out.
+        kwargs: those given by name.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args = list(args)
+        self.kwargs = kwargs
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a parameter; None where it was not given."""
+        place = POSITIONS[name]
+        return self.args[place] if place < len(self.args) else self.kwargs.get(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Give another value."""
+        place = POSITIONS[name]
+        if place < len(self.args):
+            self.args[place] = value
+        else:
+            self.kwargs[name] = value
+
+
+def collate(rows: list[Any]) -> Any:
+    """A batch as a LightningModule expects it: HF's collator for rows by name, torch's for all else."""
+    return default_data_collator(rows) if isinstance(rows[0], Mapping) else default_collate(rows)
+
+
+def check_arguments(args: Any, model: Any) -> None:
+    """Refuse arguments that would have to reach into a LightningModule.
+
+    Raises:
+        ArgumentError: the arguments that are given, and where to put what they ask for.
+    """
+    found = [
+        shown(name, getattr(args, name))
+        for name, idle in OF_MODEL.items()
+        if getattr(args, name, idle) not in (idle, None)
+    ]
+    if found:
+        msg = (
+            f"`{'`, `'.join(found)}`: acts within models of Hugging Face's, and `{type(model).__name__}` is "
+            "a LightningModule. Leave it out, and do it in the module."
+        )
+        raise ArgumentError(msg)
+
+
+def check_data(source: Any, argument: str) -> None:
+    """Refuse a LightningDataModule that moves or changes batches, which HF's loaders do themselves.
+
+    Raises:
+        ArgumentError: the hooks that it overrides.
+    """
+    found = [hook for hook in TRANSFERS if is_overridden(hook, source)]
+    if found:
+        msg = (
+            f"`{argument}={type(source).__name__}`: it overrides `{'`, `'.join(found)}`, and batches are "
+            "moved by HF's loaders. Do it in the collate function or in the module's steps."
+        )
+        raise ArgumentError(msg)
+
+
+def adapt_inputs(bound: BoundArguments) -> list[Any]:
+    """Have HF's constructor take what it does not know: a LightningModule, its data, Lightning's callbacks.
+
+    Args:
+        bound: its arguments; changed.
+
+    Returns:
+        Lightning's callbacks, in their order.
+
+    Raises:
+        ArgumentError: the module cannot be trained by an HF Trainer; a callback or the data belongs to
+            another distribution of Lightning.
+    """
+    if (module := uncompiled(bound["model"])) is not bound["model"]:
+        bound["model"] = module
+    _adapt_model_and_data(bound)
+    return _take_callbacks(bound)
+
+
+def _adapt_model_and_data(bound: BoundArguments) -> None:
+    model = bound["model"]
+    check_distribution(model, "model")
+    if getattr(type(model), HF_MODULE, False):
+        bound["model"] = model = model.model
+    if is_guest(model):
+        check_guest(model)
+        model.configure_model()
+        check_arguments(bound["args"], model)
+        if bound["data_collator"] is None:
+            bound["data_collator"] = collate
+        if bound["train_dataset"] is None and is_overridden("train_dataloader", model):
+            bound["train_dataset"] = DataModuleDataset(model)
+    for name in DATASETS:
+        check_distribution(bound[name], name)
+        if isinstance(bound[name], pl.LightningDataModule):
+            check_data(bound[name], name)
+            bound[name] = DataModuleDataset(bound[name])
+        elif isinstance(bound[name], dict):
+            bound[name] = {key: as_dataset(value) for key, value in bound[name].items()}
+    source = bound["train_dataset"]
+    validates = isinstance(source, DataModuleDataset) and is_overridden("val_dataloader", source.source)
+    if validates and bound["eval_dataset"] is None:
+        bound["eval_dataset"] = source
+
+
+def _take_callbacks(bound: BoundArguments) -> list[Any]:
+    callbacks = [part for one in bound["callbacks"] or () for part in getattr(one, "unwrapped", (one,))]
+    if callbacks:
+        bound["callbacks"] = [one for one in callbacks if not is_lightning_callback(one)]
+    return [made(one) for one in callbacks if is_lightning_callback(one)]

@@ -1,0 +1,1 @@
+"""Methods, parameters and arguments of transformers releases other than the installed one."""
