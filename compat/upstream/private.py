@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ class Private:
     """A private name, the releases it was seen in, and what we do with it.
 
     Attributes:
-        where: `module:attribute.path`, or `module:Class#name` for what instances of a class have.
+        where: `module:attribute.path`; `module:Class#name` for what instances of a class have, and
+            `module:#name` for what a module sets on the objects of others.
         seen: the releases.
         use: what we do with it.
     """
@@ -346,6 +348,107 @@ PRIVATE = (
         _DIFFUSERS,
         "called where a scheduler's images are thresholded",
     ),
+    # Classes of Lightning's that ours are derived from, and what their instances have.
+    Private(_OPTIMIZATION + "_AutomaticOptimization", _PL, "subclassed: the closure around HF's step"),
+    Private(_FIT[:-1], _PL, "subclassed: epochs are HF's"),
+    Private(_EPOCH[:-1], _PL, "subclassed: windows are HF's"),
+    Private(_EVAL[:-1], _PL, "subclassed: an evaluation within `fit`"),
+    Private(_PREDICT, _PL, "subclassed: a prediction within `fit`"),
+    Private(_CONNECTOR, _PL, "subclassed: metrics that HF logs"),
+    Private(
+        "lightning.pytorch.trainer.connectors.logger_connector.result:_METRICS",
+        _PL,
+        "the type of its metrics",
+    ),
+    Private("lightning.pytorch.loops.fetchers:_DataFetcher", _PL, "the type of what yields batches"),
+    Private(
+        "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector",
+        _PL,
+        "subclassed: signals are a listener's or the script's",
+    ),
+    Private(
+        "lightning.fabric.strategies.launchers.subprocess_script:_ChildProcessObserver",
+        _PL,
+        "subclassed: says which process has ended the job",
+    ),
+    Private(
+        "lightning.fabric.strategies.launchers.subprocess_script:_ChildProcessObserver#_child_processes",
+        _PL,
+        "read: which of them have ended",
+    ),
+    *(
+        Private("lightning.pytorch.trainer.trainer:Trainer" + name, _PL, use)
+        for name, use in (
+            ("._active_loop", "read: the loop that is running"),
+            ("#_checkpoint_connector", "told that what a run goes on from is HF's choice"),
+        )
+    ),
+    *(
+        Private("lightning.pytorch.callbacks.finetuning:BaseFinetuning" + name, _PL, use)
+        for name, use in (
+            ("._apply_mapping_to_param_groups", "called: the groups of a run that is resumed"),
+            ("#_internal_optimizer_metadata", "read: the groups that were saved"),
+            ("#_restarting", "reset once they are restored"),
+        )
+    ),
+    Private(
+        "lightning.pytorch.callbacks.weight_averaging:WeightAveraging#_average_model",
+        _PL,
+        "dropped once the best model is loaded",
+    ),
+    Private("lightning.pytorch.callbacks.callback:Callback._generate_state_key", _PL, "called"),
+    Private("lightning.pytorch.core.module:LightningModule#_current_fx_name", _PL, "set around a hook"),
+    Private(
+        "lightning.pytorch.utilities.parsing:#_hparams_name",
+        _PL,
+        "read: the name that hyperparameters are saved under",
+    ),
+    Private(
+        "lightning.pytorch.utilities.combined_loader:CombinedLoader._load_state_dicts",
+        _PL,
+        "called where loaders were made before",
+    ),
+    Private("lightning.pytorch.cli:LightningCLI#_subcommand_parsers", _PL, "read for help and suggestions"),
+    # transformers.
+    Private(_TRAINER + "_run_epoch", _HF5, "looked for: the one method of HF's engine that is not called"),
+    Private(_TRAINER + "_build_accelerator_args", _HF5, "overridden: the mesh comes later on a CPU"),
+    *(
+        Private("transformers.modeling_utils:PreTrainedModel." + name, _HF, use)
+        for name, use in (
+            ("_keys_to_ignore_on_save", "asked: whether HF's own warning can be given"),
+            ("_no_split_modules", "read: the layers that FSDP wraps"),
+        )
+    ),
+    Private("transformers.configuration_utils:PretrainedConfig#_name_or_path", _HF, "read for a model card"),
+    # torch.
+    *(
+        Private("torch:" + name, _TORCH, use)
+        for name, use in (
+            ("_C", "what is not in Python: archives, and functions of subclasses of tensors"),
+            ("Tensor._post_accumulate_grad_hooks", "read: whether a gradient is consumed at once"),
+            ("nn.Module._call_impl", "called: a compiled model as it is"),
+            ("nn.Module._compiled_call_impl", "read: whether a script has compiled the model"),
+            ("storage.UntypedStorage._cdata", "read: which tensors share memory"),
+        )
+    ),
+    Private("torch._dynamo.eval_frame:OptimizedModule#_orig_mod", _TORCH, "read: the model that is compiled"),
+    Private("torch.optim.lr_scheduler:#_opt_called", _TORCH, "set: the optimizer was stepped"),
+    Private(
+        "torch.storage:UntypedStorage._checkpoint_offset", _TORCH, "read: the place of a storage in its file"
+    ),
+    # Python's own, which the documentation leaves out.
+    *(
+        Private(where, ("python 3.10", "python 3.14"), use)
+        for where, use in (
+            ("argparse:_SubParsersAction", "the type of subcommands"),
+            ("argparse:_ActionsContainer#_actions", "read: the options that there are"),
+            ("argparse:_ActionsContainer#_option_string_actions", "read: the flags of each option"),
+            ("copy:_reconstruct", "called: a copy by what a pickle would hold"),
+            ("copyreg:_reconstructor", "named in a pickle: an object without its constructor"),
+            ("os:_exit", "documented: ends a process at once"),
+            ("sys:_getframe", "documented: who reads an attribute"),
+        )
+    ),
 )
 
 
@@ -358,7 +461,7 @@ def resolve(where: str) -> Any:
     module, _, path = where.partition(":")
     path, _, attribute = path.partition("#")
     found: Any = importlib.import_module(module)
-    for part in path.split("."):
+    for part in filter(None, path.split(".")):
         try:
             found = getattr(found, part)
         except AttributeError as error:
@@ -367,7 +470,7 @@ def resolve(where: str) -> Any:
                 "Find its new place and update compat/upstream/private.py."
             )
             raise UpstreamError(msg) from error
-    if attribute and f"self.{attribute}" not in inspect.getsource(found):
+    if attribute and not re.search(rf"\b{attribute}\b", inspect.getsource(found)):
         msg = (
             f"`{where}`: instances no longer have it. "
             "Find its new place and update compat/upstream/private.py."

@@ -136,10 +136,10 @@ def test_backward_is_lightnings_unless_somebody_may_look_at_gradients(tmp_path: 
             return loss
 
     plain = trainer(tmp_path)
-    assert plain._leaves_backward_to_lightning()
+    assert plain._fit._leaves_backward_to_lightning()
     plain.train()
     looking = trainer(tmp_path, Looking)
-    assert not looking._leaves_backward_to_lightning()
+    assert not looking._fit._leaves_backward_to_lightning()
     looking.train()
     assert losses(plain) == losses(looking)
     assert compat.Trainer.training_step is HFTrainer.training_step

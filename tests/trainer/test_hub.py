@@ -334,12 +334,12 @@ def test_a_checkpoint_that_is_uploaded_stays_until_then(tmp_path: Path, slow: Sl
 
     def look(state: Any) -> None:
         if state.global_step in {1, 3}:
-            under_way.append(run._uploading())
+            under_way.append(run._hub_uploads.uploading())
         if state.global_step == 3:
             assert os.path.isdir(first)
             slow.gate.set()
             run.push_in_progress.wait_until_done()
-            under_way.append(run._uploading())
+            under_way.append(run._hub_uploads.uploading())
 
     run.add_callback(Watch("on_step_begin", look))
     run.train()

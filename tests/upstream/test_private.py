@@ -11,6 +11,7 @@ from packaging.version import Version
 
 import compat
 from compat.errors import UpstreamError
+from compat.trainer.legacy.methods import LegacyMethods
 from compat.upstream.private import PRIVATE, resolve
 
 INSTALLED = Version(transformers.__version__)
@@ -24,7 +25,7 @@ def concerns_installed(seen: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("where", [name.where for name in PRIVATE if concerns_installed(name.seen)])
 def test_every_private_name_is_where_it_was_seen(where: str) -> None:
-    assert resolve(where) is not None
+    resolve(where)  # which raises where it has moved; some are None on the class
 
 
 def test_a_name_that_moved_is_reported() -> None:
@@ -37,20 +38,79 @@ def test_what_instances_no_longer_have_is_reported() -> None:
         resolve("transformers.trainer:Trainer#_gone")
 
 
+LISTED = {re.split("[.#:]", name.where)[-1] for name in PRIVATE}
+LOOKUPS = {"getattr", "setattr", "hasattr", "delattr"}
+FILES = {
+    file: ast.parse(file.read_text(encoding="utf-8")) for file in Path(compat.__file__).parent.rglob("*.py")
+}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def used(node: ast.AST) -> list[str]:
+    """The private names that one node reads, sets, looks up or imports from elsewhere."""
+    names: list[str] = []
+    if isinstance(node, ast.Attribute):
+        names = [node.attr]
+    elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] != "compat":
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS:
+        name = node.args[1]
+        names = [name.value] if isinstance(name, ast.Constant) and isinstance(name.value, str) else []
+    return [name for name in names if is_private(name)]
+
+
+def defined(node: ast.AST) -> list[str]:
+    """The names that one node gives to something of our own."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return [node.id]
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return [node.attr] if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") else []
+    return []
+
+
+def test_every_private_name_that_we_use_is_listed_or_our_own() -> None:
+    own = {name for tree in FILES.values() for node in ast.walk(tree) for name in defined(node)}
+    foreign = {
+        f"{file.name}:{node.lineno}: {name}"  # type: ignore[attr-defined]
+        for file, tree in FILES.items()
+        for node in ast.walk(tree)
+        for name in used(node)
+        if name not in own | LISTED
+    }
+    assert foreign == set(), "list them in compat/upstream/private.py"
+
+
 def test_every_private_method_that_we_override_is_listed() -> None:
-    listed = {re.split("[.#:]", name.where)[-1] for name in PRIVATE}
-    overridden = {
+    marked = {
         method.name
-        for file in Path(compat.__file__).parent.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
+        for tree in FILES.values()
+        for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         for method in node.body
         if isinstance(method, ast.FunctionDef)
         if any(isinstance(mark, ast.Name) and mark.id == "override" for mark in method.decorator_list)
-        if method.name.startswith("_")
     }
-    assert overridden
-    assert overridden - listed == set()
+    # Whatever decorates it, and also where a seam of ours has the name of a method of HF's.
+    trainers = {
+        name
+        for kind in compat.Trainer.__mro__
+        if kind.__module__.startswith("compat.") and kind is not LegacyMethods  # which comes after HF's
+        for name in vars(kind)
+        if name in vars(transformers.Trainer)
+    }
+    overridden = {name for name in marked | trainers if is_private(name)}
+    assert "_evaluate" in overridden
+    assert overridden - LISTED == set()
+
+
+def test_the_check_finds_each_way_to_use_a_name() -> None:
+    tree = ast.parse("from a import _b\nx._c\nx._d = 1\ngetattr(x, '_e')\nx.__f__\nx.g")
+    assert {name for node in ast.walk(tree) for name in used(node)} == {"_b", "_c", "_d", "_e"}
 
 
 def test_each_name_is_listed_once() -> None:
