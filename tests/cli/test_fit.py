@@ -257,7 +257,10 @@ def test_flags_of_both_worlds(place: Path, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "--learnin_rate=3": ["unrecognized arguments: --learnin_rate", "Did you mean `--learning_rate`?"],
+    "--learnin_rate=3": [
+        "`--learnin_rate`: `compat fit` has no such argument.",
+        "Did you mean `--learning_rate`?",
+    ],
     "--trainer.max_epoks=3": ["Did you mean `--trainer.max_epochs`?"],
     "--trainer.max_steps=3": ["`max_steps=2` and `trainer.max_steps=3`: they contradict each other."],
     "--seed_everything=3 --seed=4": ["`seed=4` and `seed_everything=3`"],
@@ -282,7 +285,10 @@ WRONG = {
     "--fp16 --bf16": ["a run computes in one precision"],
     "--max_steps=-1 --num_train_epochs=1.5": ["Lightning counts whole epochs"],
     "--resume_from_checkpoint=true": ["there is no checkpoint-N.ckpt in out"],
-    "--config=wrong.yaml": ["does not accept option 'learnin_rate'", "Did you mean `--learning_rate`?"],
+    "--config=wrong.yaml": [
+        "`learnin_rate`: `compat fit` has no such argument.",
+        "Did you mean `--learning_rate`?",
+    ],
 }
 
 
