@@ -13,25 +13,19 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.utils import logging
 
+from compat.callbacks.misplaced import check_place, is_lightning_callback
 from compat.checkpoint.io import load_plain, save_plain, unloadable
 from compat.checkpoint.layout import CALLBACKS
 from compat.engine.evaluation import is_fitting
 from compat.engine.optimizer import take_in_new_groups
 from compat.errors import ArgumentError
-from compat.upstream.distributions import check_distribution, role_in_other
+from compat.upstream.distributions import check_distribution
 from compat.upstream.trainer import TrainerSeams
 
 if TYPE_CHECKING:
     from compat.trainer.given import Given
 
 logger = logging.get_logger("transformers.trainer")
-
-
-def is_lightning_callback(callback: Any) -> bool:
-    """Whether a callback, or its class, is for Lightning's Trainer; of either distribution."""
-    kind = callback if isinstance(callback, type) else type(callback)
-    role = role_in_other(kind)
-    return issubclass(kind, Callback) or (role is not None and role.name == "Callback")
 
 
 def set_apart(given: Given) -> list[Any]:
@@ -44,9 +38,11 @@ def set_apart(given: Given) -> list[Any]:
         Lightning's callbacks, in their order.
 
     Raises:
-        ArgumentError: a callback works with another distribution's Trainer alone.
+        ArgumentError: something is no callback, or works with another distribution's Trainer alone.
     """
     callbacks = [part for one in given["callbacks"] or () for part in getattr(one, "unwrapped", (one,))]
+    for one in callbacks:
+        check_place(one, "callbacks")
     if callbacks:
         given["callbacks"] = [one for one in callbacks if not is_lightning_callback(one)]
     return [_made(one) for one in callbacks if is_lightning_callback(one)]
@@ -83,9 +79,10 @@ class CallbacksMixin(TrainerSeams):  # type: ignore[misc]
             callback: a callback, or its class.
 
         Raises:
-            ArgumentError: a callback works with another distribution's Trainer alone.
+            ArgumentError: it is no callback, or works with another distribution's Trainer alone.
         """
         for part in getattr(callback, "unwrapped", (callback,)):
+            check_place(part, "callbacks")
             if not is_lightning_callback(part):
                 super().add_callback(part)
                 continue

@@ -8,6 +8,7 @@ from accelerate import ParallelismConfig
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 from compat.callbacks.loggers import reporting
+from compat.callbacks.misplaced import check_place
 from compat.engine.build import check_supported
 from compat.engine.guest import is_guest
 from compat.errors import ArgumentError
@@ -112,6 +113,8 @@ class Trainer(GenerationsMixin, LackedMethods):
             given = self._lightning_flags.get(name)
             for one in given if isinstance(given, (list, tuple)) else (given,):
                 check_distribution(one, f"lightning.{name}")
+                if name == "callbacks" and one is not None:
+                    check_place(one, "lightning.callbacks", takes_hf=False)
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         self.args._n_gpu = min(self.args.n_gpu, 1)
         with own_accelerator_state(), overlaid(_accelerate_environment(self.args, self.plan.strategy)):

@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 from typing_extensions import override
 
+from compat.callbacks.misplaced import refuse_callbacks_of_hf
 from compat.checkpoint.io import keep_files_whole
 from compat.engine.evaluation import Evaluation
 from compat.engine.optimizer import has_modes
@@ -176,6 +177,12 @@ class HFModule(pl.LightningModule):
         return self.model(*args, **kwargs)
 
     # Set-up.
+
+    @override
+    def configure_callbacks(self) -> list[Any]:
+        # The first that Lightning asks of a module, and ahead of the callbacks' own first hook.
+        refuse_callbacks_of_hf(self.trainer)
+        return []
 
     @override
     def setup(self, stage: str) -> None:

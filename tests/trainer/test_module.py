@@ -12,9 +12,15 @@ import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
-from transformers import BertForSequenceClassification, default_data_collator
+from transformers import (
+    BertForSequenceClassification,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    default_data_collator,
+)
 
 import compat
+from compat.callbacks.misplaced import Refusal
 from compat.checkpoint.inert import read_arguments
 from compat.errors import ArgumentError
 from tests.parity.parts import data, models
@@ -323,3 +329,21 @@ def test_it_writes_a_folder_that_loads(tmp_path: Path) -> None:
     saved = read_arguments(str(tmp_path / "model" / "training_args.bin"))
     assert saved["output_dir"] == str(tmp_path)
     assert saved["save_strategy"] == module.args.save_strategy
+
+
+@pytest.mark.parametrize("one", [EarlyStoppingCallback(), PrinterCallback], ids=["instance", "class"])
+def test_a_callback_of_hfs_is_refused_ahead_of_lightnings_hooks(tmp_path: Path, one: Any) -> None:
+    trainer = lightning(max_steps=1, callbacks=[one])
+    module = compat.HFModule(Regression(), arguments(tmp_path))
+    name = one.__name__ if isinstance(one, type) else type(one).__name__
+    expected = (
+        f"`callbacks=[{name}]`: a callback of Hugging Face's, and Lightning's Trainer calls other hooks. "
+        f"Give `callbacks=[compat.callbacks.to_lightning({name}(…))]`."
+    )
+    for _ in range(2):
+        with pytest.raises(ArgumentError) as raised:
+            trainer.fit(module, DataLoader(rows(4), batch_size=2))
+        assert str(raised.value) == expected
+        # Nothing of the refusal stays behind.
+        assert trainer.callbacks.count(one) == 1
+        assert not any(isinstance(each, Refusal) for each in trainer.callbacks)
