@@ -205,13 +205,11 @@ class CheckpointingMixin(SavingMixin):
         )
         if resume_from_checkpoint is not None and self._disks.are_several:
             self._agree_on_best(self._get_output_dir(trial))
-        told = what_holds(self.args, self.state, self._train_batch_size, max_steps)
         if resume_from_checkpoint is not None:
             self._tell_of_resuming(self._asked_file or resume_from_checkpoint, max_steps)
             config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
             self._tell(changes(resume_from_checkpoint, processing_class=self.processing_class, config=config))
-            if told:
-                logger.warning(told)
+            self._tell(what_holds(self.args, self.state, self._train_batch_size, max_steps))
         return trained
 
     def _tell_of_resuming(self, checkpoint: str, max_steps: int) -> None:

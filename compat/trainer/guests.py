@@ -140,6 +140,16 @@ def check_arguments(args: Any, model: Any) -> None:
         raise ArgumentError(msg)
 
 
+def _check_loss(function: Any, model: Any) -> None:
+    if function is not None:
+        name = getattr(function, "__name__", type(function).__name__)
+        msg = (
+            f"`compute_loss_func={name}`: `{type(model).__name__}` is a LightningModule, and its "
+            "`training_step` returns the loss. Leave it out, and compute the loss there."
+        )
+        raise ArgumentError(msg)
+
+
 def check_data(source: Any, argument: str) -> None:
     """Refuse a LightningDataModule that moves or changes batches, which HF's loaders do themselves.
 
@@ -174,6 +184,7 @@ def welcome(given: Given) -> None:
         check_guest(model)
         model.configure_model()
         check_arguments(given["args"], model)
+        _check_loss(given["compute_loss_func"], model)
         if given["data_collator"] is None:
             given["data_collator"] = collate
         if given["train_dataset"] is None and is_overridden("train_dataloader", model):

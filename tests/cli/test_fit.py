@@ -481,6 +481,32 @@ def test_arguments_that_are_linked_may_concern_any_module() -> None:
         Linking(Own, args=[*words, "--weight_decay=0.5"], run=False)
 
 
+class Preset(compat.HFLightningCLI):
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.set_defaults({"trainer.limit_train_batches": 2})
+
+
+def test_a_commands_own_defaults_of_the_trainer_hold() -> None:
+    words = ["--output_dir=out", "--use_cpu", "--trainer.enable_model_summary=false"]
+    defaults = {"max_epochs": 7, "accumulate_grad_batches": 3}
+
+    def flags(*more: str) -> tuple[Any, ...]:
+        cli = Preset(OwnOfHF, OwnData, args=[*words, *more], run=False, trainer_defaults=defaults)
+        trainer, args = cli.trainer, cli.args
+        said = (args.num_train_epochs, args.gradient_accumulation_steps)
+        return (
+            trainer.max_epochs,
+            trainer.accumulate_grad_batches,
+            trainer.limit_train_batches,
+            *said,
+        )
+
+    assert flags() == (7, 3, 2, 7, 3)
+    # What is given wins over a default, by either name.
+    assert flags("--trainer.max_epochs=5", "--trainer.limit_train_batches=4") == (5, 3, 4, 5, 3)
+    assert flags("--num_train_epochs=2", "--gradient_accumulation_steps=2") == (2, 2, 2, 2, 2)
+
+
 def test_a_module_named_in_a_file(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "named", sys.modules[__name__])
     (tmp_path / "own.yaml").write_text("model:\n  class_path: named.Own\nmax_steps: 4\n")

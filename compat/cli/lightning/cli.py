@@ -39,6 +39,7 @@ from compat.cli.lightning.settle import (
     clashes,
     flags_given,
     lacks_logger,
+    preset_flags,
     refused,
     said_by_flags,
 )
@@ -180,8 +181,8 @@ class HFLightningCLI(LightningCLI):
     def _read_arguments(self) -> None:
         """Check what is given, and make HF's arguments and the plan of it."""
         own = self.config.get(self.subcommand) if self.subcommand else self.config
-        defaults = self._parser(self.subcommand).get_defaults()
-        self._explicit = flags_given(vars(own["trainer"]), vars(defaults["trainer"]))
+        defaults = vars(self._parser(self.subcommand).get_defaults()["trainer"])
+        self._explicit = flags_given(vars(own["trainer"]), defaults)
         linked = self._linked
         self._given = {
             name: value
@@ -191,6 +192,9 @@ class HFLightningCLI(LightningCLI):
         problems = [*refused(self._given), *clashes(own, self._given, self._explicit)]
         if problems:
             raise ArgumentError("\n".join(problems))
+        parameters = inspect.signature(self.trainer_class).parameters.values()
+        of_lightning = {each.name: each.default for each in parameters}
+        self._explicit = {**preset_flags(defaults, of_lightning, self._given), **self._explicit}
         arguments = {**said_by_flags(self._explicit, own.get("seed_everything")), **self._given}
         # Every problem of the arguments, ahead of the device and of other processes.
         plan({name: value for name, value in arguments.items() if name != "lightning"})
