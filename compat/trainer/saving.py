@@ -346,6 +346,8 @@ class SavingMixin(EvaluationMixin):
                     self._save(folder, state_dict={})
                 self._save_lightning_callbacks(folder)
                 self._save_state(folder)
+                if held := held_state(self.optimizer, self.model):
+                    save_plain(held, os.path.join(folder, OPTIMIZER_EXTRA))
             self._save_scaler(folder)
             self._save_rng_state(folder)
             self._save_position(folder)
