@@ -15,7 +15,7 @@ from compat.arguments.lightning import FLAGS
 from compat.errors import ArgumentError, UnknownArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 def _number(text: str) -> float:
@@ -109,7 +109,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         if words:
             msg = "\n".join(
                 f"`{word}`: not used by any of {self._names()}. {nearest(word.partition('=')[0], known)}"
-                for word in without_secrets(words)
+                for word in without_secrets(without_values(words))
             )
             raise UnknownArgumentError(msg)
 
@@ -190,7 +190,17 @@ FLAGS_OF_LIGHTNING = {
 """Metadata of the field `lightning`."""
 
 
-def without_secrets(words: Sequence[str]) -> Iterator[str]:
+def without_values(words: Sequence[str]) -> Iterator[str]:
+    """A command line without the words that follow an option: they are its values."""
+    is_value = False
+    for word in words:
+        is_option = word.startswith("--")
+        if is_option or not is_value:
+            yield word
+        is_value = is_option or is_value
+
+
+def without_secrets(words: Iterable[str]) -> Iterator[str]:
     """A command line as an error may show it."""
     follows_secret = False
     for word in words:

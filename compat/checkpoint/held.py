@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EVENTS = ("logging", "eval", "save")
 """HF counts the steps between two of these by the checkpoint, under every release."""
 
 
-def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> str:
+def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> Iterator[str]:
     """Which of two values a resumed run goes by, for each that differs; HF names both, and not which.
 
     Args:
@@ -19,8 +22,8 @@ def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> str:
         batch_size: what a process trains on in a micro-step.
         max_steps: the update steps of the run, of which a step below 1 is a fraction.
 
-    Returns:
-        A sentence; empty where nothing differs.
+    Yields:
+        A sentence, where anything differs.
     """
     asked = TrainerState()
     asked.compute_steps(args, max_steps)
@@ -35,7 +38,8 @@ def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> str:
         sides = ((wanted, "arguments"), (saved, "checkpoint"))
         holds, other = sides if batch_size == wanted else sides[::-1]
         told.append(_told("per_device_train_batch_size", *holds, *other))
-    return f"`resume_from_checkpoint`: {'; '.join(told)}." if told else ""
+    if told:
+        yield "; ".join(told)
 
 
 def _told(name: str, value: Any, where: str, other: Any, elsewhere: str) -> str:

@@ -13,7 +13,7 @@ import zipfile
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -219,7 +219,7 @@ class _Pickler(pickle.Pickler):
 _PICKLE = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
 
 
-def load_plain(file: str, map_location: Any | None = "cpu") -> Any:
+def load_plain(file: str | IO[bytes], map_location: Any | None = "cpu") -> Any:
     """Read a state without running anything that the file names.
 
     Raises:

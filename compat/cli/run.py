@@ -11,11 +11,10 @@ import runpy
 import sys
 import types
 import zipfile
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -160,15 +159,19 @@ def _show(
     """Show an uncaught error as under plain python, where the traceback begins in the script."""
     from compat.errors import ArgumentError
 
-    path, start = os.path.abspath(script), traceback
-    while start is not None and start.tb_frame.f_code.co_filename != path:
-        start = start.tb_next
+    path = os.path.abspath(script)
+    own = [step for step in _steps(traceback) if step.tb_frame.f_code.co_filename == path]
     if with_traceback or not issubclass(kind, ArgumentError):
-        shown = start if os.path.isfile(path) else traceback
+        shown = (own[0] if own else None) if os.path.isfile(path) else traceback
         sys.__excepthook__(kind, error.with_traceback(shown), shown)
         return
-    lines = [line for frame, line in walk_tb(start) if frame.f_code.co_filename == path]
-    place = f"{script}, line {lines[-1]}: " if lines else ""
+    place = f"{script}, line {own[-1].tb_lineno}: " if own else ""
     sys.stderr.write(
         f"compat run: {place}{error}\n(`compat run --traceback {script}` shows where it was raised.)\n"
     )
+
+
+def _steps(traceback: types.TracebackType | None) -> Iterator[types.TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next

@@ -13,9 +13,10 @@ from transformers import Trainer as HFTrainer  # HF's own, also after `compat.in
 from transformers import default_data_collator
 
 from compat.arguments.fields import shown
+from compat.callbacks.misplaced import check_place, is_lightning_callback
 from compat.engine.guest import TRANSFERS, check_guest, is_guest
 from compat.errors import ArgumentError
-from compat.trainer.components.callbacks import is_lightning_callback, made
+from compat.trainer.components.callbacks import made
 from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
 from compat.upstream.distributions import check_distribution
 from compat.upstream.models import uncompiled
@@ -87,6 +88,16 @@ def check_arguments(args: Any, model: Any) -> None:
         raise ArgumentError(msg)
 
 
+def _check_loss(function: Any, model: Any) -> None:
+    if function is not None:
+        name = getattr(function, "__name__", type(function).__name__)
+        msg = (
+            f"`compute_loss_func={name}`: `{type(model).__name__}` is a LightningModule, and its "
+            "`training_step` returns the loss. Leave it out, and compute the loss there."
+        )
+        raise ArgumentError(msg)
+
+
 def check_data(source: Any, argument: str) -> None:
     """Refuse a LightningDataModule that moves or changes batches, which HF's loaders do themselves.
 
@@ -112,8 +123,8 @@ def adapt_inputs(bound: BoundArguments) -> list[Any]:
         Lightning's callbacks, in their order.
 
     Raises:
-        ArgumentError: the module cannot be trained by an HF Trainer; a callback or the data belongs to
-            another distribution of Lightning.
+        ArgumentError: the module cannot be trained by an HF Trainer; something is no callback, or
+            belongs to another distribution of Lightning.
     """
     if (module := uncompiled(bound["model"])) is not bound["model"]:
         bound["model"] = module
@@ -130,6 +141,7 @@ def _adapt_model_and_data(bound: BoundArguments) -> None:
         check_guest(model)
         model.configure_model()
         check_arguments(bound["args"], model)
+        _check_loss(bound["compute_loss_func"], model)
         if bound["data_collator"] is None:
             bound["data_collator"] = collate
         if bound["train_dataset"] is None and is_overridden("train_dataloader", model):
@@ -149,6 +161,8 @@ def _adapt_model_and_data(bound: BoundArguments) -> None:
 
 def _take_callbacks(bound: BoundArguments) -> list[Any]:
     callbacks = [part for one in bound["callbacks"] or () for part in getattr(one, "unwrapped", (one,))]
+    for one in callbacks:
+        check_place(one, "callbacks")
     if callbacks:
         bound["callbacks"] = [one for one in callbacks if not is_lightning_callback(one)]
     return [made(one) for one in callbacks if is_lightning_callback(one)]

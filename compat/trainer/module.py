@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
@@ -14,7 +15,10 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 from typing_extensions import override
 
-from compat.checkpoint.io import keep_files_whole
+from compat.callbacks.misplaced import refuse_callbacks_of_hf
+from compat.checkpoint.convert.lightning import FILES
+from compat.checkpoint.io import keep_files_whole, load_plain
+from compat.checkpoint.layout import OPTIMIZER_EXTRA
 from compat.engine.evaluation import Evaluation
 from compat.engine.optimizer import has_modes
 from compat.engine.optimizer_state import held_state, load_held_state
@@ -179,6 +183,12 @@ class HFModule(pl.LightningModule):
         return self.model(*args, **kwargs)
 
     # Set-up.
+
+    @override
+    def configure_callbacks(self) -> list[Any]:
+        # The first that Lightning asks of a module, and ahead of the callbacks' own first hook.
+        refuse_callbacks_of_hf(self.trainer)
+        return []
 
     @override
     def setup(self, stage: str) -> None:
@@ -456,8 +466,10 @@ class HFModule(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Lightning loads the optimizer's own state after this.
-        self._held = checkpoint.get(HELD)
+        # Lightning loads the optimizer's own state after this. A file of `compat convert`'s or of `Trainer`'s
+        # has it as they keep it.
+        file = checkpoint.get(FILES, {}).get(OPTIMIZER_EXTRA)
+        self._held = checkpoint.get(HELD) if file is None else load_plain(io.BytesIO(file.numpy().tobytes()))
 
     def save_pretrained(self, folder: str) -> None:
         """Write a folder that `from_pretrained` reads: the model, and the processing class if there is one.

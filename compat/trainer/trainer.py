@@ -12,6 +12,7 @@ from transformers import Trainer as HFTrainer  # HF's own, also after `compat.in
 
 from compat.arguments.training import fit_to_save
 from compat.callbacks.loggers import reporting
+from compat.callbacks.misplaced import check_place, is_lightning_callback
 from compat.checkpoint.adapters import is_whole
 from compat.checkpoint.io import numpys_older_names
 from compat.checkpoint.jsonable import metrics_as_json, save_state
@@ -21,7 +22,7 @@ from compat.engine.guest import is_guest
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import AcceleratorAttribute
 from compat.trainer.component import Slot, restore
-from compat.trainer.components.callbacks import Callbacks, is_lightning_callback
+from compat.trainer.components.callbacks import Callbacks
 from compat.trainer.components.checkpoint_reader import CheckpointReader
 from compat.trainer.components.checkpoint_writer import CheckpointWriter
 from compat.trainer.components.distribution import Distribution
@@ -744,9 +745,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             callback: a callback, or its class.
 
         Raises:
-            ArgumentError: a callback works with another distribution's Trainer alone.
+            ArgumentError: it is no callback, or works with another distribution's Trainer alone.
         """
         for part in getattr(callback, "unwrapped", (callback,)):
+            check_place(part, "callbacks")
             if is_lightning_callback(part):
                 self._callbacks.add(part)
             else:

@@ -127,7 +127,7 @@ def test_words_that_only_we_read(words: list[str], name: str, value: Any) -> Non
         (["--lightning.profilr"], ["`--lightning.profilr`: no value", "Did you mean `profiler`?"]),
         (["--lightning.profilr", "simple"], ["Did you mean `profiler`?"]),
         (["--lightning", "{bad"], ["not JSON"]),
-        (["--hub_tokn", "s3cret"], ["`--hub_tokn`", "Did you mean `--hub_token`?", "`<secret>`"]),
+        (["--hub_tokn", "s3cret"], ["`--hub_tokn`", "Did you mean `--hub_token`?"]),
         (["--hub_tokn=s3cret"], ["`--hub_tokn=<secret>`"]),
     ],
 )
@@ -136,6 +136,8 @@ def test_what_is_not_known_is_answered(words: list[str], texts: list[str]) -> No
         parsed(*words)
     for text in texts:
         assert text in str(caught.value)
+    # The value of an option is none by itself.
+    assert str(caught.value).count("\n") == 0
     assert isinstance(caught.value, ValueError)
 
 

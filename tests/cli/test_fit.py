@@ -257,7 +257,10 @@ def test_flags_of_both_worlds(place: Path, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "--learnin_rate=3": ["unrecognized arguments: --learnin_rate", "Did you mean `--learning_rate`?"],
+    "--learnin_rate=3": [
+        "`--learnin_rate`: `compat fit` has no such argument.",
+        "Did you mean `--learning_rate`?",
+    ],
     "--trainer.max_epoks=3": ["Did you mean `--trainer.max_epochs`?"],
     "--trainer.max_steps=3": ["`max_steps=2` and `trainer.max_steps=3`: they contradict each other."],
     "--seed_everything=3 --seed=4": ["`seed=4` and `seed_everything=3`"],
@@ -282,7 +285,10 @@ WRONG = {
     "--fp16 --bf16": ["a run computes in one precision"],
     "--max_steps=-1 --num_train_epochs=1.5": ["Lightning counts whole epochs"],
     "--resume_from_checkpoint=true": ["there is no checkpoint-N.ckpt in out"],
-    "--config=wrong.yaml": ["does not accept option 'learnin_rate'", "Did you mean `--learning_rate`?"],
+    "--config=wrong.yaml": [
+        "`learnin_rate`: `compat fit` has no such argument.",
+        "Did you mean `--learning_rate`?",
+    ],
 }
 
 
@@ -473,6 +479,32 @@ def test_arguments_that_are_linked_may_concern_any_module() -> None:
     assert (cli.model.layer.in_features, cli.trainer.limit_train_batches) == (5, 3)
     with pytest.raises(ArgumentError, match=r"`weight_decay=0.5`: it concerns a `compat.HFModule`"):
         Linking(Own, args=[*words, "--weight_decay=0.5"], run=False)
+
+
+class Preset(compat.HFLightningCLI):
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.set_defaults({"trainer.limit_train_batches": 2})
+
+
+def test_a_commands_own_defaults_of_the_trainer_hold() -> None:
+    words = ["--output_dir=out", "--use_cpu", "--trainer.enable_model_summary=false"]
+    defaults = {"max_epochs": 7, "accumulate_grad_batches": 3}
+
+    def flags(*more: str) -> tuple[Any, ...]:
+        cli = Preset(OwnOfHF, OwnData, args=[*words, *more], run=False, trainer_defaults=defaults)
+        trainer, args = cli.trainer, cli.args
+        said = (args.num_train_epochs, args.gradient_accumulation_steps)
+        return (
+            trainer.max_epochs,
+            trainer.accumulate_grad_batches,
+            trainer.limit_train_batches,
+            *said,
+        )
+
+    assert flags() == (7, 3, 2, 7, 3)
+    # What is given wins over a default, by either name.
+    assert flags("--trainer.max_epochs=5", "--trainer.limit_train_batches=4") == (5, 3, 4, 5, 3)
+    assert flags("--num_train_epochs=2", "--gradient_accumulation_steps=2") == (2, 2, 2, 2, 2)
 
 
 def test_a_module_named_in_a_file(tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -10,16 +11,20 @@ import lightning.pytorch as lightning
 import pytest
 import pytorch_lightning
 import torch
+import torchmetrics
 import transformers
+from lightning.pytorch import accelerators, profilers, strategies
 from lightning.pytorch import callbacks as pl
 from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import environments
 from safetensors.torch import load_file
 from torch import nn
 from transformers.trainer_utils import EvalLoopOutput
 
 from compat import Trainer
 from compat.callbacks import to_hf, to_lightning
+from compat.callbacks.misplaced import OF_NO_PLACE
 from compat.engine import build
 from compat.errors import ArgumentError
 from compat.trainer.components.finders import find
@@ -647,3 +652,56 @@ def test_a_state_that_could_run_code_is_not_kept(tmp_path: Path) -> None:
         trained(tmp_path, Pickled(), **options)
     assert "holds tests.small.Regression, which is not loaded again" in warned.call_args.args[0]
     assert not (tmp_path / "checkpoint-1" / "lightning_callbacks.pth").exists()
+
+
+class NoRows(lightning.LightningDataModule):
+    """A data module without data."""
+
+
+def told(epoch: int) -> None:
+    """Do nothing, as a function that someone takes for a callback."""
+
+
+MISPLACED = {
+    "CSVLogger": (lambda: CSVLogger("."), "Name it in `args.report_to`, or give `lightning={'logger': …}`."),
+    "SimpleProfiler": (profilers.SimpleProfiler, "Give `lightning={'profiler': …}`."),
+    "DDPStrategy": (strategies.DDPStrategy, "Give its name as `lightning={'strategy': …}`."),
+    "CPUAccelerator": (accelerators.CPUAccelerator, "Give its name as `lightning={'accelerator': …}`."),
+    "LightningEnvironment": (environments.LightningEnvironment, "Give `lightning={'plugins': […]}`."),
+    "NoRows": (NoRows, "Give `train_dataset=…`."),
+    "SumMetric": (torchmetrics.SumMetric, "Give `compute_metrics=…`."),
+    "Regression": (Regression, "Give `model=…`."),
+    "SGD": (lambda: torch.optim.SGD(Regression().parameters()), "Give `optimizers=(optimizer, scheduler)`."),
+    "told": (lambda: told, OF_NO_PLACE),
+    "str": (lambda: "EarlyStopping", OF_NO_PLACE),
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_what_is_no_callback_is_sent_to_its_place(tmp_path: Path, name: str) -> None:
+    make, place = MISPLACED[name]
+    one = make()
+    expected = f"^{re.escape(f'`callbacks=[{name}]`: no callback. {place}')}$"
+    with pytest.raises(ArgumentError, match=expected):
+        trainer(tmp_path, callbacks=[transformers.PrinterCallback, one])
+    with pytest.raises(ArgumentError, match=expected):
+        trainer(tmp_path).add_callback(one)
+    if isinstance(one, lightning.loggers.Logger):
+        with pytest.raises(ArgumentError, match=expected):
+            trainer(tmp_path, callbacks=[type(one)])
+
+
+def test_a_callback_of_hfs_is_none_of_lightnings_flags(tmp_path: Path) -> None:
+    expected = "^`lightning.callbacks=.EarlyStoppingCallback.`: a callback of Hugging Face's. Give `call"
+    with pytest.raises(ArgumentError, match=expected):
+        trainer(tmp_path, lightning={"callbacks": [transformers.EarlyStoppingCallback()]})
+    with pytest.raises(
+        ArgumentError, match=r"^`lightning.callbacks=\[SimpleProfiler\]`: no callback. Give `light"
+    ):
+        trainer(tmp_path, lightning={"callbacks": [profilers.SimpleProfiler()]})
+
+
+def test_any_object_with_hfs_events_is_a_callback(tmp_path: Path) -> None:
+    kept = {name: getattr(transformers.TrainerCallback, name) for name in dir(transformers.TrainerCallback)}
+    duck = type("Duck", (), {name: kept[name] for name in kept if name.startswith("on_")})()
+    assert duck in trained(tmp_path, duck).callback_handler.callbacks

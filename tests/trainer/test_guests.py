@@ -454,6 +454,18 @@ def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, model: Any, t
         compat.Trainer(model(), arguments(tmp_path), train_dataset=Data())
 
 
+def test_a_loss_of_hfs_is_refused(tmp_path: Path) -> None:
+    def summed(outputs: Any, labels: Any, num_items_in_batch: Any) -> Any: ...
+
+    told = (
+        "`compute_loss_func=summed`: `Classifier` is a LightningModule, and its `training_step` returns the "
+        "loss. Leave it out, and compute the loss there."
+    )
+    with pytest.raises(ArgumentError) as raised:
+        compat.Trainer(Classifier(), arguments(tmp_path), train_dataset=Data(), compute_loss_func=summed)
+    assert str(raised.value) == told
+
+
 def test_a_step_without_a_loss_is_refused(tmp_path: Path) -> None:
     ours = compat.Trainer(Silent(), arguments(tmp_path), train_dataset=Data())
     with pytest.raises(ArgumentError, match="`training_step` returned NoneType"):

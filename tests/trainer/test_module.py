@@ -12,10 +12,19 @@ import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
-from transformers import BertForSequenceClassification, default_data_collator
+from transformers import (
+    BertForSequenceClassification,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
+    default_data_collator,
+)
 
 import compat
+from compat.callbacks.misplaced import Refusal
+from compat.checkpoint.convert import convert
 from compat.checkpoint.inert import read_arguments
+from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError
 from tests.parity.parts import data, models
 from tests.parity.parts.optimizers import InGroups, Layerwise, Moded
@@ -231,6 +240,39 @@ def test_unusual_optimizers_train_and_go_on(tmp_path: Path, kind: str) -> None:
     assert weights(fit(flags=flags, ckpt_path=tmp_path / "step=3.ckpt")) == weights(whole)
 
 
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_their_optimizers_hold_comes_along_from_a_trainers_files(tmp_path: Path, kind: str) -> None:
+    def parts() -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = Regression()
+        return {"model": model, "optimizers": (UNUSUAL[kind](model), None)}
+
+    class Writing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                theirs.lightning.save_checkpoint(tmp_path / "live.ckpt")
+                held.update(copy.deepcopy(held_state(theirs.optimizer, theirs.model)))
+
+    held: dict[str, Any] = {}
+    args = arguments(tmp_path, max_steps=6, save_strategy="steps", save_steps=3)
+    theirs = compat.Trainer(args=args, train_dataset=rows(), callbacks=[Writing], **parts())
+    theirs.train()
+    assert bool(held) == (kind != "with modes")
+    # Parameters as keys within a group are what `compat convert` cannot write, and a Trainer resumes by it.
+    is_converted = kind != "states in groups"
+    files = [tmp_path / "live.ckpt", *([tmp_path / "converted.ckpt"] if is_converted else [])]
+    if is_converted:
+        convert(tmp_path / "checkpoint-3", files[-1], prefix="model.", quiet=True)
+    for file in files:
+        module = compat.HFModule(args=args, **parts())
+        module.on_load_checkpoint(torch.load(file, weights_only=True))
+        assert str(module._held or {}) == str(held)
+        if is_converted:
+            resumed = compat.Trainer(args=args, train_dataset=rows(), **parts())
+            resumed.train(resume_from_checkpoint=str(file))
+            assert weights(resumed.model) == weights(theirs.model)
+
+
 def test_weights_to_evaluate_are_shown_after_training(tmp_path: Path) -> None:
     model = Regression()
     args = arguments(tmp_path)
@@ -323,3 +365,21 @@ def test_it_writes_a_folder_that_loads(tmp_path: Path) -> None:
     saved = read_arguments(str(tmp_path / "model" / "training_args.bin"))
     assert saved["output_dir"] == str(tmp_path)
     assert saved["save_strategy"] == module.args.save_strategy
+
+
+@pytest.mark.parametrize("one", [EarlyStoppingCallback(), PrinterCallback], ids=["instance", "class"])
+def test_a_callback_of_hfs_is_refused_ahead_of_lightnings_hooks(tmp_path: Path, one: Any) -> None:
+    trainer = lightning(max_steps=1, callbacks=[one])
+    module = compat.HFModule(Regression(), arguments(tmp_path))
+    name = one.__name__ if isinstance(one, type) else type(one).__name__
+    expected = (
+        f"`callbacks=[{name}]`: a callback of Hugging Face's, and Lightning's Trainer calls other hooks. "
+        f"Give `callbacks=[compat.callbacks.to_lightning({name}(…))]`."
+    )
+    for _ in range(2):
+        with pytest.raises(ArgumentError) as raised:
+            trainer.fit(module, DataLoader(rows(4), batch_size=2))
+        assert str(raised.value) == expected
+        # Nothing of the refusal stays behind.
+        assert trainer.callbacks.count(one) == 1
+        assert not any(isinstance(each, Refusal) for each in trainer.callbacks)

@@ -12,6 +12,7 @@ from pydoc import locate
 from typing import TYPE_CHECKING, Any
 
 import transformers
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
@@ -38,6 +39,7 @@ from compat.cli.lightning.settle import (
     clashes,
     flags_given,
     lacks_logger,
+    preset_flags,
     refused,
     said_by_flags,
 )
@@ -118,6 +120,7 @@ class HFLightningCLI(LightningCLI):
         show_help(self, words)
         command = words[:1] if hasattr(self, "_subcommand_parsers") and words[:1] != [] else []
         command = command if command and command[0] in COMMANDS else []
+        parser.asked = self._subcommand_parsers[command[0]] if command else None
         hf, rest = split(words[len(command) :])
         given = typed(hf, " ".join(["compat", *command]))
         if "lightning" in given:
@@ -178,8 +181,8 @@ class HFLightningCLI(LightningCLI):
     def _read_arguments(self) -> None:
         """Check what is given, and make HF's arguments and the plan of it."""
         own = self.config.get(self.subcommand) if self.subcommand else self.config
-        defaults = self._parser(self.subcommand).get_defaults()
-        self._explicit = flags_given(vars(own["trainer"]), vars(defaults["trainer"]))
+        defaults = vars(self._parser(self.subcommand).get_defaults()["trainer"])
+        self._explicit = flags_given(vars(own["trainer"]), defaults)
         linked = self._linked
         self._given = {
             name: value
@@ -189,6 +192,9 @@ class HFLightningCLI(LightningCLI):
         problems = [*refused(self._given), *clashes(own, self._given, self._explicit)]
         if problems:
             raise ArgumentError("\n".join(problems))
+        parameters = inspect.signature(self.trainer_class).parameters.values()
+        of_lightning = {each.name: each.default for each in parameters}
+        self._explicit = {**preset_flags(defaults, of_lightning, self._given), **self._explicit}
         arguments = {**said_by_flags(self._explicit, own.get("seed_everything")), **self._given}
         # Every problem of the arguments, ahead of the device and of other processes.
         plan({name: value for name, value in arguments.items() if name != "lightning"})
@@ -331,15 +337,17 @@ class HFLightningCLI(LightningCLI):
     @override
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         if not self._has_flow:
-            return super()._instantiate_trainer(config, callbacks)
-        with reporting(self.args) as own:
+            with _refused_by("trainer", "Lightning"):
+                return super()._instantiate_trainer(config, callbacks)
+        with _refused_by("report_to", "transformers"), reporting(self.args) as own:
             kinds = get_reporting_integration_callbacks(self.args.report_to)
         listed = [transformers.DefaultFlowCallback(), *own, *kinds]
         if self.args.disable_tqdm:
             listed.append(transformers.PrinterCallback())
         processing = getattr(self.datamodule, "processing_class", None)
         hf = to_lightning(listed, args=self.args, processing_class=processing)
-        trainer: pl.Trainer = super()._instantiate_trainer(config, [*callbacks, hf])
+        with _refused_by("trainer", "Lightning"):
+            trainer: pl.Trainer = super()._instantiate_trainer(config, [*callbacks, hf])
         is_bare = trainer.barebones or getattr(trainer, "fast_dev_run", False)
         if self._explicit.get("logger") is not False and not is_bare:
             shared = (shared_logger(callback, hf) for callback in hf.callbacks)
@@ -352,10 +360,13 @@ class HFLightningCLI(LightningCLI):
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         given: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        asked = self.args.resume_from_checkpoint
+        file, asked = given.get("ckpt_path"), self.args.resume_from_checkpoint
+        if str(file).endswith(".ckpt") and "://" not in str(file) and not os.path.exists(str(file)):
+            msg = f"`ckpt_path={file}`: there is no such file. Give a .ckpt."
+            raise ArgumentError(msg)
         if asked is None or subcommand != "fit":
             return given
-        if given.get("ckpt_path") is not None:
+        if file is not None:
             msg = f"`resume_from_checkpoint={asked!r}` and `ckpt_path`: they say the same. Leave one out."
             raise ArgumentError(msg)
         return {**given, "ckpt_path": chosen(asked, self.args.output_dir)}
@@ -380,6 +391,16 @@ class HFLightningCLI(LightningCLI):
 def _only(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments, without what jsonargparse adds for its own ends."""
     return {name: value for name, value in given.items() if name != "applied_instantiation_links"}
+
+
+@contextlib.contextmanager
+def _refused_by(argument: str, library: str) -> Iterator[None]:
+    """Tell of a library that refuses what it is given, without the traceback into it."""
+    try:
+        yield
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        msg = f"`{argument}`: {library} refuses it, in its own words: {error}"
+        raise ArgumentError(msg) from error
 
 
 def _names_model(word: str) -> bool:

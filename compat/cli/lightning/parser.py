@@ -7,27 +7,23 @@ import contextlib
 import inspect
 import itertools
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
-from lightning.pytorch import callbacks, loggers, strategies
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from compat.arguments.checks import nearest
 from compat.arguments.fields import FIELDS, is_secret
 from compat.arguments.names import native_defaults
 from compat.arguments.parser import HfArgumentParser
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.cli.lightning.data import DataFiles
 from compat.cli.lightning.fates import FATES, Part
+from compat.cli.lightning.sentences import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-OPTION = re.compile(r"--[A-Za-z][\w.\-]*|(?<=[Oo]ption ')[\w.]+")
 
 
 class HFArgumentParser(LightningArgumentParser):
@@ -35,11 +31,15 @@ class HFArgumentParser(LightningArgumentParser):
 
     Attributes:
         linked: HF's arguments that are handed on to something else, and their defaults.
+        asked: the parser of the command that was given, where this is the one around it.
     """
+
+    asked: HFArgumentParser | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.linked: dict[str, Any] = {}
-        super().__init__(*args, **kwargs)
+        # An argument of HF's cut short would be read otherwise than the whole.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     @override
     def link_arguments(self, source: Any, target: str, *args: Any, **kwargs: Any) -> None:
@@ -85,13 +85,11 @@ class HFArgumentParser(LightningArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        parser = getattr(ex, "subcommand_parser", None) or self
         if not self.exit_on_error:
             # One of jsonargparse's own: the parser around it tells which key it is about.
             super().error(message, ex)
-        prog = parser.prog.replace(" [options]", "")
-        sys.stderr.write("\n".join([f"{prog}: {message}", *_guesses(str(message), parser.known()), ""]))
-        raise SystemExit(2)
+        parser = getattr(ex, "subcommand_parser", None) or self.asked or self
+        _end(str(message), parser.known(), parser.prog.replace(" [options]", ""))
 
 
 STANDINS = {
@@ -101,17 +99,11 @@ STANDINS = {
 """Key → the options of the class that stands for it where none is named."""
 
 
-def _guesses(message: str, known: list[str]) -> Iterator[str]:
-    """For each word of an error that resembles a name: the question whether that was meant."""
-    key = re.search(r"[Kk]ey [\"'](model|data|trainer)[.\"']", message)
-    for word in dict.fromkeys(OPTION.findall(message)):
-        bare = word.lstrip("-")
-        full = f"--{key[1]}.{bare}" if key and not word.startswith("--") else f"--{bare}"
-        if full not in known and f"--{bare}" not in known and (guess := nearest(full, known)):
-            yield f"`{word}`: {guess}"
-    for word in re.findall(r"Given value: (\w+)$", message, re.MULTILINE):
-        if guess := nearest(word, [*callbacks.__all__, *loggers.__all__, *strategies.__all__]):
-            yield f"`{word}`: {guess}"
+def _end(message: str, known: Sequence[str], prog: str) -> NoReturn:
+    """End the process with what is wrong with its command line."""
+    text = sentence(message, known, prog)
+    sys.stderr.write(f"{prog}: {text}\n(`{prog} --help` shows the arguments.)\n")
+    raise SystemExit(2)
 
 
 def _without_secrets(settings: Any) -> Any:
@@ -166,8 +158,15 @@ def typed(words: Sequence[str], command: str) -> dict[str, Any]:
     Returns:
         Argument → value.
     """
-    parser = HfArgumentParser(Seq2SeqTrainingArguments, prog=command, usage=argparse.SUPPRESS, add_help=False)
-    return parser.typed(words)
+    return _Flat(Seq2SeqTrainingArguments, prog=command, add_help=False).typed(words)
+
+
+class _Flat(HfArgumentParser):
+    """The parser of HF's flat arguments, whose errors are those of the command."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        _end(message, [option for action in self._actions for option in action.option_strings], self.prog)
 
 
 def as_words(given: dict[str, Any]) -> Iterator[str]:

@@ -39,6 +39,24 @@ def flags_given(trainer: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     return {name: value for name, value in trainer.items() if value != defaults.get(name)}
 
 
+def preset_flags(
+    defaults: Mapping[str, Any], of_lightning: Mapping[str, Any], given: Iterable[str]
+) -> dict[str, Any]:
+    """The flags of the Lightning Trainer that a command has defaults of its own for.
+
+    Args:
+        defaults: flag → what it is where nothing is said.
+        of_lightning: flag → the same for any Lightning Trainer.
+        given: HF's arguments that are given, which win over a default.
+    """
+    said = {CLASHES[field] for field in given if field in CLASHES}
+    return {
+        name: value
+        for name, value in defaults.items()
+        if name not in said and value != of_lightning.get(name, value)
+    }
+
+
 def arguments_given(own: Any) -> dict[str, Any]:
     """HF's arguments among the settings of a command."""
     return {name: _typed_as(name, own[name]) for name in FIELDS if name in own}

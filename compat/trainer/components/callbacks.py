@@ -19,7 +19,7 @@ from compat.engine.evaluation import is_fitting
 from compat.engine.optimizer import take_in_new_groups
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
-from compat.upstream.distributions import check_distribution, role_in_other
+from compat.upstream.distributions import check_distribution
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from compat.engine.host import TrainerHost
 
 logger = logging.get_logger("transformers.trainer")
-
-
-def is_lightning_callback(callback: Any) -> bool:
-    """Whether a callback, or its class, is for Lightning's Trainer; of either distribution."""
-    kind = callback if isinstance(callback, type) else type(callback)
-    role = role_in_other(kind)
-    return issubclass(kind, Callback) or (role is not None and role.name == "Callback")
 
 
 def made(callback: Any) -> Any:

@@ -227,13 +227,11 @@ class CheckpointReader(Component):
         hf = self.hf
         if resume_from_checkpoint is not None and hf._checkpoint_writer.disks.are_several:
             self._agree_on_best(hf._get_output_dir(trial))
-        told = what_holds(hf.args, hf.state, hf._train_batch_size, max_steps)
         if resume_from_checkpoint is not None:
             self._tell_of_resuming(self._asked_file or resume_from_checkpoint, max_steps)
             config = getattr(hf.accelerator.unwrap_model(hf.model), "config", None)
             self._tell(changes(resume_from_checkpoint, processing_class=hf.processing_class, config=config))
-            if told:
-                logger.warning(told)
+            self._tell(what_holds(hf.args, hf.state, hf._train_batch_size, max_steps))
 
     def _tell_of_resuming(self, checkpoint: str, max_steps: int) -> None:
         state = self.hf.state

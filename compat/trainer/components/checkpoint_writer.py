@@ -405,6 +405,8 @@ class CheckpointWriter(Component):
                     hf._save(folder, state_dict={})
                 hf._callbacks.save(folder)
                 self._save_state(folder)
+                if held := held_state(hf.optimizer, hf.model):
+                    save_plain(held, os.path.join(folder, OPTIMIZER_EXTRA))
             hf._save_scaler(folder)
             hf._save_rng_state(folder)
             self._save_position(folder)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import ParallelismConfig
 
+from compat.callbacks.misplaced import check_place
 from compat.engine.build import check_supported
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
@@ -54,6 +55,8 @@ class Distribution(Component):
             given = hf._fit.flags.get(name)
             for one in given if isinstance(given, (list, tuple)) else (given,):
                 check_distribution(one, f"lightning.{name}")
+                if name == "callbacks" and one is not None:
+                    check_place(one, "lightning.callbacks", takes_hf=False)
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:

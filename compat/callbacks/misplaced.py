@@ -1,0 +1,112 @@
+"""What is given as a callback, and belongs elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torchmetrics
+import transformers
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from compat.errors import ArgumentError
+from compat.upstream.distributions import role_in_other
+
+PLACES: tuple[tuple[Any, str], ...] = (
+    (Logger, "Name it in `args.report_to`, or give `lightning={'logger': …}`."),
+    (Profiler, "Give `lightning={'profiler': …}`."),
+    (Strategy, "Give its name as `lightning={'strategy': …}`."),
+    (Accelerator, "Give its name as `lightning={'accelerator': …}`."),
+    ((CheckpointIO, ClusterEnvironment, Precision), "Give `lightning={'plugins': […]}`."),
+    ((pl.LightningDataModule, DataLoader, Dataset), "Give `train_dataset=…`."),
+    (torchmetrics.Metric, "Give `compute_metrics=…`."),
+    (nn.Module, "Give `model=…`."),
+    ((Optimizer, LRScheduler), "Give `optimizers=(optimizer, scheduler)`."),
+    (transformers.TrainingArguments, "Give `args=…`."),
+)
+"""Kind of object → where it is given."""
+
+OF_NO_PLACE = "Give a `transformers.TrainerCallback`, a `lightning.pytorch.Callback`, or a class of these."
+
+EVENT = "on_init_end"
+"""What HF's handler calls first, of any object."""
+
+
+def is_lightning_callback(callback: Any) -> bool:
+    """Whether a callback, or its class, is for Lightning's Trainer; of either distribution."""
+    kind = callback if isinstance(callback, type) else type(callback)
+    role = role_in_other(kind)
+    return issubclass(kind, pl.Callback) or (role is not None and role.name == "Callback")
+
+
+def check_place(thing: Any, argument: str, *, takes_hf: bool = True) -> None:
+    """Refuse what is no callback.
+
+    Args:
+        thing: an object, or a class.
+        argument: where it was given, for the message.
+        takes_hf: whether HF's callbacks belong there, beside Lightning's.
+
+    Raises:
+        ArgumentError: the class of the object, and where it belongs.
+    """
+    if is_lightning_callback(thing):
+        return
+    kind = thing if isinstance(thing, type) else type(thing)
+    place = next((place for kinds, place in PLACES if issubclass(kind, kinds)), None)
+    is_hfs = place is None and hasattr(thing, EVENT)
+    if is_hfs and takes_hf:
+        return
+    name = getattr(thing, "__name__", kind.__name__)
+    why = (
+        "a callback of Hugging Face's. Give `callbacks=[…]`."
+        if is_hfs
+        else f"no callback. {place or OF_NO_PLACE}"
+    )
+    msg = f"`{argument}=[{name}]`: {why}"
+    raise ArgumentError(msg)
+
+
+class Refusal(pl.Callback):
+    """Has Lightning end with an error, where its callbacks include some that it cannot call.
+
+    Args:
+        error: what is wrong.
+    """
+
+    def __init__(self, error: ArgumentError) -> None:
+        self.error = error
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> NoReturn:
+        getattr(trainer, "callbacks").remove(self)  # noqa: B009 (no attribute of the class)
+        raise self.error
+
+
+def refuse_callbacks_of_hf(trainer: pl.Trainer) -> None:
+    """Refuse HF's callbacks among those of a Lightning Trainer, ahead of the first hook.
+
+    Raises:
+        ArgumentError: the class of the first one, and what makes a callback of Lightning's of it.
+    """
+    callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009
+    for one in callbacks:
+        kind = one if isinstance(one, type) else type(one)
+        if issubclass(kind, transformers.TrainerCallback):
+            msg = (
+                f"`callbacks=[{kind.__name__}]`: a callback of Hugging Face's, and Lightning's Trainer calls "
+                f"other hooks. Give `callbacks=[compat.callbacks.to_lightning({kind.__name__}(…))]`."
+            )
+            error = ArgumentError(msg)
+            # Lightning tells the callbacks of an error, and ends with that of the one that lacks the hook.
+            callbacks.insert(0, Refusal(error))
+            raise error
