@@ -14,24 +14,24 @@ from accelerate.utils import tqdm
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from compat.trl.data.dpo_rows import SIDES, RowTokenizer
 from compat.trl.import_utils import is_wandb_available
 from compat.trl.models import create_reference_model
-from compat.trl.trainer.dpo_rows import SIDES, RowTokenizer
-from compat.trl.trainer.sft_trainer import load_by_name
-from compat.trl.trainer.utils import (
-    DPODataCollatorWithPadding,
-    disable_dropout_in_model,
-    pad_to_length,
-    peft_module_casting_to_bf16,
-)
-from compat.trl.trainer.vintage import (
-    VintageTrainer,
+from compat.trl.trainer.legacy_trainer import (
+    Transformers437Trainer,
     default_arguments,
     is_loaded_in_bits,
     is_peft_model,
     let_inputs_require_grad,
     prepared_for_bits,
     require_peft,
+)
+from compat.trl.trainer.sft_trainer import load_by_name
+from compat.trl.trainer.utils import (
+    DPODataCollatorWithPadding,
+    disable_dropout_in_model,
+    pad_to_length,
+    peft_module_casting_to_bf16,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _serving_windows(method: Callable[..., Any]) -> Callable[..., Any]:
     return either
 
 
-class DPOTrainer(VintageTrainer):
+class DPOTrainer(Transformers437Trainer):
     """Train a model on pairs of answers of which one is preferred.
 
     Mirrors `trl.DPOTrainer` of 0.7.11. Rafailov et al., Direct Preference Optimization (arXiv:2305.18290).

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from compat.trl.core import PPODecorators
-from compat.trl.trainer.vintage import VintageTrainer, default_arguments, is_peft_model
+from compat.trl.trainer.legacy_trainer import Transformers437Trainer, default_arguments, is_peft_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ _TRUNCATIONS: dict[str | None, Callable[[int], slice]] = {
 }
 
 
-class IterativeSFTTrainer(VintageTrainer):
+class IterativeSFTTrainer(Transformers437Trainer):
     """Fine-tune a model by calls of `step`, each of which goes through the samples that it is given once.
 
     Mirrors `trl.IterativeSFTTrainer` of 0.7.11.

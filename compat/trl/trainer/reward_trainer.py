@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional
 from transformers.trainer_pt_utils import nested_detach
 
-from compat.trl.trainer.reward_config import RewardConfig
-from compat.trl.trainer.utils import RewardDataCollatorWithPadding, compute_accuracy
-from compat.trl.trainer.vintage import (
+from compat.trl.trainer.legacy_trainer import (
     PLAIN_ARGUMENTS,
-    VintageTrainer,
+    Transformers437Trainer,
     is_loaded_in_bits,
     is_peft_model,
     prepared_for_bits,
     require_peft,
 )
+from compat.trl.trainer.reward_config import RewardConfig
+from compat.trl.trainer.utils import RewardDataCollatorWithPadding, compute_accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ __all__ = ["RewardTrainer"]
 _LENGTH_BY_DEFAULT = 512
 
 
-class RewardTrainer(VintageTrainer):
+class RewardTrainer(Transformers437Trainer):
     """Train a reward model: the chosen one of two texts is to have the higher score.
 
     Mirrors `trl.RewardTrainer` of 0.7.11. The loss is that of Bradley and Terry, with the margin of Llama 2

@@ -14,14 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLan
 
 from compat.trl.extras.dataset_formatting import get_formatting_func_from_dataset
 from compat.trl.models.files import load_model
-from compat.trl.trainer.utils import (
-    ConstantLengthDataset,
-    DataCollatorForCompletionOnlyLM,
-    neftune_post_forward_hook,
-    peft_module_casting_to_bf16,
-)
-from compat.trl.trainer.vintage import (
-    VintageTrainer,
+from compat.trl.trainer.legacy_trainer import (
+    Transformers437Trainer,
     default_arguments,
     is_loaded_in_bits,
     is_peft_model,
@@ -29,6 +23,12 @@ from compat.trl.trainer.vintage import (
     prepared_for_bits,
     require_peft,
     same_draws_everywhere,
+)
+from compat.trl.trainer.utils import (
+    ConstantLengthDataset,
+    DataCollatorForCompletionOnlyLM,
+    neftune_post_forward_hook,
+    peft_module_casting_to_bf16,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ __all__ = ["SFTTrainer"]
 _LONGEST_BY_DEFAULT = 1024
 
 
-class SFTTrainer(VintageTrainer):
+class SFTTrainer(Transformers437Trainer):
     """Fine-tune a causal model on texts.
 
     Mirrors `trl.SFTTrainer` of 0.7.11.

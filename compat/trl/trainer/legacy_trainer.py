@@ -31,7 +31,7 @@ PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
 """The classes of arguments that know nothing of a trainer's own."""
 
 
-class VintageFlow(DefaultFlowCallback):  # type: ignore[misc]
+class Transformers437Flow(DefaultFlowCallback):  # type: ignore[misc]
     """Logs, evaluates and saves when 4.37 did: the last step is one like any other.
 
     Today's evaluates and saves there as well, whatever `eval_steps` and `save_steps` say.
@@ -47,7 +47,7 @@ class VintageFlow(DefaultFlowCallback):  # type: ignore[misc]
         return control
 
 
-class VintageTrainer(Trainer):
+class Transformers437Trainer(Trainer):
     """A Trainer with the arithmetic and the names of 4.37.
 
     The loss of a micro-batch is its own mean, divided by `gradient_accumulation_steps`, whatever the model
@@ -76,7 +76,9 @@ class VintageTrainer(Trainer):
             self.eval_dataset = None
             _tell_of_missing_data(self.args)
         callbacks = self.callback_handler.callbacks
-        callbacks[:] = [VintageFlow() if type(one) is DefaultFlowCallback else one for one in callbacks]
+        callbacks[:] = [
+            Transformers437Flow() if type(one) is DefaultFlowCallback else one for one in callbacks
+        ]
         self.model_accepts_loss_kwargs = False
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(self._tag_names)
