@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from compat.trl.algorithms.dpo_tokens import SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +16,6 @@ Tokens = dict[str, list[int]]
 """`input_ids` and `attention_mask` of one text."""
 
 PARTS = ("input_ids", "attention_mask")
-SIDES = ("chosen", "rejected")
 
 TRUNCATIONS: dict[str, Callable[[int], slice]] = {
     "keep_start": lambda length: slice(None, length),
@@ -44,6 +45,11 @@ class RowTokenizer:
     max_target_length: int | None
     truncation_mode: str
     label_pad_token_id: int
+
+    @classmethod
+    def of(cls, trainer: object) -> RowTokenizer:
+        """Build a tokenizer of rows from the attributes of a trainer with the same names."""
+        return cls(**{field.name: getattr(trainer, field.name) for field in fields(cls)})
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Tokenize a row, as `datasets.Dataset.map` asks for it."""

@@ -17,6 +17,7 @@ from compat.errors import ArgumentError
 from compat.trainer.fabric import FabricAccelerator
 from compat.trl.core import set_seed
 from compat.trl.trainer.base import BaseTrainer, write_model_card
+from compat.trl.trainer.model_cards import DDPO_CARD
 from compat.trl.trainer.utils import PerPromptStatTracker
 
 if TYPE_CHECKING:
@@ -28,23 +29,6 @@ if TYPE_CHECKING:
     from compat.trl.trainer.ddpo_config import DDPOConfig
 
 _LOG = getLogger(__name__)
-
-MODEL_CARD = """---
-license: apache-2.0
-tags:
-- trl
-- ddpo
-- diffusers
-- reinforcement-learning
-- text-to-image
-- stable-diffusion
----
-
-# {model_name}
-
-A Stable Diffusion pipeline that has been trained by DDPO (arXiv:2305.13301) to make images which a reward
-function likes. It draws what a text says.
-"""
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """accelerate's name of a precision → what is only used for inference is cast to it."""
@@ -550,7 +534,7 @@ class DDPOTrainer(BaseTrainer):
             path: the folder.
             model_name: the card's title.
         """
-        write_model_card(path, MODEL_CARD, model_name)
+        write_model_card(path, DDPO_CARD, model_name)
 
     def _save_pretrained(self, save_directory: Any) -> None:
         if self.accelerator.is_main_process:

@@ -9,13 +9,16 @@ import math
 import re
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import BitsAndBytesConfig
 
+from compat.trl.algorithms import moments
+from compat.trl.algorithms.dpo_tokens import pad_to_length
+from compat.trl.algorithms.moments import Moments
 from compat.trl.data.collators import (
     DataCollatorForCompletionOnlyLM,
     DPODataCollatorWithPadding,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from peft import LoraConfig
 
+    from compat.trl.algorithms.moments import Number
     from compat.trl.trainer.model_config import ModelConfig
 
 __all__ = [
@@ -110,15 +114,13 @@ class RunningMoments:
     """
 
     def __init__(self, accelerator: Any) -> None:
-        self.mean: Any = 0
-        self.std: Any = 1
-        self.var: Any = 1
-        self.count: Any = 1e-24
+        self.mean, self.var, self.count = moments.EMPTY
+        self.std: Number = 1
         self.accelerator = accelerator
 
     @torch.no_grad()
     def update(self, xs: torch.Tensor) -> tuple[float, float]:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             xs: numbers, in any shape.
@@ -127,28 +129,16 @@ class RunningMoments:
             Mean and unbiased deviation of the batch.
         """
         batch = self._moments(xs)
-        total = self.count + batch.count
-        distance = batch.mean - self.mean
-        squares = batch.var * batch.count
-        between = distance**2 * self.count * batch.count / total
-        self.var = (self.var * self.count + between + squares) / total
-        self.mean = self.mean + distance * batch.count / total
-        self.std = (self.var * total / (total - 1)).float().sqrt()
-        self.count = total
-        return batch.mean.item(), (squares / (batch.count - 1)).float().sqrt().item()
+        stream = moments.merge(Moments(self.mean, self.var, self.count), batch)
+        self.mean, self.var, self.count = stream
+        self.std = moments.unbiased_std(stream)
+        return torch.as_tensor(batch.mean).item(), moments.unbiased_std(batch).item()
 
-    def _moments(self, xs: torch.Tensor) -> _Moments:
-        if self.accelerator.use_distributed:
-            mean, var, count = get_global_statistics(self.accelerator, xs)
-            return _Moments(mean.float(), var.float(), count)
-        var, mean = torch.var_mean(xs, unbiased=False)
-        return _Moments(mean.float(), var.float(), xs.numel())
-
-
-class _Moments(NamedTuple):
-    mean: torch.Tensor
-    var: torch.Tensor
-    count: Any
+    def _moments(self, xs: torch.Tensor) -> Moments:
+        if not self.accelerator.use_distributed:
+            return moments.of_batch(xs)
+        mean, var, count = get_global_statistics(self.accelerator, xs)
+        return Moments(mean.float(), var.float(), count)
 
 
 @torch.no_grad()
@@ -198,26 +188,6 @@ def compute_accuracy(eval_pred: tuple[Any, Any]) -> dict[str, float]:
         )
     preferred = np.asarray(predictions.argmax(axis=1))
     return {"accuracy": float(np.mean(preferred == np.asarray(labels)))}
-
-
-def pad_to_length(tensor: torch.Tensor, length: int, pad_value: float, dim: int = -1) -> torch.Tensor:
-    """Pad one dimension at its end; what is long enough stays as it is.
-
-    Args:
-        tensor: of any shape.
-        length: that `dim` shall have.
-        pad_value: to pad with.
-        dim: to pad.
-
-    Returns:
-        The same tensor, or a longer one.
-    """
-    missing = length - tensor.size(dim)
-    if missing <= 0:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat([tensor, pad_value * tensor.new_ones(shape)], dim=dim)
 
 
 def disable_dropout_in_model(model: torch.nn.Module) -> None:

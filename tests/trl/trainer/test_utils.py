@@ -87,11 +87,6 @@ class TestStatistics:
 
 
 class TestNumbers:
-    def test_padded_on_the_right_at_any_place(self):
-        padded = utils.pad_to_length(torch.ones(1, 2, 2, dtype=torch.long), 3, -1, dim=1)
-        assert padded.tolist() == [[[1, 1], [1, 1], [-1, -1]]]
-        assert padded.dtype == torch.long
-
     def test_remainders_are_refused(self):
         assert utils.exact_div(12, 3, "a", "b") == 4
         with pytest.raises(ValueError, match=r"`batch`, a=7, b=2, inexact division: 7 / 2 = 3.5"):
