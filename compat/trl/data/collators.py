@@ -14,20 +14,20 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForLanguageModeling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """Collate for language modelling, with a loss on what the assistant says and on nothing else.
+    """Collates for language modelling with a loss on the answers only.
 
-    Without `instruction_template`, labels begin after the last response template of a sequence. With it, they
-    stand between each response template and the next instruction template.
+    Without `instruction_template`, the loss begins after the last response template of a sequence. Otherwise
+    it covers the tokens between each response template and the next instruction template.
 
     Args:
-        response_template: text, or ids of tokens, that stands before an answer. Ids help where a tokenizer
-            encodes the template differently within a text.
-        instruction_template: the same for what stands before a question of the user's.
-        mlm: handed to `transformers.DataCollatorForLanguageModeling`, as all further arguments are.
+        response_template: the text before an answer, or its token ids. Ids help if a tokenizer encodes the
+            template differently inside of a text.
+        instruction_template: the text before a question, or its token ids.
+        mlm: an argument of `transformers.DataCollatorForLanguageModeling`, like all further arguments.
         ignore_index: the label of tokens without a loss.
     """
 
@@ -35,10 +35,10 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         self,
         response_template: str | list[int],
         instruction_template: str | list[int] | None = None,
-        *args: Any,
+        *args: object,
         mlm: bool = False,
         ignore_index: int = -100,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, mlm=mlm, **kwargs)
         self.instruction_template = instruction_template
@@ -61,7 +61,7 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         return template
 
     def torch_call(self, examples: list[Any]) -> dict[str, Any]:
-        """Collate examples, and mask the labels (batch, length) of all that is no answer.
+        """Collate examples, and mask the labels (batch, length) outside of answers.
 
         Warns:
             UserWarning: a sequence has no template; all of its labels are masked.
@@ -84,14 +84,14 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         questions = self._find("instruction", labels, tokens)
         if answers and questions and questions[0] > answers[0]:
             questions = [0, *questions]
-        # Whatever comes before the first answer, a system's words for one, is no answer either.
+        # A system prompt before the first answer is masked, too.
         for begin, end in zip([0, *questions[1:]], answers, strict=False):
             labels[begin:end] = self.ignore_index
         if len(questions) > len(answers):
             labels[questions[-1] :] = self.ignore_index
 
     def _find(self, kind: str, labels: torch.Tensor, tokens: torch.Tensor) -> list[int]:
-        """Where templates begin; where there is none, all labels are masked."""
+        """Return the positions of a template; mask all labels if there is none."""
         template, ids = getattr(self, f"{kind}_template"), list(getattr(self, f"{kind}_token_ids"))
         row = labels.tolist()
         found = [i for i, first in enumerate(row) if first == ids[0] and row[i : i + len(ids)] == ids]
@@ -108,14 +108,14 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
 
 @dataclass
 class RewardDataCollatorWithPadding:
-    """Pad pairs of a chosen and a rejected sequence, each side to its longest.
+    """Pads pairs of a chosen and a rejected sequence, each side to its longest.
 
     Args:
-        tokenizer: pads.
-        padding: as in `tokenizer.pad`, and so are the next three.
-        max_length: in tokens.
-        pad_to_multiple_of: in tokens.
-        return_tensors: kind of the tensors.
+        tokenizer: pads sequences.
+        padding: as in `tokenizer.pad`, like all further arguments.
+        max_length: tokens.
+        pad_to_multiple_of: tokens.
+        return_tensors: the tensor type.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -125,7 +125,7 @@ class RewardDataCollatorWithPadding:
     return_tensors: str = "pt"
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate features with `input_ids_*` and `attention_mask_*` of both sides, and maybe a `margin`.
+        """Collate features with `input_ids_*` and `attention_mask_*` of both sides, optionally a `margin`.
 
         Returns:
             These four, of shape (batch, length), `return_loss`, and the margins (batch,) where the first
@@ -153,11 +153,11 @@ class RewardDataCollatorWithPadding:
             batch["margin"] = torch.tensor([feature["margin"] for feature in features], dtype=torch.float)
         return batch
 
-    def _pad(self, features: list[dict[str, Any]], side: str) -> Any:
+    def _pad(self, features: list[dict[str, Any]], side: str) -> BatchEncoding:
         return self.tokenizer.pad(
             [{part: one[f"{part}_{side}"] for part in ("input_ids", "attention_mask")} for one in features],
             padding=self.padding,
-            # transformers warns of a length that has no effect, which is each one with another padding.
+            # transformers warns of a length without effect, that is, with any other padding.
             max_length=self.max_length if self.padding == "max_length" else None,
             pad_to_multiple_of=self.pad_to_multiple_of,
             return_tensors=self.return_tensors,
@@ -166,14 +166,14 @@ class RewardDataCollatorWithPadding:
 
 @dataclass
 class DPODataCollatorWithPadding:
-    """Pad tokenized triples of a prompt, a chosen and a rejected answer.
+    """Pads tokenized triples of a prompt, a chosen and a rejected answer.
 
-    Prompts of decoder-only models are padded on the left, all else on the right.
+    Prompts of decoder-only models are padded on the left, all other sequences on the right.
 
     Args:
-        pad_token_id: pads what a model reads.
+        pad_token_id: pads inputs.
         label_pad_token_id: pads labels.
-        is_encoder_decoder: whether the model has an encoder of its own.
+        is_encoder_decoder: whether the model is an encoder-decoder.
     """
 
     pad_token_id: int = 0

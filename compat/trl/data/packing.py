@@ -16,31 +16,32 @@ from torch.utils.data import IterableDataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
 class ConstantLengthDataset(IterableDataset):  # type: ignore[type-arg]
-    """Texts, tokenized, strung together and cut into sequences of one length; what is left over is dropped.
+    """Concatenates tokenized texts and cuts them into sequences of one length; a shorter rest is dropped.
 
     Args:
-        tokenizer: tokenizes many texts at once.
-        dataset: rows, read in order.
-        dataset_text_field: the column with the text, where there is no `formatting_func`.
-        formatting_func: makes the text of a row.
-        infinite: begin again at the end, with a warning.
-        seq_length: tokens of a sequence.
-        num_of_sequences: about how many sequences are made at a time.
-        chars_per_token: an estimate, by which the number of characters to read at a time is found.
-        eos_token_id: stands between texts where the tokenizer has no token for that.
-        shuffle: shuffle the sequences that are made at a time, by Python's `random`.
-        append_concat_token: whether a token stands between texts.
-        add_special_tokens: whether the tokenizer adds its own to each text.
+        tokenizer: tokenizes batches of texts.
+        dataset: rows.
+        dataset_text_field: the column with the text, without `formatting_func`.
+        formatting_func: returns the text of a row.
+        infinite: whether to restart at the end, with a warning.
+        seq_length: tokens per sequence.
+        num_of_sequences: the approximate number of sequences per buffer.
+        chars_per_token: an estimate for the number of characters per buffer.
+        eos_token_id: the token between texts, if the tokenizer has none.
+        shuffle: whether to shuffle each buffer with Python's `random`.
+        append_concat_token: whether to put a token between texts.
+        add_special_tokens: whether the tokenizer adds special tokens to each text.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        dataset: Any,
+        dataset: Dataset,
         dataset_text_field: str | None = None,
         formatting_func: Callable[[Any], str] | None = None,
         infinite: bool = False,
@@ -80,7 +81,7 @@ class ConstantLengthDataset(IterableDataset):  # type: ignore[type-arg]
                 )
 
     def __len__(self) -> int:
-        """Number of rows, which is not the number of sequences."""
+        """Return the number of rows, not of sequences."""
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:

@@ -21,9 +21,10 @@ from compat.trl.trainer.model_cards import DDPO_CARD
 from compat.trl.trainer.utils import PerPromptStatTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compat.trl.models.modeling_sd_base import DDPOStableDiffusionPipeline
     from compat.trl.trainer.ddpo_config import DDPOConfig
@@ -173,7 +174,7 @@ class DDPOTrainer(BaseTrainer):
         if self.config.allow_tf32 and self.accelerator.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
 
-    def _prepare(self, layers: Any) -> None:
+    def _prepare(self, layers: nn.Module | list[nn.Parameter]) -> None:
         """Set what is trained up on Fabric, together with its optimizer."""
         self.accelerator.register_save_state_pre_hook(self._save_model_hook)
         self.accelerator.register_load_state_pre_hook(self._load_model_hook)
@@ -200,7 +201,7 @@ class DDPOTrainer(BaseTrainer):
         layers = self.trainable_layers
         return layers if isinstance(layers, list) else list(layers.parameters())
 
-    def _embed(self, prompts: Any) -> tuple[Tensor, Tensor]:
+    def _embed(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens of prompts, (batch, length), and their embeddings, (batch, length, hidden)."""
         tokenizer = self.sd_pipeline.tokenizer
         tokens = tokenizer(
@@ -360,7 +361,9 @@ class DDPOTrainer(BaseTrainer):
         clipped = torch.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
         return torch.maximum(-advantages * ratio, -advantages * clipped).mean()
 
-    def _setup_optimizer(self, trainable_layers_parameters: Any) -> Any:
+    def _setup_optimizer(
+        self, trainable_layers_parameters: Iterator[nn.Parameter] | list[nn.Parameter]
+    ) -> Any:
         config = self.config
         if config.train_use_8bit_adam:
             import bitsandbytes
@@ -536,7 +539,7 @@ class DDPOTrainer(BaseTrainer):
         """
         write_model_card(path, DDPO_CARD, model_name)
 
-    def _save_pretrained(self, save_directory: Any) -> None:
+    def _save_pretrained(self, save_directory: str | Path) -> None:
         if self.accelerator.is_main_process:
             self.sd_pipeline.save_pretrained(save_directory)
             self.create_model_card(str(save_directory))

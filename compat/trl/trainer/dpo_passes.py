@@ -26,7 +26,7 @@ def serves_windows(owner: Callable[[], type]) -> Callable[[Callable[..., Any]], 
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
-        def either(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def either(self: Any, *args: object, **kwargs: object) -> Any:
             if len(args) + len(kwargs) > 2:  # noqa: PLR2004 (see above)
                 return super(owner(), self).get_batch_samples(*args, **kwargs)  # type: ignore[arg-type,misc]
             return method(self, *args, **kwargs)
@@ -94,7 +94,7 @@ def decode(tokens: Tensor, tokenizer: PreTrainedTokenizerBase, max_length: int) 
     return texts
 
 
-def table(prompts: Sequence[str], *written: Sequence[str]) -> Any:
+def table(prompts: Sequence[str], *written: Sequence[str]) -> object:
     """Return a table of Weights & Biases with prompts and continuations.
 
     Args:

@@ -80,7 +80,7 @@ class DPOTrainer(Transformers437Trainer):
     train_dataset: Any
     eval_dataset: Any
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Make overrides of `get_batch_samples` serve transformers and TRL."""
         super().__init_subclass__(**kwargs)
         if "get_batch_samples" in vars(cls):
@@ -191,7 +191,7 @@ class DPOTrainer(Transformers437Trainer):
                 disable_dropout_in_model(one)
         self._prepare_reference()
 
-    def _tokenized(self, dataset: Any) -> Any:
+    def _tokenized(self, dataset: Dataset | dict[str, Dataset] | None) -> Dataset | dict[str, Dataset] | None:
         names = ("tokenize_row", "build_tokenized_answer")
         is_ours = all(getattr(type(self), name) is getattr(DPOTrainer, name) for name in names)
         # `datasets` pickles the function to find its result in the cache: better without the models.
@@ -208,7 +208,7 @@ class DPOTrainer(Transformers437Trainer):
         else:
             self.ref_model = self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
 
-    def _prepare_deepspeed(self, model: Any) -> Any:
+    def _prepare_deepspeed(self, model: nn.Module) -> nn.Module:
         return dpo_setup.frozen_engine(model, self.accelerator.state.deepspeed_plugin.deepspeed_config)
 
     @property
@@ -219,7 +219,7 @@ class DPOTrainer(Transformers437Trainer):
         """Tokenize a prompt and its answer as one text, and part the tokens; see `RowTokenizer.split`."""
         return self._rows.split(prompt, answer)
 
-    def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
+    def tokenize_row(self, feature: dict[str, Any], model: PreTrainedModel | None = None) -> dict[str, Any]:
         """Tokenize a row, cut to the lengths of this trainer; see `RowTokenizer.tokenize`."""
         return self._rows.tokenize(feature, self.build_tokenized_answer, model)
 
@@ -232,7 +232,7 @@ class DPOTrainer(Transformers437Trainer):
             self._precomputed_train_ref_log_probs = True
         return super().get_train_dataloader()  # type: ignore[no-any-return]
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader[Any]:
         """Return the dataloader of a dataset, a dataset's name, or by default the trainer's dataset."""
         if eval_dataset is None and self.eval_dataset is None:
             msg = "Trainer: evaluation requires an eval_dataset. Give the trainer one, or `evaluate`."
@@ -241,7 +241,7 @@ class DPOTrainer(Transformers437Trainer):
             eval_dataset = self._with_reference_for_evaluation(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
 
-    def _with_reference_for_evaluation(self, asked: Any) -> Any:
+    def _with_reference_for_evaluation(self, asked: Dataset | str | None) -> Dataset | str:
         own = self.eval_dataset
         dataset = own[asked] if isinstance(asked, str) else own if asked is None else asked
         if self.state.global_step and not self.is_peft_model and not dpo_reference.has_columns(dataset):
@@ -256,7 +256,7 @@ class DPOTrainer(Transformers437Trainer):
             self.eval_dataset = found
         return asked if isinstance(asked, str) else found
 
-    def _with_reference(self, dataset: Any, batch_size: int, description: str) -> Any:
+    def _with_reference(self, dataset: Dataset, batch_size: int, description: str) -> Dataset:
         compute = self.compute_reference_log_probs
         return dpo_reference.add_columns(
             dataset, batch_size, description, self.args, self.accelerator, self.data_collator, compute
@@ -372,7 +372,7 @@ class DPOTrainer(Transformers437Trainer):
         return logps[:size], logps[size:], logits[:size], logits[size:]
 
     def get_batch_loss_metrics(
-        self, model: Any, batch: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
+        self, model: PreTrainedModel, batch: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss of a batch, a scalar, and its metrics, scalars on the CPU.
 
@@ -398,7 +398,7 @@ class DPOTrainer(Transformers437Trainer):
 
     def compute_loss(  # type: ignore[override]
         self, model: PreTrainedModel | nn.Module, inputs: dict[str, Any], return_outputs: bool = False
-    ) -> Any:
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss of a batch, and store its metrics for the next log."""
         if not self.use_dpo_data_collator:
             dpo_setup.warn_of_other_collator("compute_loss")
@@ -408,7 +408,7 @@ class DPOTrainer(Transformers437Trainer):
         return (loss, metrics) if return_outputs else loss
 
     @_serves_windows
-    def get_batch_samples(self, model: Any, batch: dict[str, Any]) -> tuple[list[str], list[str]]:
+    def get_batch_samples(self, model: PreTrainedModel, batch: dict[str, Any]) -> tuple[list[str], list[str]]:
         """Return texts of the policy and of the reference, prompts included.
 
         Args:
@@ -478,7 +478,7 @@ class DPOTrainer(Transformers437Trainer):
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
 
-    def _log_samples(self, dataset: Any) -> None:
+    def _log_samples(self, dataset: Dataset) -> None:
         indices = random.sample(range(len(dataset)), k=min(self.args.eval_batch_size, len(dataset)))
         batch = self._prepare_inputs(self.data_collator(list(dataset.select(indices))))
         texts = self.get_batch_samples(self.model, batch)

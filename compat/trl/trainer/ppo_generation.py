@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,7 +28,7 @@ def generate_in_batches(
     return_prompt: bool,
     pad_to_multiple_of: int | None,
     remove_padding: bool,
-    **generation_kwargs: Any,
+    **generation_kwargs: object,
 ) -> list[Tensor]:
     """Generate a response to each query.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
+    from transformers import PreTrainedModel
 
     from compat.trl.trainer.ppo_config import PPOConfig
 
@@ -53,7 +54,7 @@ def complete_config(
 
 
 def reference_model(
-    ref_model: nn.Module | None, model: Any, num_shared_layers: int | None, is_peft_model: bool
+    ref_model: nn.Module | None, model: PreTrainedModel, num_shared_layers: int | None, is_peft_model: bool
 ) -> nn.Module | None:
     """Return the reference model: the argument, a frozen copy of the model, or None for a PEFT model."""
     if ref_model is not None:
@@ -70,7 +71,7 @@ def reference_model(
     return copied
 
 
-def adapter_context(model: Any) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+def adapter_context(model: PreTrainedModel) -> Callable[[], contextlib.AbstractContextManager[Any]]:
     """Return the context that turns a PEFT model into its own reference; a null context for other models."""
     if not getattr(model, "is_peft_model", False):
         return contextlib.nullcontext

@@ -33,12 +33,14 @@ from compat.trl.trainer.utils import RunningMoments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+    from compat.trl.models.modeling_base import PreTrainedModelWrapper
     from compat.trl.trainer.ppo_config import PPOConfig
 
 COLUMNS_OF_USERS = ("label", "query", "response")
@@ -77,7 +79,7 @@ class PPOTrainer(BaseTrainer):
         self,
         config: PPOConfig | None = None,
         model: Any = None,
-        ref_model: Any = None,
+        ref_model: PreTrainedModelWrapper | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         dataset: torch.utils.data.Dataset[Any] | Dataset | None = None,
         optimizer: Optimizer | None = None,
@@ -165,7 +167,7 @@ class PPOTrainer(BaseTrainer):
         batch_size: int = 4,
         return_prompt: bool = True,
         generate_ref_response: bool = False,
-        **generation_kwargs: Any,
+        **generation_kwargs: object,
     ) -> Any:
         """Generate a response to a query, or to each query of a list.
 
@@ -203,22 +205,28 @@ class PPOTrainer(BaseTrainer):
             return response, answer(reference, query_tensor, **options, **generation_kwargs)
 
     def _generate_one(
-        self, model: Any, query: Tensor, *, return_prompt: bool, length_sampler: Any, **generation_kwargs: Any
+        self,
+        model: nn.Module,
+        query: Tensor,
+        *,
+        return_prompt: bool,
+        length_sampler: object,
+        **options: object,
     ) -> Tensor:
         bare: Any = self.accelerator.unwrap_model(model)
-        response: Tensor = bare.generate(input_ids=query.unsqueeze(0), **generation_kwargs)
+        response: Tensor = bare.generate(input_ids=query.unsqueeze(0), **options)
         return response if return_prompt or self.is_encoder_decoder else response[:, len(query) :]
 
     def _generate_batched(
         self,
-        model: Any,
+        model: nn.Module,
         query_tensors: list[Tensor],
         length_sampler: Callable[[], int] | None = None,
         batch_size: int = 4,
         return_prompt: bool = True,
         pad_to_multiple_of: int | None = None,
         remove_padding: bool = True,
-        **generation_kwargs: Any,
+        **generation_kwargs: object,
     ) -> list[Tensor]:
         return generate_in_batches(
             self.accelerator.unwrap_model(model),
@@ -395,16 +403,12 @@ class PPOTrainer(BaseTrainer):
         return has_moved
 
     def gather_stats(self, stats: dict[str, Any]) -> dict[str, Any]:
-        """Average the tensors among statistics over all processes.
-
-        Args:
-            stats: name → value; tensors have the same shape on each process.
-        """
+        """Average tensors over all processes, on which they have the same shape."""
         self.accelerator.wait_for_everyone()
         return ppo_logging.averaged(stats, self.accelerator)
 
-    def prepare_model_inputs(self, queries: list[Tensor], responses: list[Tensor]) -> Any:
-        """Padded inputs of the model: queries with their responses, or both apart for encoder-decoders.
+    def prepare_model_inputs(self, queries: list[Tensor], responses: list[Tensor]) -> BatchEncoding:
+        """Collate queries with their responses, or both separately for encoder-decoder models.
 
         Args:
             queries: tokens, shape (query length,) each.
@@ -622,16 +626,11 @@ class PPOTrainer(BaseTrainer):
         self.accelerator.log(logs, step=self.current_step if is_counted else None)
 
     def create_model_card(self, path: str, model_name: str | None = "TRL Model") -> None:
-        """Write a model card, where the hub knows its user.
-
-        Args:
-            path: the folder.
-            model_name: the card's title.
-        """
+        """Write a model card with the title `model_name` to a folder, if the Hub knows the user."""
         write_model_card(path, PPO_CARD, model_name)
 
     @override
-    def _save_pretrained(self, save_directory: Any) -> None:
+    def _save_pretrained(self, save_directory: str | Path) -> None:
         # Shards are put together by all processes.
         weights = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
@@ -645,5 +644,5 @@ class PPOTrainer(BaseTrainer):
         """Print tokens, those that are trained on in another colour."""
         ppo_logging.show_tokens(self.tokenizer, tokens, masks)
 
-    def _prepare_deepspeed(self, model: Any) -> Any:
+    def _prepare_deepspeed(self, model: nn.Module) -> nn.Module:
         return self.accelerator.prepare_model(model, evaluation_mode=True)

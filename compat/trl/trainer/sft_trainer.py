@@ -32,7 +32,7 @@ from compat.trl.trainer.utils import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from peft import PeftConfig
     from torch import nn
@@ -159,7 +159,7 @@ class SFTTrainer(Transformers437Trainer):
             if data_collator is None:
                 data_collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm=False)
 
-        def prepared(dataset: Any) -> Any:
+        def prepared(dataset: Dataset) -> Dataset:
             return self._prepare_dataset(
                 dataset,
                 tokenizer,
@@ -213,8 +213,8 @@ class SFTTrainer(Transformers437Trainer):
 
     def _prepare_dataset(
         self,
-        dataset: Any,
-        tokenizer: Any,
+        dataset: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
         packing: bool | None,
         dataset_text_field: str | None,
         max_seq_length: int,
@@ -224,7 +224,7 @@ class SFTTrainer(Transformers437Trainer):
         remove_unused_columns: bool = True,
         append_concat_token: bool = True,
         add_special_tokens: bool = True,
-    ) -> Any:
+    ) -> Dataset:
         """Tokenize a dataset; torch's datasets, streams of `datasets` among them, are taken as they are."""
         if dataset is None:
             msg = "The dataset should not be None. Give one."
@@ -255,17 +255,17 @@ class SFTTrainer(Transformers437Trainer):
 
     def _prepare_non_packed_dataloader(
         self,
-        tokenizer: Any,
-        dataset: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
         dataset_text_field: str | None,
         max_seq_length: int,
         formatting_func: Callable[[Any], Any] | None = None,
         add_special_tokens: bool = True,
         remove_unused_columns: bool = True,
-    ) -> Any:
+    ) -> Dataset:
         """Tokenize each row by itself, and cut what is too long."""
 
-        def tokenize(rows: Any) -> dict[str, Any]:
+        def tokenize(rows: Mapping[str, Any]) -> dict[str, Any]:
             texts = (
                 rows[dataset_text_field]
                 if dataset_text_field is not None
@@ -300,8 +300,8 @@ class SFTTrainer(Transformers437Trainer):
 
     def _prepare_packed_dataloader(
         self,
-        tokenizer: Any,
-        dataset: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
         dataset_text_field: str | None,
         max_seq_length: int,
         num_of_sequences: int | None,
@@ -309,7 +309,7 @@ class SFTTrainer(Transformers437Trainer):
         formatting_func: Callable[[Any], Any] | None = None,
         append_concat_token: bool = True,
         add_special_tokens: bool = True,
-    ) -> Any:
+    ) -> Dataset:
         """Pack a dataset, once, in the cache of `datasets`."""
         if dataset_text_field is None and formatting_func is None:
             msg = (
@@ -342,7 +342,7 @@ class SFTTrainer(Transformers437Trainer):
             )
             raise ValueError(msg) from error
 
-    def _trl_activate_neftune(self, model: Any) -> Any:
+    def _trl_activate_neftune(self, model: PreTrainedModel) -> PreTrainedModel:
         """Have the embeddings of a model add noise while training, until `neftune_hook_handle.remove()`."""
         inner = self.accelerator.unwrap_model(model)
         embeddings = (inner.base_model.model if is_peft_model(inner) else inner).get_input_embeddings()
@@ -350,12 +350,17 @@ class SFTTrainer(Transformers437Trainer):
         self.neftune_hook_handle = embeddings.register_forward_hook(neftune_post_forward_hook)
         return model
 
-    def _activate_neftune(self, model: Any) -> Any:
+    def _activate_neftune(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same by the name that transformers 4.37 and 4.53 have for it."""
         return self._trl_activate_neftune(model)
 
 
-def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role: str = "model") -> Any:
+def load_by_name(
+    model: PreTrainedModel | nn.Module | str | None,
+    options: dict[str, Any] | None,
+    trainer: str,
+    role: str = "model",
+) -> PreTrainedModel | nn.Module | None:
     """Load a causal model where its name is given.
 
     Args:
@@ -387,12 +392,12 @@ def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role:
     return load_model(AutoModelForCausalLM, model, **(options or {}))
 
 
-def _sequences(rows: ConstantLengthDataset, draws: Any) -> Iterator[dict[str, Any]]:
+def _sequences(rows: ConstantLengthDataset, draws: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """The packed sequences; by `draws`, what is cached under one seed is not read under another."""
     yield from rows
 
 
-def _formatted(formatting_func: Any, rows: Any) -> list[str]:
+def _formatted(formatting_func: Any, rows: Mapping[str, Any]) -> list[str]:
     texts = formatting_func(rows)
     if not isinstance(texts, list):
         msg = (
@@ -404,7 +409,7 @@ def _formatted(formatting_func: Any, rows: Any) -> list[str]:
     return texts
 
 
-def _tokenizer_of(model: Any) -> Any:
+def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     config = getattr(model, "config", None)
     if config is None:
         msg = "`tokenizer=None`: there is no model whose own could be loaded. Pass a `tokenizer`."
@@ -415,7 +420,9 @@ def _tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
-def _with_adapter(model: Any, args: Any, peft_config: Any) -> tuple[Any, Any]:
+def _with_adapter(
+    model: PreTrainedModel, args: TrainingArguments, peft_config: PeftConfig
+) -> tuple[Any, Any]:
     require_peft(peft_config)
     from peft import PeftConfig, get_peft_model
 

@@ -30,6 +30,7 @@ from compat.trl.import_utils import is_unsloth_available, is_xpu_available
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from accelerate import Accelerator
     from peft import LoraConfig
 
     from compat.trl.algorithms.moments import Number
@@ -62,14 +63,14 @@ _STD_FLOOR = 1e-6
 
 
 class AdaptiveKLController:
-    """A KL coefficient that grows while the policy is too far from its reference, and shrinks while too near.
+    """A KL coefficient with a controller: it grows above the target divergence, and shrinks below it.
 
     Ziegler et al., Fine-Tuning Language Models from Human Preferences (arXiv:1909.08593), section 2.2.
 
     Args:
-        init_kl_coef: the coefficient to begin with.
-        target: the divergence to hold, in nats per sequence.
-        horizon: over how many samples an error of 1 multiplies the coefficient by 2.
+        init_kl_coef: the initial coefficient.
+        target: the target divergence, in nats per sequence.
+        horizon: the number of samples after which an error of 1 doubles the coefficient.
     """
 
     def __init__(self, init_kl_coef: float, target: float, horizon: float) -> None:
@@ -78,7 +79,7 @@ class AdaptiveKLController:
         self.horizon = horizon
 
     def update(self, current: float, n_steps: int) -> None:
-        """Adjust the coefficient to the divergence that `n_steps` samples have shown.
+        """Adjust the coefficient to the divergence of `n_steps` samples.
 
         Args:
             current: the divergence, a number, or an array or tensor of one.
@@ -90,7 +91,7 @@ class AdaptiveKLController:
 
 
 class FixedKLController:
-    """A KL coefficient that stays as it is.
+    """A constant KL coefficient.
 
     Args:
         kl_coef: the coefficient.
@@ -106,14 +107,14 @@ class FixedKLController:
 class RunningMoments:
     """Mean and deviation of a stream of numbers, over all processes.
 
-    Batches are joined as in Chan et al. (1983): `mean`, `var` (biased), `std` (unbiased) and `count` are
-    those of all numbers so far.
+    `mean`, `var` (biased), `std` (unbiased) and `count` are those of all numbers so far; see
+    `compat.trl.algorithms.moments`.
 
     Args:
-        accelerator: tells whether there are several processes, and reduces over them.
+        accelerator: has `use_distributed`, and reduces over processes.
     """
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self.mean, self.var, self.count = moments.EMPTY
         self.std: Number = 1
         self.accelerator = accelerator
@@ -143,7 +144,7 @@ class RunningMoments:
 
 @torch.no_grad()
 def get_global_statistics(
-    accelerator: Any, xs: torch.Tensor, mask: torch.Tensor | None = None, device: str = "cpu"
+    accelerator: Accelerator, xs: torch.Tensor, mask: torch.Tensor | None = None, device: str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Find mean, biased variance and count of numbers over all processes.
 
@@ -235,7 +236,7 @@ class PerPromptStatTracker:
         self.min_count = min_count
         self.stats: dict[Any, deque[Any]] = {}
 
-    def update(self, prompts: Sequence[str], rewards: Any) -> np.ndarray:
+    def update(self, prompts: Sequence[str], rewards: Sequence[float] | np.ndarray) -> np.ndarray:
         """Remember a batch.
 
         Args:
@@ -265,7 +266,7 @@ class PerPromptStatTracker:
 
 def neftune_post_forward_hook(
     module: torch.nn.Module,
-    input: Any,  # noqa: A002 (TRL's)
+    input: object,  # noqa: A002 (TRL's)
     output: torch.Tensor,
 ) -> torch.Tensor:
     """Add uniform noise to embeddings while training; a forward hook.
@@ -308,7 +309,7 @@ def peft_module_casting_to_bf16(model: torch.nn.Module) -> None:
 
 
 def trl_sanitze_kwargs_for_tagging(
-    model: Any, tag_names: list[str], kwargs: dict[str, Any] | None = None
+    model: object, tag_names: list[str], kwargs: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Add a trainer's tags to what `push_to_hub` is given.
 
