@@ -11,11 +11,17 @@ import torch
 
 from compat.trl.algorithms import dpo, dpo_tokens
 from compat.trl.data.dpo_rows import RowTokenizer
+from compat.trl.import_utils import is_wandb_available  # noqa: F401
 from compat.trl.models import create_reference_model
 from compat.trl.trainer import dpo_passes, dpo_reference, dpo_setup
 from compat.trl.trainer.legacy_trainer import Transformers437Trainer, default_arguments, is_peft_model
 from compat.trl.trainer.sft_trainer import load_by_name
-from compat.trl.trainer.utils import disable_dropout_in_model
+from compat.trl.trainer.utils import (  # noqa: F401 (scripts import TRL's helpers from here)
+    DPODataCollatorWithPadding,
+    disable_dropout_in_model,
+    pad_to_length,
+    peft_module_casting_to_bf16,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,20 +16,29 @@ from typing_extensions import override
 from compat.trl.algorithms import ppo, ppo_statistics
 from compat.trl.algorithms.policy_batches import minibatches
 from compat.trl.algorithms.ppo import Rollout
-from compat.trl.core import (
+from compat.trl.core import (  # noqa: F401 (scripts import TRL's helpers from here)
+    WANDB_PADDING,
     PPODecorators,
+    clip_by_value,
     convert_to_scalar,
+    entropy_from_logits,
+    flatten_dict,
     logprobs_from_logits,
     masked_mean,
+    masked_var,
+    masked_whiten,
     set_seed,
+    stack_dicts,
     stats_to_np,
 )
+from compat.trl.models import SUPPORTED_ARCHITECTURES, create_reference_model  # noqa: F401
 from compat.trl.trainer import ppo_checks, ppo_inputs, ppo_logging, ppo_setup
 from compat.trl.trainer.base import BaseTrainer, write_model_card
 from compat.trl.trainer.clock import Clock
 from compat.trl.trainer.model_cards import PPO_CARD
+from compat.trl.trainer.ppo_config import PPOConfig  # noqa: TC001
 from compat.trl.trainer.ppo_generation import generate_in_batches
-from compat.trl.trainer.utils import RunningMoments
+from compat.trl.trainer.utils import AdaptiveKLController, FixedKLController, RunningMoments  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,7 +50,6 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from compat.trl.models.modeling_base import PreTrainedModelWrapper
-    from compat.trl.trainer.ppo_config import PPOConfig
 
 COLUMNS_OF_USERS = ("label", "query", "response")
 """Dataset columns that stay although the model does not take them, for rewards and logs."""
@@ -522,16 +530,7 @@ class PPOTrainer(BaseTrainer):
     def compute_advantages(
         self, values: Tensor, rewards: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Generalized advantage estimation (Schulman et al. 2016, arXiv:1506.02438, equation 16).
-
-        Args:
-            values: shape (batch size, length).
-            rewards: shape (batch size, length).
-            mask: one for response tokens, shape (batch size, length).
-
-        Returns:
-            Masked values; whitened advantages; returns; shape (batch size, length) each.
-        """
+        """Return masked values, whitened advantages and returns; see `ppo.estimate_advantages`."""
         config = self.config
         return ppo.estimate_advantages(
             values, rewards, mask, config.gamma, config.lam, whiten_rewards=config.whiten_rewards
@@ -570,15 +569,11 @@ class PPOTrainer(BaseTrainer):
         return policy.loss, config.vf_coef * value.loss, stats
 
     def record_step_stats(self, kl_coef: float, **data: Any) -> dict[str, Any]:
-        """The statistics of one step.
+        """Summarize one step.
 
         Args:
-            kl_coef: the KL coefficient of the step.
-            data: `scores`, `logprobs`, `ref_logprobs`, `non_score_reward`, `train_stats`, `masks`, `queries`,
-                `responses` and `kls` of the step.
-
-        Returns:
-            Name → number, array or tensor.
+            kl_coef: the KL coefficient.
+            data: the arguments of `ppo_statistics.step_statistics`.
         """
         stats = ppo_statistics.step_statistics(
             kl_coef, **{name: data[name] for name in ppo_statistics.STEP_DATA}
