@@ -19,7 +19,7 @@ TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoi
 	cli/test_explain.py cli/test_run.py engine/test_signals.py test_guides.py trainer/components/test_shutdown.py \
 	translate/test_source.py upstream/test_started.py \
 	$(addprefix distributed/test_,deaths.py forms.py launch.py policies.py preemption.py references.py) \
-	conformance/test_trl.py test_examples.py $(addprefix trl/test_,era.py root.py))
+	conformance/test_trl.py test_examples.py trl/detect trl/test_root.py)
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it
 # must not borrow is the checkout.
