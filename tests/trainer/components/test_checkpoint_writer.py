@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import compat
+
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
 ASYNC = {**SAVING, "lightning": {"save_async": True}}
 
