@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 from torchmetrics import Metric, MetricCollection
-from transformers.trainer_pt_utils import EvalLoopContainer, IterableDatasetShard, find_batch_size
+from transformers import trainer as hf_trainer
+from transformers.trainer_pt_utils import IterableDatasetShard
 from transformers.trainer_utils import (
     EvalLoopOutput,
     EvalPrediction,
-    denumpify_detensorize,
     has_length,
 )
 
@@ -84,7 +84,9 @@ class Evaluation:
             else None
         )
         concatenates = hf.args.eval_do_concat_batches
-        self._kept = {name: EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT}
+        self._kept = {
+            name: hf_trainer.EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT
+        }
         # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s
         # decision.
         self._grad_enabled = torch.is_grad_enabled()
@@ -125,7 +127,7 @@ class Evaluation:
 
     def observe(self, inputs: Any) -> None:
         """Count the samples of a batch."""
-        observed = find_batch_size(inputs)
+        observed = hf_trainer.find_batch_size(inputs)
         if observed is None:
             return
         self._observed += observed
@@ -199,7 +201,7 @@ class Evaluation:
         hf = self._hf
         hf.gather_function = hf.accelerator.gather_for_metrics
         arrays = {name: container.get_arrays() for name, container in self._kept.items()}
-        metrics = denumpify_detensorize(self._compute_metrics(arrays))
+        metrics = hf_trainer.denumpify_detensorize(self._compute_metrics(arrays))
         losses = arrays["losses"]
         if isinstance(losses, list) and losses:
             losses = np.concatenate(losses)

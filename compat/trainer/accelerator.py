@@ -18,8 +18,8 @@ from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.errors import ArgumentError
 from compat.upstream.environment import detached
+from compat.upstream.patched import is_own_training_step, is_patched
 from compat.upstream.sharding import embeddings_with_the_rest, tied_again, wrap_by_class
-from compat.upstream.trainer import HF_TRAINING_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,9 +233,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if not self.has_lomo_optimizer:
             # LOMO fuses the update into the backward, for which HF tells it the rate.
             kwargs.pop("learning_rate", None)
+        if is_patched(accelerate.Accelerator, "backward"):
+            super().backward(loss, **kwargs)
+            return
         if self.gradient_accumulation_steps != 1 and self.distributed_type != DistributedType.DEEPSPEED:
             loss = loss / self.gradient_accumulation_steps
-        if self._divisor != 1 and not _was_called_by(HF_TRAINING_STEP):
+        if self._divisor != 1 and not _is_in_own_training_step():
             loss = loss / self._divisor
         if self._session is None or self._lightning is None:
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
@@ -322,7 +325,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         # DeepSpeed's engine knows by itself.
         if batch.closes or every or self.distributed_type == DistributedType.DEEPSPEED:
             return contextlib.nullcontext()
-        if not self.is_fsdp2 and not hasattr(model, "no_sync"):
+        is_idle = not self.is_fsdp2 and not hasattr(model, "no_sync")
+        if is_idle and not is_patched(accelerate.Accelerator, "no_sync"):
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[None] = self.no_sync(model)
         return context
@@ -380,9 +384,9 @@ class AcceleratorAttribute:
         del vars(trainer)["accelerator"]
 
 
-def _was_called_by(function: Any) -> bool:
-    """Whether a call of `function` is under way in this thread."""
+def _is_in_own_training_step() -> bool:
+    """Whether a call of HF's own `training_step` is under way in this thread."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not function.__code__:
+    while frame is not None and not is_own_training_step(frame.f_code):
         frame = frame.f_back
     return frame is not None

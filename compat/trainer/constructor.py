@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import default_collate
-from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers import default_data_collator
 
 from compat.arguments.fields import shown
@@ -20,8 +18,9 @@ from compat.trainer.components.callbacks import made
 from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
 from compat.upstream.distributions import check_distribution
 from compat.upstream.models import uncompiled
+from compat.upstream.patched import own_signature
 
-POSITIONS = {name: place - 1 for place, name in enumerate(inspect.signature(HFTrainer.__init__).parameters)}
+POSITIONS = {name: place - 1 for place, name in enumerate(own_signature().parameters)}
 """Parameter → its place, `self` left out."""
 
 DATASETS = ("train_dataset", "eval_dataset")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import transformers
@@ -17,7 +18,7 @@ class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):  # type: ignore[misc
     `predict_with_generate`, are HF's own code.
     """
 
-    @takes_tokenizer(transformers.Seq2SeqTrainer.__init__)
+    @takes_tokenizer(inspect.signature(transformers.Seq2SeqTrainer.__init__))
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         accept_renamed(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         super().__init__(*args, **kwargs)

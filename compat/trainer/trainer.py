@@ -45,6 +45,7 @@ from compat.upstream.features import (
     REPO_CAN_BE_PRIVATE,
 )
 from compat.upstream.models import uncompiled
+from compat.upstream.patched import own_signature, show_source
 from compat.upstream.trainer import TrainerSeams, determine_best_metric
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     _surprises = Slot(Surprises)
     _user_module = Slot(UserModule)
 
-    @takes_tokenizer(HFTrainer.__init__)
+    @takes_tokenizer(own_signature())
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         accept_renamed(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         adapt_overrides(self, Trainer)
@@ -772,3 +773,6 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             self._callbacks.pop(callback)
         else:
             super().remove_callback(callback)
+
+
+show_source(Trainer, HFTrainer)

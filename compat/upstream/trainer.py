@@ -42,13 +42,6 @@ if TYPE_CHECKING:
 
 TRAINER_STATE_NAME = "trainer_state.json"
 
-HF_RUN_EPOCH = getattr(HFTrainer, "_run_epoch", None)
-"""The one method of HF's engine that is not called: the epoch is Lightning's to run."""
-
-HF_TRAINING_STEP = HFTrainer.training_step
-"""HF's own training step, also where a test or a tool has put another in its place."""
-
-
 logger = transformers.utils.logging.get_logger("transformers.trainer")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils._pytree import tree_map
+from transformers import trainer as hf_trainer
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
@@ -35,6 +36,7 @@ from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError, CheckpointError
 from compat.trainer.component import Component
 from compat.upstream.environment import told_local_size
+from compat.upstream.patched import is_patched
 from compat.upstream.sharding import full_state_dict
 
 if TYPE_CHECKING:
@@ -368,8 +370,17 @@ class CheckpointWriter(Component):
             output_dir: their folder; `args.output_dir` if None.
         """
         hf = self.hf
-        keep = (hf.state.best_model_checkpoint, self._last_loadable, *hf._hub_uploads.uploading())
         folder, limit = output_dir or hf.args.output_dir, hf.args.save_total_limit
+        if hasattr(hf_trainer, "rotate_checkpoints") and is_patched(hf_trainer, "rotate_checkpoints"):
+            best = hf.state.best_model_checkpoint
+            hf_trainer.rotate_checkpoints(
+                output_dir=folder,
+                save_total_limit=limit,
+                best_model_checkpoint=best,
+                use_mtime=use_mtime,
+            )
+            return
+        keep = (hf.state.best_model_checkpoint, self._last_loadable, *hf._hub_uploads.uploading())
         how = {"by_time": use_mtime, "is_alone": not self.disks.are_several}
         for checkpoint in rotate(folder, limit, keep, saved=self._written, **how):
             logger.info(f"Deleting older checkpoint [{checkpoint}] due to args.save_total_limit")

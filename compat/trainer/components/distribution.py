@@ -16,6 +16,7 @@ from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream import started
 from compat.upstream.distributions import check_distribution
 from compat.upstream.environment import contained, overlaid, own_accelerator_state
+from compat.upstream.patched import refuse_patches
 from compat.upstream.sharding import (
     fsdp2_plugin,
     fsdp_plugin_asked_for,
@@ -48,6 +49,7 @@ class Distribution(Component):
             ArgumentError: all that is in conflict.
         """
         hf = self.hf
+        refuse_patches()
         plan = hf._fit.make_plan()
         check_supported(plan)
         if plan.strategy == "deepspeed":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
+import accelerate
 import lightning
 from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+from transformers import trainer as hf_trainer
 from transformers.integrations.integration_utils import rewrite_logs
 from transformers.utils import logging
 
@@ -30,7 +34,7 @@ from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
-from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP
+from compat.upstream.patched import is_patched, is_upstream, refuse_patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -172,7 +176,9 @@ class Fit(Component):
             CompatError: a subclass overrides the one method of HF's engine that is not called.
         """
         hf = self.hf
-        if getattr(type(hf), "_run_epoch", None) is not HF_RUN_EPOCH:
+        refuse_patches()
+        overridden = inspect.getattr_static(type(hf), "_run_epoch", None)
+        if overridden is not inspect.getattr_static(HFTrainer, "_run_epoch", None):
             msg = (
                 f"`{type(hf).__name__}._run_epoch`: overridden, but the epoch is run by Lightning, "
                 "which would not call it. Override `training_step` or `get_batch_samples`, or use a callback."
@@ -270,8 +276,8 @@ class Fit(Component):
         """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""
         hf = self.hf
         method = getattr(hf.training_step, "__func__", None)
-        is_watched = "backward" in vars(hf.accelerator)
-        return method is HF_TRAINING_STEP and not is_watched
+        is_watched = "backward" in vars(hf.accelerator) or is_patched(accelerate.Accelerator, "backward")
+        return is_upstream(method, "transformers") and not is_watched
 
     @contextlib.contextmanager
     def accumulation_as_given(self) -> Iterator[None]:
@@ -331,7 +337,7 @@ class Fit(Component):
             session: of the run.
         """
         hf, schedule = self.hf, session.schedule
-        trainable = sum(p.numel() for p in hf.model.parameters() if p.requires_grad)
+        trainable = hf_trainer.get_model_param_count(hf.model, trainable_only=True)
         if hf.announces_plan and hf.is_world_process_zero():
             self._print_plan()
         logger.info("***** Running training *****")

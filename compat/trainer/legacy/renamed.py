@@ -33,17 +33,19 @@ def accept_renamed(values: dict[str, Any], old: str, new: str, where: str) -> No
     values[new] = value
 
 
-def takes_tokenizer(constructor: Callable[..., Any]) -> Callable[[Any], Any]:
+def takes_tokenizer(signature: inspect.Signature) -> Callable[[Any], Any]:
     """Show our constructor with the signature of HF's, and `tokenizer` at its end.
 
     Args:
-        constructor: HF's constructor of the installed release.
+        signature: of HF's constructor of the installed release.
     """
-    signature = inspect.signature(constructor)
+    parameters = list(signature.parameters.values())
+    takes_any = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
     tokenizer = inspect.Parameter("tokenizer", inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters.insert(len(parameters) - takes_any, tokenizer)
 
     def show(ours: Any) -> Any:
-        ours.__signature__ = signature.replace(parameters=[*signature.parameters.values(), tokenizer])
+        ours.__signature__ = signature.replace(parameters=parameters)
         return ours
 
     return show
