@@ -23,6 +23,7 @@ LAYERS = (
     ("trl", "sentence_transformers"),
     ("install",),
     ("rebasing",),
+    ("modules", "fabric"),
     ("trainer",),
     ("engine", "callbacks", "checkpoint", "planning"),
     ("translate",),

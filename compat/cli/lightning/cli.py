@@ -46,9 +46,9 @@ from compat.cli.lightning.settle import (
 from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
+from compat.modules.hf_datamodule import HFDataModule
+from compat.modules.hf_module import HFModule
 from compat.planning import plan
-from compat.trainer.datamodule import HFDataModule
-from compat.trainer.module import HFModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 from typing_extensions import override
 
-from compat.trainer.fabric import FabricAccelerator
+from compat.fabric.accelerator import FabricAccelerator
 from compat.trl.core import (
     WANDB_PADDING,
     PPODecorators,

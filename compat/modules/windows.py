@@ -6,7 +6,7 @@ import math
 import sys
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -32,12 +32,10 @@ from compat.engine.position import (
 )
 from compat.engine.resumption import Resumed, count_pass
 from compat.errors import ArgumentError
-from compat.trainer.datamodule import HFLoader, ended
+from compat.modules.hf_datamodule import HFLoader, ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from compat.trainer.module import HFModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,26 @@ class Place:
     count: int
     size: int
     closes: bool
+
+
+class WindowsModule(Protocol):
+    """What a reader asks of the HFModule that trains."""
+
+    @property
+    def trainer(self) -> Any:
+        """Its Lightning Trainer."""
+
+    @property
+    def hf(self) -> Any:
+        """Its HF Trainer, which fetches and counts."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch in progress."""
 
 
 class WindowSource(_DataLoaderSource):
@@ -122,7 +140,7 @@ class WindowReader:
         module: whose HF Trainer fetches and counts.
     """
 
-    def __init__(self, loader: Any, module: HFModule) -> None:
+    def __init__(self, loader: Any, module: WindowsModule) -> None:
         self._loader: Any = loader
         self._module = module
         self._places: deque[Place] = deque()
@@ -198,7 +216,7 @@ class WindowReader:
         self, loader: Any, batches: Batches, places: deque[Place], step: int, rest: Resumed | None
     ) -> Iterator[Any]:
         trainer = self._module.trainer
-        last = trainer.fit_loop._combined_loader.limits[0]  # type: ignore[union-attr,index]
+        last = trainer.fit_loop._combined_loader.limits[0]
         with ended(loader):
             while step < last:
                 size = trainer.accumulate_grad_batches

@@ -1,6 +1,6 @@
 """Lightning Fabric, for loops that their user drives: the one place that builds it.
 
-`compat.trainer.fabric.FabricAccelerator` is the face that such loops see of it.
+`compat.fabric.accelerator.FabricAccelerator` is what such loops see of it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from compat.errors import ArgumentError
-from compat.trainer.fabric import AgreedSampler, FabricAccelerator, FabricOptimizer
+from compat.fabric.accelerator import AgreedSampler, FabricAccelerator, FabricOptimizer
 from tests.small import Regression, rows
 
 if TYPE_CHECKING:

@@ -19,7 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import RandomSampler
 from typing_extensions import override
 
-from compat.engine.fabric import (
+from compat.engine.optimizer import SyncedOptimizer
+from compat.errors import ArgumentError
+from compat.fabric.build import (
     PRECISIONS,
     build_fabric,
     check_flags,
@@ -27,8 +29,6 @@ from compat.engine.fabric import (
     is_sharding,
     sets_up_jointly,
 )
-from compat.engine.optimizer import SyncedOptimizer
-from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.upstream import started
 from compat.upstream.environment import Facts, concealed, configuration, detached, own_accelerator_state

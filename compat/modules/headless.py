@@ -1,4 +1,4 @@
-"""The parts of an HF Trainer that a Lightning Trainer of one's own can use: losses, optimizers, loaders."""
+"""An HF Trainer without a loop, for a Lightning Trainer of the user's own: losses, optimizers, loaders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-THE_TRAINERS_OWN: dict[str, Any] = {
+NEUTRALIZED: dict[str, Any] = {
     "bf16": False,
     "bf16_full_eval": False,
     "disable_tqdm": True,
@@ -74,7 +74,7 @@ def _problems(args: Any) -> Iterator[str]:
         )
 
 
-class _Parts:
+class Headless:
     """What keeps an HF Trainer from acting by itself: Lightning has placed the model and the batches."""
 
     accelerator: Any
@@ -89,6 +89,7 @@ class _Parts:
         return kind(dict(data)) if isinstance(data, Mapping) else data
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Builds the optimizer, so that it runs Lightning's closure before it steps."""
         self.optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if ClosureFirst.is_needed(self.optimizer):
             self.optimizer = ClosureFirst(self.optimizer, self.accelerator.gradient_state)
@@ -123,11 +124,11 @@ def build_parts(
         )
         raise ArgumentError(msg)
     own = copy.copy(args)
-    for name, value in {**THE_TRAINERS_OWN, precision: True}.items():
+    for name, value in {**NEUTRALIZED, precision: True}.items():
         if hasattr(own, name):
             setattr(own, name, value)
     with isolate_rng():
-        hf = type(kind.__name__, (_Parts, kind), {})(model=model, args=own, **parts)
+        hf = type(kind.__name__, (Headless, kind), {})(model=model, args=own, **parts)
     own.output_dir = args.output_dir
     hf.callback_handler.callbacks.clear()
     hf.accelerator.device_placement = False

@@ -24,9 +24,9 @@ from compat.engine.optimizer import has_modes
 from compat.engine.optimizer_state import held_state, load_held_state
 from compat.engine.precision import set_autocast
 from compat.errors import ArgumentError
-from compat.trainer.datamodule import HFLoader
-from compat.trainer.parts import Losses, build_parts, check
-from compat.trainer.windows import Place, WindowReader, WindowSource, total_steps
+from compat.modules.headless import Losses, build_parts, check
+from compat.modules.hf_datamodule import HFLoader
+from compat.modules.windows import Place, WindowReader, WindowSource, total_steps
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from compat.errors import ArgumentError
-from compat.trainer.parts import build_parts
+from compat.modules.headless import build_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
