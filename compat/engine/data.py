@@ -8,9 +8,9 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from transformers.trainer_utils import has_length
 
+from compat.engine.micro_batch import MicroBatch
 from compat.engine.position import looks_ahead
 from compat.engine.resumption import Resumed
-from compat.engine.session import MicroBatch
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:

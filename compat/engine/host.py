@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from transformers.utils import PushInProgress
 
     from compat.checkpoint.hosts import Disks
-    from compat.engine.module import TrainerModule
+    from compat.engine.micro_batch import MicroBatch
     from compat.engine.position import Position
-    from compat.engine.session import MicroBatch, Session
     from compat.translate import LightningPlan
     from compat.upstream.schedule import Schedule
     from compat.upstream.trainer import Prepared
@@ -38,6 +37,51 @@ Trial: TypeAlias = Any
 
 Output: TypeAlias = Any
 """What a model or a step returns: a tensor, or tensors in tuples, lists and mappings."""
+
+
+class RunState(Protocol):
+    """The run of `fit` in progress, as the components see it: a `Session`."""
+
+    has_ended: bool
+    """Whether the run that is resumed had ended itself."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long it is."""
+
+    @property
+    def dataloader(self) -> Any:
+        """HF's train dataloader."""
+
+    @property
+    def resume_from_checkpoint(self) -> str | None:
+        """The checkpoint that it goes on from."""
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs before a resumed run."""
+
+    @property
+    def steps_trained(self) -> int:
+        """Micro-steps before a resumed run in its current epoch."""
+
+    @property
+    def behind(self) -> int:
+        """Micro-steps of the current epoch that belong to update steps made."""
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether the end of the current epoch has come."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the dataset has, where it has a length."""
+
+    def where(self) -> Position:
+        """The position in the data."""
+
+    def depends_on(self) -> dict[str, int | None]:
+        """What the count of batches within an epoch depends on."""
 
 
 class UserModuleHost(Protocol):
@@ -54,7 +98,7 @@ class FitHost(Protocol):
     """The Lightning Trainer of this run or of the last one."""
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> RunState | None:
         """The run in progress."""
 
     @property
@@ -68,13 +112,13 @@ class FitHost(Protocol):
     def build(self) -> pl.Trainer:
         """Builds a Lightning Trainer as the plan has it."""
 
-    def make_module(self) -> TrainerModule:
+    def make_module(self) -> pl.LightningModule:
         """Builds the LightningModule around the model."""
 
     def limited(self, dataloader: Any, name: str) -> Any:
         """A dataloader, less what a flag of Lightning's leaves out of it."""
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: RunState) -> None:
         """Logs how long the run is."""
 
     def sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
@@ -83,7 +127,7 @@ class FitHost(Protocol):
     def scheduler_waits_for_metrics(self) -> bool:
         """Whether HF steps the scheduler with the metrics of an evaluation."""
 
-    def warn_of_empty_epoch(self, session: Session) -> None:
+    def warn_of_empty_epoch(self, session: RunState) -> None:
         """Stops a run whose epoch has no batch."""
 
 
@@ -153,7 +197,7 @@ class CheckpointWriterHost(Protocol):
 class CheckpointReaderHost(Protocol):
     """The component that reads checkpoints."""
 
-    def load_position(self, checkpoint: str | None, session: Session) -> Position | None:
+    def load_position(self, checkpoint: str | None, session: RunState) -> Position | None:
         """Where the run that is resumed stood in its data."""
 
 
@@ -425,7 +469,7 @@ class TrainerHost(Protocol):
         """The Lightning Trainer."""
 
     @property
-    def lightning_module(self) -> TrainerModule:
+    def lightning_module(self) -> pl.LightningModule:
         """The LightningModule around the model."""
 
     @property

@@ -97,9 +97,9 @@ def somewhere(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compat"])
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    from compat.upstream import started
+    from compat.upstream import process
 
-    monkeypatch.setattr(started, "command", [])
+    monkeypatch.setattr(process, "command", [])
     # Lightning tells the processes that it starts of a seed.
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compat.upstream import started
+from compat.upstream import process, started
 
-SCRIPT = "from compat.upstream import started; print(started.has_script())"
+SCRIPT = "from compat.upstream import process; print(process.has_script())"
 
 
 def answer(*words: str, folder: Path, text: str | None = None) -> str:
@@ -24,7 +24,7 @@ def answer(*words: str, folder: Path, text: str | None = None) -> str:
 
 
 def test_what_is_a_script_that_can_be_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not started.has_script()
+    assert not process.has_script()
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     (tmp_path / "script.py").write_text(SCRIPT)
     place = tmp_path / "site-packages"

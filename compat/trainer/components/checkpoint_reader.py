@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from compat.checkpoint.hosts import Disks
-    from compat.engine.host import TrainerHost
-    from compat.engine.session import Session
+    from compat.engine.host import RunState, TrainerHost
 
 UNPACKED = "_unpacked-"
 """Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
@@ -253,7 +252,7 @@ class CheckpointReader(Component):
         if best is None and name is not None:
             hf.state.best_model_checkpoint = os.path.join(folder, name)
 
-    def load_position(self, checkpoint: str | None, session: Session) -> Position | None:
+    def load_position(self, checkpoint: str | None, session: RunState) -> Position | None:
         """Where the run that is resumed stood in its data, where this run can go on from there.
 
         Args:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from transformers.trainer_utils import TrainOutput
 
-    from compat.engine.host import TrainerHost
-    from compat.engine.session import MicroBatch
+    from compat.engine.host import RunState, TrainerHost
+    from compat.engine.micro_batch import MicroBatch
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -293,7 +293,7 @@ class Fit(Component):
             if not getattr(one, "belongs_to_hf", False):
                 one.log_metrics(rewrite_logs(numbers), step=hf.state.global_step)
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: RunState) -> None:
         """Log how long the run is.
 
         Args:
@@ -330,7 +330,7 @@ class Fit(Component):
         engine = f"Lightning {lightning.__version__} ({flags['accelerator']}, {flags['precision']})"
         sys.stderr.write(f"compat: training on {engine}\n{hf.plan.summary()}\n")
 
-    def warn_of_empty_epoch(self, session: Session) -> None:
+    def warn_of_empty_epoch(self, session: RunState) -> None:
         """Stop a run whose epoch has no batch.
 
         Args:

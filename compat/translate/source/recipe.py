@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fields import FIELDS, GENERATIONS
-from compat.translate.plan import plain
 from compat.translate.rules import Kind
+from compat.translate.setting import plain
 from compat.translate.source.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from compat.translate.plan import LightningPlan, Setting
+    from compat.translate.plan import LightningPlan
+    from compat.translate.setting import Setting
 
 CARRIED = frozenset(
     {

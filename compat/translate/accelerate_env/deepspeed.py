@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from compat.translate.launched.heard import DEEPSPEED_FILE, PRECISION, USE_DEEPSPEED, Heard, is_true, named
+from compat.translate.accelerate_env.override import (
+    DEEPSPEED_FILE,
+    PRECISION,
+    USE_DEEPSPEED,
+    LauncherOverride,
+    is_true,
+    named,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from compat.translate.launched import AsLaunched
+    from compat.translate.accelerate_env.arguments import AsLaunched
 
 
 def number(text: str) -> Any:
@@ -60,17 +67,19 @@ def deepspeed_config(variables: Mapping[str, str]) -> Any:
     return config
 
 
-def hear_deepspeed(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def deepspeed_overrides(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     """What the launcher says of DeepSpeed."""
     details = named(variables, DEEPSPEED_FILE, *DEEPSPEED)
     if not is_true(variables.get(USE_DEEPSPEED)):
         return
     if not args.deepspeed:
         said = (*named(variables, USE_DEEPSPEED), *details)
-        yield Heard("deepspeed", deepspeed_config(variables), said)
+        yield LauncherOverride("deepspeed", deepspeed_config(variables), said)
     elif details:
         # Alone, the switch may be HF's own: transformers 4 sets it where the arguments ask for DeepSpeed.
-        yield Heard("deepspeed", deepspeed_config(variables), details, holds=False)
+        yield LauncherOverride("deepspeed", deepspeed_config(variables), details, holds=False)
 
 
 MATCHES = {
@@ -91,13 +100,13 @@ IN_FILE_ALONE = frozenset(
 
 def deepspeed_problems(args: AsLaunched, variables: Mapping[str, str]) -> Iterator[str]:
     """What HF and accelerate refuse of DeepSpeed that was launched."""
-    if args.fsdp and not args.has_heard("fsdp"):
+    if args.fsdp and not args.is_from_launcher("fsdp"):
         yield (
             f"`fsdp={args.fsdp!r}`: `accelerate launch` asks for DeepSpeed ({USE_DEEPSPEED}=true), and both "
             "shard the model. Remove the argument, or launch without DeepSpeed."
         )
     beside = IN_FILE_ALONE & set(variables.get("ACCELERATE_CONFIG_DS_FIELDS", "").split(","))
-    if not args.has_heard("deepspeed") or DEEPSPEED_FILE in variables:
+    if not args.is_from_launcher("deepspeed") or DEEPSPEED_FILE in variables:
         if beside:
             yield (
                 f"`{', '.join(sorted(beside))}`: in accelerate's configuration beside one of DeepSpeed's "
@@ -112,7 +121,7 @@ def deepspeed_problems(args: AsLaunched, variables: Mapping[str, str]) -> Iterat
                 f"refuses that they differ. Give `{field}={asked}`."
             )
     for name in ("fp16", "bf16"):
-        if args.has_heard(name):
+        if args.is_from_launcher(name):
             yield (
                 f"`{name}=False`: `accelerate launch` asks for {PRECISION}={name} with DeepSpeed, and HF "
                 f"refuses that they differ. Give `{name}=True`."

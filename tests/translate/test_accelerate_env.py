@@ -15,7 +15,7 @@ from accelerate.utils import (
 from compat.arguments.names import native_defaults
 from compat.errors import ArgumentError
 from compat.translate import LightningPlan, plan
-from compat.translate.launched import as_launched
+from compat.translate.accelerate_env import as_launched
 from compat.translate.strategy import fsdp_config
 from compat.upstream.environment import CONFIGURATION_PREFIXES, Facts, Here, concealed, overlaid
 from tests.small import arguments

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fsdp import NEWEST_FSDP
-from compat.translate.launched.heard import USE_FSDP, Heard, is_true, named
+from compat.translate.accelerate_env.override import USE_FSDP, LauncherOverride, is_true, named
 from compat.translate.strategy import fsdp_config
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ IMPLIED_BY_5: dict[str, Any] = {
 """Entries that HF says itself where `fsdp` is given, and what it says: under either release, and under 5."""
 
 
-def hear_fsdp(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def fsdp_overrides(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     """What the launcher says of FSDP; nothing where the arguments ask for DeepSpeed, which wins."""
     if not is_true(variables.get(USE_FSDP)) or args.deepspeed:
         return
@@ -90,11 +92,11 @@ def hear_fsdp(args: Any, variables: Mapping[str, str], defaults: Mapping[str, An
         yield from _fsdp_beside(args, variables, defaults)
         return
     version = int(variables.get("FSDP_VERSION", "1"))
-    yield Heard("fsdp", True, named(variables, USE_FSDP))
+    yield LauncherOverride("fsdp", True, named(variables, USE_FSDP))
     if "FSDP_VERSION" not in variables:
-        yield Heard("fsdp_config.version", version, ("no FSDP_VERSION, which means 1",))
+        yield LauncherOverride("fsdp_config.version", version, ("no FSDP_VERSION, which means 1",))
     for name, entry, value in _entries(variables, version, variables.get("FSDP_AUTO_WRAP_POLICY", "")):
-        yield Heard(f"fsdp_config.{entry}", value, named(variables, name))
+        yield LauncherOverride(f"fsdp_config.{entry}", value, named(variables, name))
 
 
 def _entries(variables: Mapping[str, str], version: int, policy: str) -> Iterator[tuple[str, str, Any]]:
@@ -106,7 +108,9 @@ def _entries(variables: Mapping[str, str], version: int, policy: str) -> Iterato
             yield name, variable.entry, variable.read(variables[name])
 
 
-def _fsdp_beside(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def _fsdp_beside(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     """What the launcher says of FSDP where the arguments ask for it as well: they win, entry by entry."""
     own = fsdp_config(args)
     # What is off or none there is not handed on to accelerate, which then reads its variable.
@@ -117,13 +121,13 @@ def _fsdp_beside(args: Any, variables: Mapping[str, str], defaults: Mapping[str,
     for name, entry, value in _entries(variables, int(own.get("version", NEWEST_FSDP)), policy):
         if entry in said:
             if said[entry] != value:
-                yield Heard(f"fsdp_config.{entry}", value, named(variables, name), holds=False)
+                yield LauncherOverride(f"fsdp_config.{entry}", value, named(variables, name), holds=False)
         elif entry not in implied:
-            yield Heard(f"fsdp_config.{entry}", value, named(variables, name))
+            yield LauncherOverride(f"fsdp_config.{entry}", value, named(variables, name))
         elif value != implied[entry]:
             overruled += named(variables, name)
     if overruled:
-        yield Heard("fsdp", True, tuple(overruled), holds=False)
+        yield LauncherOverride("fsdp", True, tuple(overruled), holds=False)
 
 
 def _implied_by_hf(args: Any, own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

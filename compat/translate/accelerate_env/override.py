@@ -24,7 +24,7 @@ def is_true(text: str | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Heard:
+class LauncherOverride:
     """What a launcher has said about one argument.
 
     Attributes:

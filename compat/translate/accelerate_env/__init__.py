@@ -9,55 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from compat.arguments.sharding import SIZES
-from compat.translate.launched.deepspeed import deepspeed_problems, hear_deepspeed
-from compat.translate.launched.fsdp import hear_fsdp
-from compat.translate.launched.heard import (
+from compat.translate.accelerate_env.arguments import AsLaunched
+from compat.translate.accelerate_env.deepspeed import deepspeed_overrides, deepspeed_problems
+from compat.translate.accelerate_env.fsdp import fsdp_overrides
+from compat.translate.accelerate_env.override import (
     DYNAMO,
     PRECISION,
     USE_DEEPSPEED,
     USE_MEGATRON,
     USE_PARALLELISM,
-    Heard,
+    LauncherOverride,
     is_true,
     named,
 )
-from compat.translate.strategy import fsdp_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from compat.translate.planner import Facts
-
-
-class AsLaunched:
-    """HF arguments as the run has them: the launcher's word where they say nothing.
-
-    Attributes:
-        heard: all that the launcher has said about them.
-        defaults: argument → default, of the arguments that the installed release has.
-    """
-
-    def __init__(self, args: Any, heard: tuple[Heard, ...], defaults: Mapping[str, Any]) -> None:
-        self.heard = heard
-        self.defaults = defaults
-        self._args = args
-        self._said: dict[str, Any] = {}
-        entries: dict[str, Any] = {}
-        for said in heard:
-            if said.holds and not said.because:
-                name, _, entry = said.field.partition(".")
-                (entries if entry else self._said)[entry or name] = said.value
-        if entries:
-            own = fsdp_config(args) if args.fsdp else {}
-            self._said["fsdp_config"] = {**own, **entries}
-
-    def __getattr__(self, name: str) -> Any:
-        said = self.__dict__["_said"]
-        return said[name] if name in said else getattr(self.__dict__["_args"], name)
-
-    def has_heard(self, name: str) -> bool:
-        """Whether an argument has its value from the launcher."""
-        return name in self._said
+    from compat.upstream.environment import Facts
 
 
 def as_launched(args: Any, facts: Facts, defaults: Mapping[str, Any]) -> AsLaunched:
@@ -71,31 +40,38 @@ def as_launched(args: Any, facts: Facts, defaults: Mapping[str, Any]) -> AsLaunc
         facts: the machine, the process and the launcher's variables.
         defaults: argument → default, of the arguments that the installed release has.
     """
-    heard = [said for hear in _HEARERS for said in hear(args, facts.launched, defaults)]
-    return AsLaunched(args, tuple(filter(None, (_effective(said, facts) for said in heard))), defaults)
+    overrides = [override for read in _OVERRIDES for override in read(args, facts.launched, defaults)]
+    effective = (_effective(override, facts) for override in overrides)
+    return AsLaunched(args, tuple(filter(None, effective)), defaults)
 
 
-def _effective(said: Heard, facts: Facts) -> Heard | None:
-    """`said` as it is with these devices; None where that is nothing."""
-    name, _, entry = said.field.partition(".")
+def _effective(override: LauncherOverride, facts: Facts) -> LauncherOverride | None:
+    """`override` as it is with these devices; None where that is nothing."""
+    name, _, entry = override.field.partition(".")
     if name == "use_cpu" and facts.device_type != "cpu":
         return None
     if name not in {"fsdp", "fsdp_config"} or facts.here is None or facts.here.is_distributed:
-        return said
-    if entry or not said.holds:
+        return override
+    if entry or not override.holds:
         return None
-    return Heard(name, said.value, said.variables, because="no effect in one process, as with HF")
+    return LauncherOverride(
+        name, override.value, override.variables, because="no effect in one process, as with HF"
+    )
 
 
-def _precision(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def _precision(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     asked = variables.get(PRECISION, "no")
     own = next((name for name in ("fp16", "bf16") if getattr(args, name)), None)
     if asked not in {"fp16", "bf16"} or own == asked:
         return
-    yield Heard(own or asked, True, named(variables, PRECISION), holds=own is None)
+    yield LauncherOverride(own or asked, True, named(variables, PRECISION), holds=own is None)
 
 
-def _compilation(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def _compilation(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     backend = variables.get(DYNAMO, "no").lower()
     own = (args.torch_compile_backend or "inductor").lower() if _compiles(args) else "no"
     if own == backend == "no":
@@ -104,39 +80,43 @@ def _compilation(args: Any, variables: Mapping[str, str], defaults: Mapping[str,
     prefix = "ACCELERATE_DYNAMO_"
     extra = [prefix + name for name in options[1:] if is_true(variables.get(prefix + name))]
     if own == "no":
-        yield Heard("torch_compile", True, named(variables, DYNAMO))
-        yield Heard("torch_compile_backend", backend, named(variables, DYNAMO, *extra))
+        yield LauncherOverride("torch_compile", True, named(variables, DYNAMO))
+        yield LauncherOverride("torch_compile_backend", backend, named(variables, DYNAMO, *extra))
     else:
         if backend not in {"no", own}:
-            yield Heard("torch_compile_backend", backend, named(variables, DYNAMO), holds=False)
+            yield LauncherOverride("torch_compile_backend", backend, named(variables, DYNAMO), holds=False)
         if extra:
-            yield Heard("torch_compile", True, named(variables, *extra))
+            yield LauncherOverride("torch_compile", True, named(variables, *extra))
     mode = variables.get(prefix + "MODE", "default")
     if mode not in {"default", args.torch_compile_mode}:
-        is_heard = args.torch_compile_mode is None
-        yield Heard("torch_compile_mode", mode, named(variables, prefix + "MODE"), holds=is_heard)
+        holds = args.torch_compile_mode is None
+        yield LauncherOverride("torch_compile_mode", mode, named(variables, prefix + "MODE"), holds=holds)
 
 
 def _compiles(args: Any) -> bool:
     return bool(args.torch_compile or args.torch_compile_backend or args.torch_compile_mode)
 
 
-def _parallelism(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def _parallelism(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     if not is_true(variables.get(USE_PARALLELISM)):
         return
     names = {f"PARALLELISM_CONFIG_{size.upper()}": size for size in SIZES}
     sizes = {size: int(variables.get(name, "1")) for name, size in names.items()}
     said = [name for name, size in names.items() if sizes[size] != 1]
-    is_heard = getattr(args, "parallelism_config", None) is None
-    yield Heard("parallelism_config", sizes, named(variables, USE_PARALLELISM, *said), holds=is_heard)
+    holds = getattr(args, "parallelism_config", None) is None
+    yield LauncherOverride("parallelism_config", sizes, named(variables, USE_PARALLELISM, *said), holds=holds)
 
 
-def _device(args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[Heard]:
+def _device(
+    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+) -> Iterator[LauncherOverride]:
     if is_true(variables.get("ACCELERATE_USE_CPU")) and not args.use_cpu:
-        yield Heard("use_cpu", True, named(variables, "ACCELERATE_USE_CPU"))
+        yield LauncherOverride("use_cpu", True, named(variables, "ACCELERATE_USE_CPU"))
 
 
-_HEARERS = (_precision, _compilation, hear_deepspeed, hear_fsdp, _parallelism, _device)
+_OVERRIDES = (_precision, _compilation, deepspeed_overrides, fsdp_overrides, _parallelism, _device)
 
 
 def problems(args: AsLaunched, variables: Mapping[str, str]) -> Iterator[str]:
