@@ -10,7 +10,7 @@ import pytest
 from compat.cli import main
 from compat.install import uninstall
 from compat.trainer import Trainer
-from compat.trl import era
+from compat.trl.detect.importer import uninstall_importer
 from compat.upstream import process
 
 
@@ -29,5 +29,5 @@ def run_in_process(*words: str) -> Any:
         except SystemExit as ended:
             return ended.code
         finally:
-            era.stand_down()
+            uninstall_importer()
             uninstall()

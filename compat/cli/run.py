@@ -70,7 +70,7 @@ def main(namespace: argparse.Namespace) -> int:
         sys.stderr.write(f"compat run: {error}\n")
         return 2
     install()
-    _stand_in_for_trl(namespace.script, as_module=namespace.module)
+    _replace_trl(namespace.script, as_module=namespace.module)
     if not namespace.quiet:
         from compat.trainer import Trainer
 
@@ -81,21 +81,23 @@ def main(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _stand_in_for_trl(script: str, *, as_module: bool) -> None:
-    """Put `compat.trl` in TRL's place for a script of 2023 or 2024, and say so."""
+def _replace_trl(script: str, *, as_module: bool) -> None:
+    """Make `import trl` find `compat.trl` for a script of 2023 or 2024, and log it to stderr."""
     path = _source(script, as_module=as_module)
     if path is None:
         return
-    from compat.trl import era
+    from compat.trl.detect.importer import install_importer
+    from compat.trl.detect.release import installed_release, missing_from_installed
+    from compat.trl.detect.usage import uses_of_files
 
-    missing = era.is_of_ours(era.uses_of_files([path]))
+    missing = missing_from_installed(uses_of_files([path]))
     if not missing:
         return
-    era.stand_in()
+    install_importer()
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(
             f"compat run: `{script}` is written for TRL 0.7, whose interface compat.trl offers: "
-            f"{era.release()} lacks {', '.join(map(str, missing))}.\n"
+            f"{installed_release()} lacks {', '.join(map(str, missing))}.\n"
         )
 
 

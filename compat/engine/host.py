@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compat.engine.micro_batch import MicroBatch
     from compat.engine.position import Position
     from compat.translate import LightningPlan
+    from compat.upstream.environment import Facts
     from compat.upstream.schedule import Schedule
     from compat.upstream.trainer import Prepared
 
@@ -108,6 +109,17 @@ class FitHost(Protocol):
     @property
     def callbacks(self) -> list[Any]:
         """Lightning's callbacks."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the plan knows of the machine and of the process."""
+
+    @property
+    def plan(self) -> LightningPlan:
+        """What becomes of the arguments."""
+
+    def make_plan(self) -> LightningPlan:
+        """Makes the plan from the arguments as they are now."""
 
     def build(self) -> pl.Trainer:
         """Builds a Lightning Trainer as the plan has it."""

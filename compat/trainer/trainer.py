@@ -38,8 +38,6 @@ from compat.trainer.legacy.methods import LegacyMethods, values_of_4, values_of_
 from compat.trainer.legacy.overrides import adapt_overrides, is_adapted
 from compat.trainer.legacy.renamed import accept_renamed, takes_tokenizer
 from compat.trainer.surprises import Surprises
-from compat.translate import LightningPlan, plan
-from compat.upstream.environment import Facts
 from compat.upstream.features import (
     LENGTH_TAKES_BATCH_SIZE,
     METRICS_FORMAT_IS_A_METHOD,
@@ -57,6 +55,7 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
     from compat.engine.module import TrainerModule
+    from compat.translate import LightningPlan
 
 
 class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
@@ -139,7 +138,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     @property
     def plan(self) -> LightningPlan:
         """What becomes of the arguments."""
-        return plan(self.args, Facts.of(self.args), getattr(self, "model", None))
+        return self._fit.plan
 
     # The accelerator.
 

@@ -13,7 +13,7 @@ import compat
 from compat.callbacks import limits
 from compat.callbacks.limits import as_timedelta
 from compat.errors import ArgumentError
-from compat.trainer import training
+from compat.trainer import trainer as trainer_module
 from tests.small import trainer
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (limits, training):
+    for module in (limits, trainer_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
     return made
 

@@ -36,7 +36,7 @@ print("went on")
 """
 
 
-# SIGTERM: tests/trainer/test_preemption.py.
+# SIGTERM: tests/trainer/components/test_shutdown.py.
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", -signal.SIGINT)])
 def test_the_status_tells_what_ended_the_process(tmp_path: Path, name: str, status: int) -> None:
     root = str(Path(__file__).parents[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -48,6 +49,23 @@ def test_names(name: str) -> None:
     assert value.__name__ == name
     assert value.__module__.startswith("compat.trl.")
     assert name in dir(compat.trl)
+
+
+HELPERS = {
+    "dpo_trainer": "DPODataCollatorWithPadding create_reference_model disable_dropout_in_model"
+    " is_wandb_available pad_to_length peft_module_casting_to_bf16",
+    "ppo_trainer": "AdaptiveKLController BaseTrainer FixedKLController PPOConfig PPODecorators RunningMoments"
+    " SUPPORTED_ARCHITECTURES WANDB_PADDING clip_by_value convert_to_scalar create_reference_model"
+    " entropy_from_logits flatten_dict logprobs_from_logits masked_mean masked_var masked_whiten set_seed"
+    " stack_dicts stats_to_np",
+}
+
+
+@pytest.mark.parametrize("module", HELPERS)
+def test_helpers_in_the_modules_of_trainers(module: str) -> None:
+    """Scripts that override methods take what TRL's module of the trainer has imported."""
+    found = importlib.import_module(f"compat.trl.trainer.{module}")
+    assert [name for name in HELPERS[module].split() if not hasattr(found, name)] == []
 
 
 def test_a_name_that_there_is_not() -> None:

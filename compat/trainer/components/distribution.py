@@ -15,7 +15,7 @@ from compat.translate import as_run
 from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream import started
 from compat.upstream.distributions import check_distribution
-from compat.upstream.environment import Facts, contained, overlaid, own_accelerator_state
+from compat.upstream.environment import contained, overlaid, own_accelerator_state
 from compat.upstream.sharding import (
     fsdp2_plugin,
     fsdp_plugin_asked_for,
@@ -48,9 +48,11 @@ class Distribution(Component):
             ArgumentError: all that is in conflict.
         """
         hf = self.hf
-        check_supported(hf.plan)
-        if hf.plan.strategy == "deepspeed":
+        plan = hf._fit.make_plan()
+        check_supported(plan)
+        if plan.strategy == "deepspeed":
             started.form_job_of_one()
+            hf._fit.make_plan()  # with the address of that job
         for name in ("callbacks", "logger", "profiler"):
             given = hf._fit.flags.get(name)
             for one in given if isinstance(given, (list, tuple)) else (given,):
@@ -61,12 +63,23 @@ class Distribution(Component):
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
         """What HF's code finds while it builds its accelerator: what the arguments say, and nothing else."""
-        hf = self.hf
-        args = hf.args
+        args = self.hf.args
         # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
         args._n_gpu = min(args.n_gpu, 1)
-        with own_accelerator_state(), overlaid(_accelerate_environment(args, hf.plan.strategy)):
+        with own_accelerator_state(), overlaid(self._accelerate_environment()):
             yield
+
+    def _accelerate_environment(self) -> Mapping[str, str]:
+        """What accelerate must read in its variables, whoever wrote them last."""
+        fit, args = self.hf._fit, self.hf.args
+        precision = "fp16" if args.fp16 else "bf16" if args.bf16 else fit.facts.mixed_precision
+        written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
+        if args.fsdp and fit.plan.strategy == FSDP_VERSIONS[NEWEST_FSDP]:
+            written = {**written, "FSDP_VERSION": str(NEWEST_FSDP)}
+        if fit.plan.strategy == "deepspeed":
+            # `accelerate launch --cpu` keeps accelerate off DeepSpeed; the device is chosen by now.
+            written = {**written, "ACCELERATE_USE_CPU": "false"}
+        return {"ACCELERATE_MIXED_PRECISION": precision, **written}
 
     def without_mesh(self, parts: dict[str, Any]) -> dict[str, Any]:
         """What HF builds its accelerator from; the mesh comes later where accelerate refuses it.
@@ -102,7 +115,7 @@ class Distribution(Component):
     def _shard(self) -> None:
         """Have FSDP also on a CPU, and version 2 also under transformers 4."""
         hf = self.hf
-        asked = as_run(hf.args, Facts.of(hf.args))
+        asked = as_run(hf.args, hf._fit.facts)
         if hf.plan.strategy != "model_parallel" or not asked.fsdp:
             return
         state = hf.accelerator.state
@@ -123,15 +136,3 @@ def _refuse_unsupported(kind: str) -> None:
             "Start with torchrun, or with a configuration for several devices alone."
         )
         raise ArgumentError(msg)
-
-
-def _accelerate_environment(args: Any, strategy: str) -> Mapping[str, str]:
-    """What accelerate must read in its variables, whoever wrote them last."""
-    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else Facts.of(args).mixed_precision
-    written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
-    if args.fsdp and strategy == FSDP_VERSIONS[NEWEST_FSDP]:
-        written = {**written, "FSDP_VERSION": str(NEWEST_FSDP)}
-    if strategy == "deepspeed":
-        # `accelerate launch --cpu` keeps accelerate off DeepSpeed; the device is chosen by now.
-        written = {**written, "ACCELERATE_USE_CPU": "false"}
-    return {"ACCELERATE_MIXED_PRECISION": precision, **written}

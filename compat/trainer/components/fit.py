@@ -27,6 +27,7 @@ from compat.engine.signals import propagating
 from compat.errors import CompatError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset
+from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from compat.engine.host import RunState, TrainerHost
     from compat.engine.micro_batch import MicroBatch
+    from compat.translate import LightningPlan
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -55,6 +57,34 @@ class Fit(Component):
         super().__init__(trainer)
         self.built: pl.Trainer | None = None
         self._module: TrainerModule | None = None
+        self._facts: Facts | None = None
+        self._plan: LightningPlan | None = None
+
+    # The plan, which is made once for a trainer and once for each `train`.
+
+    def make_plan(self) -> LightningPlan:
+        """Make the plan from the arguments as they are now.
+
+        Raises:
+            ArgumentError: every conflict among them.
+        """
+        hf = self.hf
+        self._facts = Facts.of(hf.args)
+        self._plan = plan(hf.args, self._facts, getattr(hf, "model", None))
+        return self._plan
+
+    @property
+    def plan(self) -> LightningPlan:
+        """What becomes of the arguments."""
+        return self._plan or self.make_plan()
+
+    @property
+    def facts(self) -> Facts:
+        """What the plan knows of the machine and of the process."""
+        if self._facts is None:
+            self.make_plan()
+        assert self._facts is not None
+        return self._facts
 
     # The Lightning objects.
 
@@ -103,13 +133,13 @@ class Fit(Component):
         hf = self.hf
         callbacks = [one for one in self.callbacks if not is_finder(one)]
         built = build_trainer(
-            hf.plan,
+            self.plan,
             device=hf.args.device,
             checkpoint_io=HFCheckpointIO(),
             scaler=hf.accelerator.scaler,
             default_root_dir=hf.args.output_dir,
             asked={**self.flags, "callbacks": callbacks},
-            facts=Facts.of(hf.args),
+            facts=self.facts,
         )
         if not built.barebones:
             shared = (shared_logger(callback, hf) for callback in hf.callback_handler.callbacks)
@@ -148,6 +178,7 @@ class Fit(Component):
                 "which would not call it. Override `training_step` or `get_batch_samples`, or use a callback."
             )
             raise CompatError(msg)
+        self.make_plan()
         hf.accelerator.free_memory()
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)
@@ -325,10 +356,9 @@ class Fit(Component):
             )
 
     def _print_plan(self) -> None:
-        hf = self.hf
-        flags = hf.plan.flags
+        flags = self.plan.flags
         engine = f"Lightning {lightning.__version__} ({flags['accelerator']}, {flags['precision']})"
-        sys.stderr.write(f"compat: training on {engine}\n{hf.plan.summary()}\n")
+        sys.stderr.write(f"compat: training on {engine}\n{self.plan.summary()}\n")
 
     def warn_of_empty_epoch(self, session: RunState) -> None:
         """Stop a run whose epoch has no batch.

@@ -22,6 +22,8 @@ from compat.trl.import_utils import is_rich_available
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from transformers import PreTrainedTokenizerBase
+
 
 class StringStoppingCriteria(StoppingCriteria):
     """Ends a generation as soon as each sequence of the batch has one of some strings in what is new.
@@ -40,7 +42,7 @@ class StringStoppingCriteria(StoppingCriteria):
         self.tokenizer = tokenizer
         self.first_call = True
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> bool:
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> bool:
         """Whether all are done; a plain bool, which every release of transformers takes for the whole batch.
 
         Args:
@@ -137,7 +139,7 @@ class TextHistory:
         spans = [self.text[slice(*span)] for span in self.text_spans]
         self._show(zip(spans, self._colours(), strict=True), show_legend=show_legend)
 
-    def show_tokens(self, tokenizer: Any, show_legend: bool = False) -> None:
+    def show_tokens(self, tokenizer: PreTrainedTokenizerBase, show_legend: bool = False) -> None:
         """Prints the tokens in colours, by the names that `tokenizer` has for them; needs rich, as above."""
         if not self._can_show("tokens"):
             return
@@ -235,7 +237,7 @@ class TextEnvironment:
         return device
 
     def run(
-        self, queries: list[str], **rewards_kwargs: Any
+        self, queries: list[str], **rewards_kwargs: object
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], list[Any], list[TextHistory]]:
         """Holds a conversation about each task.
 
@@ -296,7 +298,7 @@ class TextEnvironment:
             return None, None
         return name[1], call[1].partition(">")[2]
 
-    def compute_reward(self, histories: list[TextHistory], **reward_kwargs: Any) -> list[TextHistory]:
+    def compute_reward(self, histories: list[TextHistory], **reward_kwargs: object) -> list[TextHistory]:
         """Rewards each conversation for its last segment.
 
         Raises:

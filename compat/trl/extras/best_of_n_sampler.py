@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from transformers import GenerationConfig
 
+    from compat.trl.models.modeling_base import PreTrainedModelWrapper
+
 
 class BestOfNSampler:
     """Generates several answers to each query and keeps those that score best.
@@ -39,10 +41,10 @@ class BestOfNSampler:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModelWrapper,
+        tokenizer: PreTrainedTokenizerBase,
         queries_to_scores: Callable[[list[str]], list[float]],
-        length_sampler: Any,
+        length_sampler: Callable[[], int],
         sample_size: int = 4,
         seed: int | None = None,
         n_candidates: int = 1,
@@ -73,7 +75,7 @@ class BestOfNSampler:
         tokenized_query: list[int] | torch.Tensor | list[torch.Tensor] | list[list[int]],
         skip_special_tokens: bool = True,
         device: str | torch.device | None = None,
-        **generation_kwargs: Any,
+        **generation_kwargs: object,
     ) -> list[list[str]]:
         """Generates for one query, or for each of several.
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from datasets import Dataset, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from transformers import PreTrainedTokenizerBase
 
     from compat.trl.trainer.utils import ConstantLengthDataset
 
@@ -36,7 +38,7 @@ _SAY_SO = (
 
 
 def conversations_formatting_function(
-    tokenizer: Any, messages_field: Literal["messages", "conversations"]
+    tokenizer: PreTrainedTokenizerBase, messages_field: Literal["messages", "conversations"]
 ) -> Callable[[Any], Any]:
     """Make a formatting function for chats.
 
@@ -48,7 +50,7 @@ def conversations_formatting_function(
         A function from one row to a text, or from a batch of rows to a list of texts.
     """
 
-    def to_text(rows: Any) -> str | list[str]:
+    def to_text(rows: Mapping[str, Any]) -> str | list[str]:
         chats = rows[messages_field]
         if isinstance(chats[0], list):
             return [render(tokenizer, chat) for chat in chats]
@@ -57,7 +59,7 @@ def conversations_formatting_function(
     return to_text
 
 
-def instructions_formatting_function(tokenizer: Any) -> Callable[[Any], Any]:
+def instructions_formatting_function(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
     """Make a formatting function for the columns `prompt` and `completion`.
 
     Args:
@@ -72,7 +74,7 @@ def instructions_formatting_function(tokenizer: Any) -> Callable[[Any], Any]:
             tokenizer, [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
         )
 
-    def to_text(rows: Any) -> str | list[str]:
+    def to_text(rows: Mapping[str, Any]) -> str | list[str]:
         if not isinstance(rows["prompt"], str):
             return [as_chat(*pair) for pair in zip(rows["prompt"], rows["completion"], strict=True)]
         return as_chat(rows["prompt"], rows["completion"])
@@ -81,7 +83,7 @@ def instructions_formatting_function(tokenizer: Any) -> Callable[[Any], Any]:
 
 
 def get_formatting_func_from_dataset(
-    dataset: Dataset | ConstantLengthDataset, tokenizer: Any
+    dataset: Dataset | ConstantLengthDataset, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Any], Any] | None:
     """Find the formatting function for what a dataset's columns look like.
 
@@ -105,13 +107,13 @@ def get_formatting_func_from_dataset(
     return None
 
 
-def _is_chat(feature: Any) -> bool:
+def _is_chat(feature: object) -> bool:
     # Newer releases of datasets have a class for lists.
     inner = [feature.feature] if hasattr(feature, "feature") else feature
     return bool(inner == FORMAT_MAPPING["chatml"])
 
 
-def render(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
     """Write a chat as a text, by the tokenizer's template.
 
     A tokenizer without one had that of its class until transformers 4.44, which took these away.
@@ -138,11 +140,11 @@ def _warn_once() -> None:
     _logger.warning(_SAY_SO)
 
 
-def _write_ended(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+def _write_ended(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
     return "".join(f"{message['content']}{tokenizer.eos_token}" for message in chat)
 
 
-def _write_llama(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+def _write_llama(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
     system, turns = (chat[0]["content"], chat[1:]) if chat[0]["role"] == "system" else (None, chat)
     if [turn["role"] for turn in turns] != [("user", "assistant")[place % 2] for place in range(len(turns))]:
         msg = (
@@ -162,11 +164,11 @@ def _write_llama(tokenizer: Any, chat: list[dict[str, str]]) -> str:
     return "".join(written)
 
 
-def _write_chatml(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+def _write_chatml(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
     return "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in chat)
 
 
-def _ask_transformers(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+def _ask_transformers(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
     text: str = tokenizer.apply_chat_template(chat, tokenize=False)
     return text
 

@@ -20,6 +20,8 @@ from compat.trl.models.files import (
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
 
 _LOG = logging.getLogger(__name__)
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -36,7 +38,7 @@ class Loading:
     """
 
     def __init__(
-        self, auto_class: Any, source: str, model_args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, auto_class: type, source: str, model_args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self.auto_class = auto_class
         self.source = source
@@ -54,7 +56,7 @@ class Loading:
             )
             self.kwargs["device_map"] = {"": device}
 
-    def model(self, *, is_trainable: bool) -> Any:
+    def model(self, *, is_trainable: bool) -> PreTrainedModel | PeftModel:
         """Load the model, or an adapter with the model that it names."""
         adapter = find(self.source, _ADAPTER_CONFIG, **self.download) if is_peft_available() else None
         if adapter is None:
@@ -67,7 +69,7 @@ class Loading:
             self._load(base), self.source, is_trainable=is_trainable, **self.download
         )
 
-    def _load(self, source: str) -> Any:
+    def _load(self, source: str) -> PreTrainedModel:
         model = load_model(self.auto_class, source, *self.model_args, **self.kwargs)
         if "device_map" not in self.kwargs:
             draw_as_then(model, source, **self.download)
@@ -86,7 +88,7 @@ class Loading:
         return found
 
 
-def is_peft(model: Any) -> bool:
+def is_peft(model: object) -> bool:
     """Whether a model is one of PEFT's."""
     if not is_peft_available():
         return False
@@ -95,7 +97,7 @@ def is_peft(model: Any) -> bool:
     return isinstance(model, PeftModel)
 
 
-def is_kbit(model: Any, kwargs: dict[str, Any]) -> bool:
+def is_kbit(model: object, kwargs: dict[str, Any]) -> bool:
     """Whether a model is loaded in 8 or 4 bits, or is to be by its arguments."""
     return any(
         kwargs.get(f"load_in_{bits}") or getattr(model, f"is_loaded_in_{bits}", False)
@@ -110,7 +112,7 @@ def arguments_for_kbit() -> frozenset[str]:
     return frozenset(inspect.signature(prepare_model_for_kbit_training).parameters) - {"model"}
 
 
-def check_adapters(peft_config: Any, reward_adapter: Any) -> None:
+def check_adapters(peft_config: object, reward_adapter: object) -> None:
     """Refuses adapters that are none.
 
     Raises:
@@ -138,7 +140,9 @@ def check_adapters(peft_config: Any, reward_adapter: Any) -> None:
         raise ArgumentError(msg)
 
 
-def with_adapter(model: Any, peft_config: Any, for_kbit: dict[str, Any], *, is_in_bits: bool) -> Any:
+def with_adapter(
+    model: PreTrainedModel, peft_config: PeftConfig, for_kbit: dict[str, Any], *, is_in_bits: bool
+) -> PeftModel:
     """Puts a new adapter on a model that has none.
 
     Args:
@@ -160,7 +164,7 @@ def with_adapter(model: Any, peft_config: Any, for_kbit: dict[str, Any], *, is_i
     return get_peft_model(model, peft_config)
 
 
-def refuse_prompt_learning(model: Any) -> None:
+def refuse_prompt_learning(model: object) -> None:
     """Refuses adapters that put tokens before the prompt.
 
     Raises:

@@ -25,6 +25,8 @@ from compat.errors import ArgumentError, CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from transformers import PreTrainedModel
+
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -44,7 +46,7 @@ _QUANTIZED = ("load_in_8bit", "load_in_4bit")
 _DTYPE = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
 
 
-def load_model(auto_class: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+def load_model(auto_class: Any, name: str, *args: object, **kwargs: object) -> PreTrainedModel:
     """Loads a model as `from_pretrained` did it in TRL 0.7's time.
 
     That is in float32 unless a `torch_dtype` says otherwise (transformers 5 would take the precision in which
@@ -129,7 +131,7 @@ def read(path: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def read_modules(source: str, modules: Iterable[str], **download: Any) -> dict[str, torch.Tensor]:
+def read_modules(source: str, modules: Iterable[str], **download: object) -> dict[str, torch.Tensor]:
     """Returns the saved tensors whose names mention one of `modules`.
 
     Of a folder each of `WEIGHTS` is looked through; of a repository only the first that is there, since the
@@ -149,7 +151,7 @@ def read_modules(source: str, modules: Iterable[str], **download: Any) -> dict[s
     return found
 
 
-def draw_as_then(model: Any, source: str, **download: Any) -> None:
+def draw_as_then(model: PreTrainedModel, source: str, **download: object) -> None:
     """Draws what transformers drew in TRL 0.7's time while it loaded a model whose embeddings are tied.
 
     Layers that share the embeddings' weights are not in the file. They were drawn before they were tied, so

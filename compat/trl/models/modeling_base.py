@@ -57,7 +57,7 @@ _BORROWED = (
 class _Architectures:
     """The classes that can be wrapped: those of PEFT are among them as long as it can be imported."""
 
-    def __get__(self, instance: Any, owner: Any = None) -> tuple[type, ...]:
+    def __get__(self, instance: object, owner: object = None) -> tuple[type, ...]:
         if not is_peft_available():
             return (PreTrainedModel,)
         from peft import PeftModelForCausalLM, PeftModelForSeq2SeqLM
@@ -99,7 +99,7 @@ class PreTrainedModelWrapper(nn.Module):
         score_module: nn.Module | None = None,
         supports_rm_adapter: bool = False,
         rm_adapter_name: str | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__()
         for name in sorted(kwargs.keys() - {*(self.supported_args or ())}):
@@ -126,7 +126,7 @@ class PreTrainedModelWrapper(nn.Module):
             self.score = score_module
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: object, **kwargs: Any) -> Any:
         """Loads a model, or takes one, and wraps it; weights of the further modules come along.
 
         Args:
@@ -177,7 +177,9 @@ class PreTrainedModelWrapper(nn.Module):
         return model
 
     @classmethod
-    def _reward_arguments(cls, inner: Any, adapter: str, name: str, token: Any) -> dict[str, Any]:
+    def _reward_arguments(
+        cls, inner: PreTrainedModel, adapter: str, name: str, token: str | bool | None
+    ) -> dict[str, Any]:
         if not is_peft(inner):
             msg = (
                 f"`reward_adapter={adapter!r}`: reward_adapter can only be used with a PeftModel. "
@@ -209,7 +211,7 @@ class PreTrainedModelWrapper(nn.Module):
     @classmethod
     def add_and_load_reward_modeling_adapter(
         cls,
-        pretrained_model: Any,
+        pretrained_model: PreTrainedModel,
         adapter_model_id: str,
         adapter_name: str = "reward_model_adapter",
         token: Any = None,
@@ -261,22 +263,22 @@ class PreTrainedModelWrapper(nn.Module):
         score.load_state_dict(found)
         return score.to(device=cls._get_current_device(), dtype=dtype).requires_grad_(False)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(self, *args: object, **kwargs: object) -> str:
         """Uploads the model; subclasses say how."""
         msg = f"{type(self).__name__} does not say what it uploads. Define `push_to_hub`."
         raise NotImplementedError(msg)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Any]:  # type: ignore[override]
         """Returns the weights that are saved; subclasses say which."""
         msg = f"{type(self).__name__} does not say what it saves. Define `state_dict`."
         raise NotImplementedError(msg)
 
-    def post_init(self, *args: Any, **kwargs: Any) -> None:
+    def post_init(self, *args: object, **kwargs: object) -> None:
         """Takes over the weights that `from_pretrained` has found; subclasses say how."""
         msg = f"{type(self).__name__} does not say what it loads. Define `post_init`."
         raise NotImplementedError(msg)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+    def save_pretrained(self, *args: object, **kwargs: object) -> Any:
         """Saves the model with its further modules, as `PreTrainedModel.save_pretrained` does.
 
         An adapter is saved by PEFT, and the further modules lie beside it in `pytorch_model.bin`.
@@ -305,7 +307,7 @@ class PreTrainedModelWrapper(nn.Module):
         return saved
 
     def compute_reward_score(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: object
     ) -> torch.Tensor:
         """Scores tokens by the reward adapter, and goes back to the policy's; the model is in eval mode then.
 
@@ -364,8 +366,8 @@ def _write_whole(state: dict[str, Any], folder: str, name: str) -> None:
 
 
 def create_reference_model(
-    model: Any, num_shared_layers: int | None = None, pattern: str | None = None
-) -> Any:
+    model: PreTrainedModelWrapper, num_shared_layers: int | None = None, pattern: str | None = None
+) -> PreTrainedModelWrapper:
     """Copies a model, so that the policy can be held against what it was.
 
     With `num_shared_layers` the layers below stay equal in both, since they are frozen in the policy.

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import torch
+    from diffusers import AutoencoderKL
+    from torch import nn
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file in which diffusers keeps LoRA's weights."""
@@ -80,36 +83,36 @@ class DDPOStableDiffusionPipeline:
         self._is_missing("scheduler_step")
 
     @property
-    def unet(self) -> Any:
+    def unet(self) -> UNet2DConditionModel:
         """The model that predicts noise."""
         self._is_missing("unet")
 
     @property
-    def vae(self) -> Any:
+    def vae(self) -> AutoencoderKL:
         """The autoencoder, from images to latents and back."""
         self._is_missing("vae")
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of prompts."""
         self._is_missing("tokenizer")
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> DDIMScheduler:
         """The scheduler, which has `timesteps`."""
         self._is_missing("scheduler")
 
     @property
-    def text_encoder(self) -> Any:
+    def text_encoder(self) -> CLIPTextModel:
         """The model that embeds prompts."""
         self._is_missing("text_encoder")
 
     @property
-    def autocast(self) -> Any:
+    def autocast(self) -> Callable[[], contextlib.AbstractContextManager[Any]] | None:
         """Makes the context in which the U-Net runs; None leaves it to the accelerator."""
         self._is_missing("autocast")
 
-    def set_progress_bar_config(self, *args: Any, **kwargs: Any) -> None:
+    def set_progress_bar_config(self, *args: object, **kwargs: object) -> None:
         """Sets how progress is shown."""
         self._is_missing("set_progress_bar_config")
 
@@ -135,7 +138,7 @@ class DDPOStableDiffusionPipeline:
 
 
 def scheduler_step(
-    self: Any,
+    self: DDIMScheduler,
     model_output: torch.Tensor,
     timestep: Any,
     sample: torch.Tensor,
@@ -190,7 +193,7 @@ def scheduler_step(
 
 
 def _distribution(
-    scheduler: Any,
+    scheduler: DDIMScheduler,
     predicted: torch.Tensor,
     timestep: torch.Tensor,
     sample: torch.Tensor,
@@ -215,7 +218,7 @@ def _distribution(
     return mean, deviation
 
 
-def _kept(scheduler: Any, timestep: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _kept(scheduler: DDIMScheduler, timestep: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Returns the share of the image in the latents of a timestep, in a shape that broadcasts to `like`."""
     kept: torch.Tensor = scheduler.alphas_cumprod[timestep.to(scheduler.alphas_cumprod.device)]
     return kept.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
@@ -242,7 +245,7 @@ def _split(
 class _Recorder:
     """Has a scheduler take steps by `scheduler_step`, and keeps what they give."""
 
-    def __init__(self, scheduler: Any, eta: float) -> None:
+    def __init__(self, scheduler: DDIMScheduler, eta: float) -> None:
         self.scheduler = scheduler
         self.eta = eta
         self.latents: list[torch.Tensor] = []
@@ -266,7 +269,7 @@ class _Recorder:
 
 
 def pipeline_step(
-    self: Any,
+    self: StableDiffusionPipeline,
     prompt: str | list[str] | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -317,7 +320,7 @@ def pipeline_step(
         raise ArgumentError(msg)
     recorder = _Recorder(self.scheduler, eta)
 
-    def call_back(_pipeline: Any, number: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+    def call_back(_pipeline: object, number: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
         if callback is not None and number % callback_steps == 0:
             callback(number, timestep, given["latents"])
         return given
@@ -390,40 +393,40 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
         return scheduler_step(self.scheduler, *args, **kwargs)
 
     @property
-    def unet(self) -> Any:
+    def unet(self) -> UNet2DConditionModel:
         """The model that predicts noise."""
         return self.sd_pipeline.unet
 
     @property
-    def vae(self) -> Any:
+    def vae(self) -> AutoencoderKL:
         """The autoencoder."""
         return self.sd_pipeline.vae
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of prompts."""
         return self.sd_pipeline.tokenizer
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> DDIMScheduler:
         """The scheduler, one of DDIM."""
         return self.sd_pipeline.scheduler
 
     @property
-    def text_encoder(self) -> Any:
+    def text_encoder(self) -> CLIPTextModel:
         """The model that embeds prompts."""
         return self.sd_pipeline.text_encoder
 
     @property
-    def autocast(self) -> Any:
+    def autocast(self) -> Callable[[], contextlib.AbstractContextManager[Any]] | None:
         """None of its own, unless LoRA is trained: that does without, and saves memory."""
         return contextlib.nullcontext if self.use_lora else None
 
-    def set_progress_bar_config(self, *args: Any, **kwargs: Any) -> None:
+    def set_progress_bar_config(self, *args: object, **kwargs: object) -> None:
         """Sets how progress is shown, by arguments of tqdm."""
         self.sd_pipeline.set_progress_bar_config(*args, **kwargs)
 
-    def save_pretrained(self, output_dir: Any) -> None:
+    def save_pretrained(self, output_dir: str) -> None:
         """Saves the pipeline, and LoRA's weights beside it; the constructor reads both.
 
         Args:
@@ -460,7 +463,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
                 parameter.data = parameter.data.float()
         return self.unet
 
-    def save_checkpoint(self, models: list[Any], weights: Any, output_dir: Any) -> None:
+    def save_checkpoint(self, models: list[Any], weights: object, output_dir: str) -> None:
         """Saves what is trained: LoRA's weights, or the U-Net in a folder `unet`.
 
         Args:
@@ -477,7 +480,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
         else:
             model.save_pretrained(os.path.join(output_dir, _OF_UNET))
 
-    def load_checkpoint(self, models: list[Any], input_dir: Any) -> None:
+    def load_checkpoint(self, models: list[Any], input_dir: str) -> None:
         """Loads into the U-Net what `save_checkpoint` has written; arguments and errors as there.
 
         Raises:
@@ -491,13 +494,13 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
         model.register_to_config(**loaded.config)
         model.load_state_dict(loaded.state_dict())
 
-    def _save_lora(self, unet: Any, output_dir: Any) -> None:
+    def _save_lora(self, unet: UNet2DConditionModel, output_dir: str) -> None:
         from peft.utils import get_peft_model_state_dict
 
         weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
         self.sd_pipeline.save_lora_weights(save_directory=output_dir, unet_lora_layers=weights)
 
-    def _trained(self, models: list[Any]) -> Any:
+    def _trained(self, models: list[Any]) -> UNet2DConditionModel:
         if len(models) != 1:
             msg = (
                 "`models`: Given how the trainable params were set, this should be of length 1, not "
@@ -512,7 +515,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
         return model
 
 
-def _adapters(model: Any) -> Any:
+def _adapters(model: nn.Module) -> Any:
     return getattr(model, "peft_config", None)
 
 
@@ -522,7 +525,7 @@ def _needs_peft() -> None:
         raise MissingLibraryError(msg)
 
 
-def _load_lora(unet: Any, path: str) -> None:
+def _load_lora(unet: UNet2DConditionModel, path: str) -> None:
     """Puts saved weights into the adapter that is there, so that its optimizer goes on with them."""
     from peft.utils import set_peft_model_state_dict
 

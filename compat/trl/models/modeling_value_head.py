@@ -6,7 +6,7 @@ Mirrors `trl/models/modeling_value_head.py` of TRL 0.7.11.
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -15,6 +15,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from compat.errors import ArgumentError, CheckpointError
 from compat.trl.models.modeling_base import PreTrainedModelWrapper
 from compat.upstream.models import cache_argument
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
 
 _PREFIX = "v_head."
 _OF_STATE_DICT = ("destination", "prefix", "keep_vars")
@@ -29,7 +33,7 @@ class ValueHead(nn.Module):
         kwargs: `summary_dropout_prob`, 0.1 unless given.
     """
 
-    def __init__(self, config: Any, **kwargs: Any) -> None:
+    def __init__(self, config: PretrainedConfig, **kwargs: Any) -> None:
         super().__init__()
         asked = kwargs.get("summary_dropout_prob", 0.1)
         probability = getattr(config, "summary_dropout_prob", asked)
@@ -48,7 +52,7 @@ class ValueHead(nn.Module):
         return value
 
 
-def _width(config: Any) -> int:
+def _width(config: PretrainedConfig) -> int:
     """Returns how many features a token has where the head reads it, at the end of the decoder."""
     decoder = getattr(config, "decoder", None) if getattr(config, "is_encoder_decoder", False) else None
     of_text = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -91,7 +95,7 @@ class _WithValueHead(PreTrainedModelWrapper):
     )
     _states: ClassVar[str]
 
-    def __init__(self, pretrained_model: Any, **kwargs: Any) -> None:
+    def __init__(self, pretrained_model: PreTrainedModel, **kwargs: Any) -> None:
         super().__init__(pretrained_model, **kwargs)
         if not self._has_lm_head():
             msg = (
@@ -122,7 +126,7 @@ class _WithValueHead(PreTrainedModelWrapper):
         input_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
         attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Runs the model and values the last hidden state of each token.
 
@@ -143,7 +147,7 @@ class _WithValueHead(PreTrainedModelWrapper):
         last = output[self._states][-1].to(self.v_head.summary.weight.device)
         return output.logits.float(), output.loss, self.v_head(last).squeeze(-1)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: object, **kwargs: object) -> Any:
         """Generates with the wrapped model, see transformers' `generate`."""
         return self.pretrained_model.generate(*args, **kwargs)
 
@@ -159,7 +163,7 @@ class _WithValueHead(PreTrainedModelWrapper):
         state: dict[str, Any] = self.v_head.state_dict(**options, prefix=f"{prefix}{_PREFIX}")
         return state
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(self, *args: object, **kwargs: object) -> Any:
         """Uploads the model or the adapter, with the head; see `PreTrainedModel.push_to_hub`."""
         save = self.pretrained_model.save_pretrained
         self.pretrained_model.save_pretrained = lambda *a, **k: self._save(save, *a, **k)
@@ -239,7 +243,7 @@ class AutoModelForSeq2SeqLMWithValueHead(_WithValueHead):
     lm_head_namings: ClassVar[list[str]] = ["lm_head", "embed_out", "output_projection"]
     _states: ClassVar[str] = "decoder_hidden_states"
 
-    def __init__(self, pretrained_model: Any, **kwargs: Any) -> None:
+    def __init__(self, pretrained_model: PreTrainedModel, **kwargs: Any) -> None:
         super().__init__(pretrained_model, **kwargs)
         self.is_encoder_decoder = True
 

@@ -67,7 +67,7 @@ def _renamed(name: str, mapping: dict[str, str]) -> str:
 
 
 def convert_state_dict_to_diffusers(
-    state_dict: dict[str, Any], original_type: StateDictType | None = None, **kwargs: Any
+    state_dict: dict[str, Any], original_type: StateDictType | None = None, **kwargs: object
 ) -> dict[str, Any]:
     """Returns LoRA's weights under the names that diffusers saves them by.
 

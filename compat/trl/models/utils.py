@@ -6,9 +6,12 @@ Mirrors `trl/models/utils.py` of TRL 0.7.11.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compat.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -64,8 +67,8 @@ FORMAT_MAPPING = {"chatml": ChatMlSpecialTokens}
 
 
 def setup_chat_format(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     format: str | None = "chatml",  # noqa: A002 (TRL's name)
     resize_to_multiple_of: int | None = None,
 ) -> tuple[Any, Any]:

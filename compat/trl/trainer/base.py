@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import PyTorchModelHubMixin, whoami
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class BaseTrainer(PyTorchModelHubMixin):  # type: ignore[misc]
@@ -33,7 +36,7 @@ class BaseTrainer(PyTorchModelHubMixin):  # type: ignore[misc]
         """Compute the rewards of one batch."""
         raise NotImplementedError(self._missing("compute_rewards"))
 
-    def _save_pretrained(self, save_directory: Any) -> None:
+    def _save_pretrained(self, save_directory: str | Path) -> None:
         raise NotImplementedError(self._missing("_save_pretrained"))
 
     def _missing(self, method: str) -> str:

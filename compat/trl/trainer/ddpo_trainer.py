@@ -17,34 +17,19 @@ from compat.errors import ArgumentError
 from compat.fabric.accelerator import FabricAccelerator
 from compat.trl.core import set_seed
 from compat.trl.trainer.base import BaseTrainer, write_model_card
+from compat.trl.trainer.model_cards import DDPO_CARD
 from compat.trl.trainer.utils import PerPromptStatTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compat.trl.models.modeling_sd_base import DDPOStableDiffusionPipeline
     from compat.trl.trainer.ddpo_config import DDPOConfig
 
 _LOG = getLogger(__name__)
-
-MODEL_CARD = """---
-license: apache-2.0
-tags:
-- trl
-- ddpo
-- diffusers
-- reinforcement-learning
-- text-to-image
-- stable-diffusion
----
-
-# {model_name}
-
-A Stable Diffusion pipeline that has been trained by DDPO (arXiv:2305.13301) to make images which a reward
-function likes. It draws what a text says.
-"""
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """accelerate's name of a precision → what is only used for inference is cast to it."""
@@ -189,7 +174,7 @@ class DDPOTrainer(BaseTrainer):
         if self.config.allow_tf32 and self.accelerator.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
 
-    def _prepare(self, layers: Any) -> None:
+    def _prepare(self, layers: nn.Module | list[nn.Parameter]) -> None:
         """Set what is trained up on Fabric, together with its optimizer."""
         self.accelerator.register_save_state_pre_hook(self._save_model_hook)
         self.accelerator.register_load_state_pre_hook(self._load_model_hook)
@@ -216,7 +201,7 @@ class DDPOTrainer(BaseTrainer):
         layers = self.trainable_layers
         return layers if isinstance(layers, list) else list(layers.parameters())
 
-    def _embed(self, prompts: Any) -> tuple[Tensor, Tensor]:
+    def _embed(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens of prompts, (batch, length), and their embeddings, (batch, length, hidden)."""
         tokenizer = self.sd_pipeline.tokenizer
         tokens = tokenizer(
@@ -376,7 +361,9 @@ class DDPOTrainer(BaseTrainer):
         clipped = torch.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
         return torch.maximum(-advantages * ratio, -advantages * clipped).mean()
 
-    def _setup_optimizer(self, trainable_layers_parameters: Any) -> Any:
+    def _setup_optimizer(
+        self, trainable_layers_parameters: Iterator[nn.Parameter] | list[nn.Parameter]
+    ) -> Any:
         config = self.config
         if config.train_use_8bit_adam:
             import bitsandbytes
@@ -550,9 +537,9 @@ class DDPOTrainer(BaseTrainer):
             path: the folder.
             model_name: the card's title.
         """
-        write_model_card(path, MODEL_CARD, model_name)
+        write_model_card(path, DDPO_CARD, model_name)
 
-    def _save_pretrained(self, save_directory: Any) -> None:
+    def _save_pretrained(self, save_directory: str | Path) -> None:
         if self.accelerator.is_main_process:
             self.sd_pipeline.save_pretrained(save_directory)
             self.create_model_card(str(save_directory))

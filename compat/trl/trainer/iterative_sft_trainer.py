@@ -17,12 +17,13 @@ from transformers import (
 )
 
 from compat.trl.core import PPODecorators
-from compat.trl.trainer.vintage import VintageTrainer, default_arguments, is_peft_model
+from compat.trl.trainer.legacy_trainer import Transformers437Trainer, default_arguments, is_peft_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from datasets import Dataset
+    from torch.optim.lr_scheduler import LRScheduler
     from transformers import DataCollator, TrainingArguments
     from transformers.trainer_utils import EvalLoopOutput
 
@@ -37,7 +38,7 @@ _TRUNCATIONS: dict[str | None, Callable[[int], slice]] = {
 }
 
 
-class IterativeSFTTrainer(VintageTrainer):
+class IterativeSFTTrainer(Transformers437Trainer):
     """Fine-tune a model by calls of `step`, each of which goes through the samples that it is given once.
 
     Mirrors `trl.IterativeSFTTrainer` of 0.7.11.
@@ -268,7 +269,7 @@ class IterativeSFTTrainer(VintageTrainer):
             self.tr_loss += loss.detach()
             self._maybe_log_save_evaluate()
 
-    def _maybe_log_save_evaluate(self, *of_a_loop: Any, **of_the_loop: Any) -> None:
+    def _maybe_log_save_evaluate(self, *of_a_loop: object, **of_the_loop: object) -> None:
         """Evaluate and log where it is time; what HF's loop calls by this name is served, too."""
         if of_a_loop:
             super()._maybe_log_save_evaluate(*of_a_loop, **of_the_loop)
@@ -289,7 +290,7 @@ def _as_list(values: Any) -> Any:
     return list(values) if is_column else values
 
 
-def _check_parts(model: Any, tokenizer: Any, *, scheduler: Any, max_steps: int) -> None:
+def _check_parts(model: Any, tokenizer: object, *, scheduler: LRScheduler | None, max_steps: int) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         msg = (
             "tokenizer must be a PreTrainedTokenizerBase like a PreTrainedTokenizer or a "
@@ -313,7 +314,7 @@ def _check_parts(model: Any, tokenizer: Any, *, scheduler: Any, max_steps: int) 
         raise ValueError(msg)
 
 
-def _default_collator(tokenizer: Any, *, is_encoder_decoder: bool) -> Any:
+def _default_collator(tokenizer: PreTrainedTokenizerBase, *, is_encoder_decoder: bool) -> DataCollator:
     if is_encoder_decoder:
         warnings.warn(
             "No data collator is provided. Using 'DataCollatorForSeq2Seq' with 'labels_pad_token_id' set to "
@@ -326,7 +327,7 @@ def _default_collator(tokenizer: Any, *, is_encoder_decoder: bool) -> Any:
 
 
 def _check_given(
-    input_ids: Any, labels: Any, texts: Any, texts_labels: Any, *, is_encoder_decoder: bool
+    input_ids: object, labels: object, texts: object, texts_labels: object, *, is_encoder_decoder: bool
 ) -> None:
     if input_ids is None and texts is None:
         msg = "Step should include `input_ids` or `texts` as keyword arguments. Pass one of them."
@@ -351,7 +352,7 @@ def _check_given(
         )
 
 
-def _check_list(name: str, values: Any, kind: type, plural: str) -> None:
+def _check_list(name: str, values: object, kind: type, plural: str) -> None:
     shown = f"'{name}'" if kind is str else name
     if not isinstance(values, list):
         msg = f"{shown} must be a list of {plural} - got {type(values)}. Pass a list."

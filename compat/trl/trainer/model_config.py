@@ -11,7 +11,7 @@ from compat.trl.core import flatten_dict
 __all__ = ["ModelConfig"]
 
 
-def _option(default: Any, text: str, **metadata: Any) -> Any:
+def _option(default: Any, text: str, **metadata: object) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
 

@@ -9,21 +9,22 @@ import torch
 from torch.nn import functional
 from transformers.trainer_pt_utils import nested_detach
 
-from compat.trl.trainer.reward_config import RewardConfig
-from compat.trl.trainer.utils import RewardDataCollatorWithPadding, compute_accuracy
-from compat.trl.trainer.vintage import (
+from compat.trl.trainer.legacy_trainer import (
     PLAIN_ARGUMENTS,
-    VintageTrainer,
+    Transformers437Trainer,
     is_loaded_in_bits,
     is_peft_model,
     prepared_for_bits,
     require_peft,
 )
+from compat.trl.trainer.reward_config import RewardConfig
+from compat.trl.trainer.utils import RewardDataCollatorWithPadding, compute_accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasets import Dataset
+    from peft import PeftConfig
     from torch import nn
     from transformers import (
         DataCollator,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         PreTrainedModel,
         PreTrainedTokenizerBase,
         TrainerCallback,
+        TrainingArguments,
     )
 
 __all__ = ["RewardTrainer"]
@@ -38,7 +40,7 @@ __all__ = ["RewardTrainer"]
 _LENGTH_BY_DEFAULT = 512
 
 
-class RewardTrainer(VintageTrainer):
+class RewardTrainer(Transformers437Trainer):
     """Train a reward model: the chosen one of two texts is to have the higher score.
 
     Mirrors `trl.RewardTrainer` of 0.7.11. The loss is that of Bradley and Terry, with the margin of Llama 2
@@ -77,7 +79,7 @@ class RewardTrainer(VintageTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         max_length: int | None = None,
-        peft_config: Any = None,
+        peft_config: PeftConfig | None = None,
     ) -> None:
         args = RewardConfig(output_dir="tmp_trainer") if args is None else args
         max_length = _settled_length(args, max_length)
@@ -103,7 +105,7 @@ class RewardTrainer(VintageTrainer):
 
     def compute_loss(  # type: ignore[override]
         self, model: PreTrainedModel | nn.Module, inputs: dict[str, Any], return_outputs: bool = False
-    ) -> Any:
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Score both sides of a batch, and compare them.
 
         Args:
@@ -169,7 +171,7 @@ class RewardTrainer(VintageTrainer):
         return loss, preferences, self._prepare_inputs(torch.zeros(len(preferences)))
 
 
-def _settled_length(args: Any, max_length: int | None) -> int | None:
+def _settled_length(args: TrainingArguments, max_length: int | None) -> int | None:
     if type(args) in PLAIN_ARGUMENTS:
         warnings.warn(
             "Using `transformers.TrainingArguments` for `args` is deprecated. Please use `RewardConfig` "
@@ -195,7 +197,9 @@ def _settled_length(args: Any, max_length: int | None) -> int | None:
     return max_length
 
 
-def _default_collator(args: Any, tokenizer: Any, max_length: int | None) -> RewardDataCollatorWithPadding:
+def _default_collator(
+    args: TrainingArguments, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> RewardDataCollatorWithPadding:
     if tokenizer is None:
         msg = (
             "`tokenizer=None`: a tokenizer must be specified when using the default "
@@ -221,7 +225,9 @@ def _default_collator(args: Any, tokenizer: Any, max_length: int | None) -> Rewa
     return RewardDataCollatorWithPadding(tokenizer, max_length=max_length)
 
 
-def _with_adapter(model: Any, args: Any, peft_config: Any) -> Any:
+def _with_adapter(
+    model: PreTrainedModel | nn.Module | None, args: TrainingArguments, peft_config: PeftConfig
+) -> PreTrainedModel | nn.Module | None:
     from peft import get_peft_model
 
     if is_loaded_in_bits(model) or getattr(model, "is_quantized", False):

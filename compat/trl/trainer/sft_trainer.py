@@ -14,14 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLan
 
 from compat.trl.extras.dataset_formatting import get_formatting_func_from_dataset
 from compat.trl.models.files import load_model
-from compat.trl.trainer.utils import (
-    ConstantLengthDataset,
-    DataCollatorForCompletionOnlyLM,
-    neftune_post_forward_hook,
-    peft_module_casting_to_bf16,
-)
-from compat.trl.trainer.vintage import (
-    VintageTrainer,
+from compat.trl.trainer.legacy_trainer import (
+    Transformers437Trainer,
     default_arguments,
     is_loaded_in_bits,
     is_peft_model,
@@ -30,9 +24,15 @@ from compat.trl.trainer.vintage import (
     require_peft,
     same_draws_everywhere,
 )
+from compat.trl.trainer.utils import (
+    ConstantLengthDataset,
+    DataCollatorForCompletionOnlyLM,
+    neftune_post_forward_hook,
+    peft_module_casting_to_bf16,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from peft import PeftConfig
     from torch import nn
@@ -50,7 +50,7 @@ __all__ = ["SFTTrainer"]
 _LONGEST_BY_DEFAULT = 1024
 
 
-class SFTTrainer(VintageTrainer):
+class SFTTrainer(Transformers437Trainer):
     """Fine-tune a causal model on texts.
 
     Mirrors `trl.SFTTrainer` of 0.7.11.
@@ -159,7 +159,7 @@ class SFTTrainer(VintageTrainer):
             if data_collator is None:
                 data_collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm=False)
 
-        def prepared(dataset: Any) -> Any:
+        def prepared(dataset: Dataset) -> Dataset:
             return self._prepare_dataset(
                 dataset,
                 tokenizer,
@@ -213,8 +213,8 @@ class SFTTrainer(VintageTrainer):
 
     def _prepare_dataset(
         self,
-        dataset: Any,
-        tokenizer: Any,
+        dataset: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
         packing: bool | None,
         dataset_text_field: str | None,
         max_seq_length: int,
@@ -224,7 +224,7 @@ class SFTTrainer(VintageTrainer):
         remove_unused_columns: bool = True,
         append_concat_token: bool = True,
         add_special_tokens: bool = True,
-    ) -> Any:
+    ) -> Dataset:
         """Tokenize a dataset; torch's datasets, streams of `datasets` among them, are taken as they are."""
         if dataset is None:
             msg = "The dataset should not be None. Give one."
@@ -255,17 +255,17 @@ class SFTTrainer(VintageTrainer):
 
     def _prepare_non_packed_dataloader(
         self,
-        tokenizer: Any,
-        dataset: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
         dataset_text_field: str | None,
         max_seq_length: int,
         formatting_func: Callable[[Any], Any] | None = None,
         add_special_tokens: bool = True,
         remove_unused_columns: bool = True,
-    ) -> Any:
+    ) -> Dataset:
         """Tokenize each row by itself, and cut what is too long."""
 
-        def tokenize(rows: Any) -> dict[str, Any]:
+        def tokenize(rows: Mapping[str, Any]) -> dict[str, Any]:
             texts = (
                 rows[dataset_text_field]
                 if dataset_text_field is not None
@@ -300,8 +300,8 @@ class SFTTrainer(VintageTrainer):
 
     def _prepare_packed_dataloader(
         self,
-        tokenizer: Any,
-        dataset: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
         dataset_text_field: str | None,
         max_seq_length: int,
         num_of_sequences: int | None,
@@ -309,7 +309,7 @@ class SFTTrainer(VintageTrainer):
         formatting_func: Callable[[Any], Any] | None = None,
         append_concat_token: bool = True,
         add_special_tokens: bool = True,
-    ) -> Any:
+    ) -> Dataset:
         """Pack a dataset, once, in the cache of `datasets`."""
         if dataset_text_field is None and formatting_func is None:
             msg = (
@@ -342,7 +342,7 @@ class SFTTrainer(VintageTrainer):
             )
             raise ValueError(msg) from error
 
-    def _trl_activate_neftune(self, model: Any) -> Any:
+    def _trl_activate_neftune(self, model: PreTrainedModel) -> PreTrainedModel:
         """Have the embeddings of a model add noise while training, until `neftune_hook_handle.remove()`."""
         inner = self.accelerator.unwrap_model(model)
         embeddings = (inner.base_model.model if is_peft_model(inner) else inner).get_input_embeddings()
@@ -350,12 +350,17 @@ class SFTTrainer(VintageTrainer):
         self.neftune_hook_handle = embeddings.register_forward_hook(neftune_post_forward_hook)
         return model
 
-    def _activate_neftune(self, model: Any) -> Any:
+    def _activate_neftune(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same by the name that transformers 4.37 and 4.53 have for it."""
         return self._trl_activate_neftune(model)
 
 
-def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role: str = "model") -> Any:
+def load_by_name(
+    model: PreTrainedModel | nn.Module | str | None,
+    options: dict[str, Any] | None,
+    trainer: str,
+    role: str = "model",
+) -> PreTrainedModel | nn.Module | None:
     """Load a causal model where its name is given.
 
     Args:
@@ -387,12 +392,12 @@ def load_by_name(model: Any, options: dict[str, Any] | None, trainer: str, role:
     return load_model(AutoModelForCausalLM, model, **(options or {}))
 
 
-def _sequences(rows: ConstantLengthDataset, draws: Any) -> Iterator[dict[str, Any]]:
+def _sequences(rows: ConstantLengthDataset, draws: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """The packed sequences; by `draws`, what is cached under one seed is not read under another."""
     yield from rows
 
 
-def _formatted(formatting_func: Any, rows: Any) -> list[str]:
+def _formatted(formatting_func: Any, rows: Mapping[str, Any]) -> list[str]:
     texts = formatting_func(rows)
     if not isinstance(texts, list):
         msg = (
@@ -404,7 +409,7 @@ def _formatted(formatting_func: Any, rows: Any) -> list[str]:
     return texts
 
 
-def _tokenizer_of(model: Any) -> Any:
+def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     config = getattr(model, "config", None)
     if config is None:
         msg = "`tokenizer=None`: there is no model whose own could be loaded. Pass a `tokenizer`."
@@ -415,7 +420,9 @@ def _tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
-def _with_adapter(model: Any, args: Any, peft_config: Any) -> tuple[Any, Any]:
+def _with_adapter(
+    model: PreTrainedModel, args: TrainingArguments, peft_config: PeftConfig
+) -> tuple[Any, Any]:
     require_peft(peft_config)
     from peft import PeftConfig, get_peft_model
 

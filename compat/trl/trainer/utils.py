@@ -1,31 +1,39 @@
-"""What TRL 0.7's trainers share: collators, packing, controllers, running statistics, small helpers."""
+"""Shared helpers of TRL 0.7's trainers: KL controllers, running statistics, and functions on models.
+
+Mirrors `trl.trainer.utils` of 0.7.11. Its collators and its packing are re-exported from `compat.trl.data`.
+"""
 
 from __future__ import annotations
 
-import inspect
 import math
-import random
 import re
 import warnings
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import IterableDataset
-from transformers import BitsAndBytesConfig, DataCollatorForLanguageModeling
+from transformers import BitsAndBytesConfig
 
+from compat.trl.algorithms import moments
+from compat.trl.algorithms.dpo_tokens import pad_to_length
+from compat.trl.algorithms.moments import Moments
+from compat.trl.data.collators import (
+    DataCollatorForCompletionOnlyLM,
+    DPODataCollatorWithPadding,
+    RewardDataCollatorWithPadding,
+)
+from compat.trl.data.packing import ConstantLengthDataset
 from compat.trl.import_utils import is_unsloth_available, is_xpu_available
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
+    from accelerate import Accelerator
     from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase
 
+    from compat.trl.algorithms.moments import Number
     from compat.trl.trainer.model_config import ModelConfig
 
 __all__ = [
@@ -55,14 +63,14 @@ _STD_FLOOR = 1e-6
 
 
 class AdaptiveKLController:
-    """A KL coefficient that grows while the policy is too far from its reference, and shrinks while too near.
+    """A KL coefficient with a controller: it grows above the target divergence, and shrinks below it.
 
     Ziegler et al., Fine-Tuning Language Models from Human Preferences (arXiv:1909.08593), section 2.2.
 
     Args:
-        init_kl_coef: the coefficient to begin with.
-        target: the divergence to hold, in nats per sequence.
-        horizon: over how many samples an error of 1 multiplies the coefficient by 2.
+        init_kl_coef: the initial coefficient.
+        target: the target divergence, in nats per sequence.
+        horizon: the number of samples after which an error of 1 doubles the coefficient.
     """
 
     def __init__(self, init_kl_coef: float, target: float, horizon: float) -> None:
@@ -71,7 +79,7 @@ class AdaptiveKLController:
         self.horizon = horizon
 
     def update(self, current: float, n_steps: int) -> None:
-        """Adjust the coefficient to the divergence that `n_steps` samples have shown.
+        """Adjust the coefficient to the divergence of `n_steps` samples.
 
         Args:
             current: the divergence, a number, or an array or tensor of one.
@@ -83,7 +91,7 @@ class AdaptiveKLController:
 
 
 class FixedKLController:
-    """A KL coefficient that stays as it is.
+    """A constant KL coefficient.
 
     Args:
         kl_coef: the coefficient.
@@ -96,341 +104,24 @@ class FixedKLController:
         """Do nothing; the counterpart of `AdaptiveKLController.update`."""
 
 
-class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """Collate for language modelling, with a loss on what the assistant says and on nothing else.
-
-    Without `instruction_template`, labels begin after the last response template of a sequence. With it, they
-    stand between each response template and the next instruction template.
-
-    Args:
-        response_template: text, or ids of tokens, that stands before an answer. Ids help where a tokenizer
-            encodes the template differently within a text.
-        instruction_template: the same for what stands before a question of the user's.
-        mlm: handed to `transformers.DataCollatorForLanguageModeling`, as all further arguments are.
-        ignore_index: the label of tokens without a loss.
-    """
-
-    def __init__(
-        self,
-        response_template: str | list[int],
-        instruction_template: str | list[int] | None = None,
-        *args: Any,
-        mlm: bool = False,
-        ignore_index: int = -100,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, mlm=mlm, **kwargs)
-        self.instruction_template = instruction_template
-        self.instruction_token_ids = self._ids_of(instruction_template)
-        self.response_template = response_template
-        self.response_token_ids = self._ids_of(response_template)
-        self.ignore_index = ignore_index
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        if instruction_template and not self.mlm and pad == eos:
-            warnings.warn(
-                f"The pad_token_id and eos_token_id values of this tokenizer are identical ({eos}): no "
-                "label is left for the end of a turn, and a model trained on several turns may go on "
-                "asking and answering without end. Set `tokenizer.pad_token` to another token.",
-                stacklevel=2,
-            )
-
-    def _ids_of(self, template: str | list[int] | None) -> Any:
-        if isinstance(template, str):
-            return self.tokenizer.encode(template, add_special_tokens=False)
-        return template
-
-    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
-        """Collate examples, and mask the labels (batch, length) of all that is no answer.
-
-        Warns:
-            UserWarning: a sequence has no template; all of its labels are masked.
-        """
-        batch: dict[str, Any] = super().torch_call(examples)
-        for labels, tokens in zip(batch["labels"], batch["input_ids"], strict=True):
-            if self.instruction_template is None:
-                self._keep_last_answer(labels, tokens)
-            else:
-                self._keep_all_answers(labels, tokens)
-        return batch
-
-    def _keep_last_answer(self, labels: torch.Tensor, tokens: torch.Tensor) -> None:
-        found = self._find("response", labels, tokens)
-        if found:
-            labels[: found[-1] + len(self.response_token_ids)] = self.ignore_index
-
-    def _keep_all_answers(self, labels: torch.Tensor, tokens: torch.Tensor) -> None:
-        answers = [at + len(self.response_token_ids) for at in self._find("response", labels, tokens)]
-        questions = self._find("instruction", labels, tokens)
-        if answers and questions and questions[0] > answers[0]:
-            questions = [0, *questions]
-        # Whatever comes before the first answer, a system's words for one, is no answer either.
-        for begin, end in zip([0, *questions[1:]], answers, strict=False):
-            labels[begin:end] = self.ignore_index
-        if len(questions) > len(answers):
-            labels[questions[-1] :] = self.ignore_index
-
-    def _find(self, kind: str, labels: torch.Tensor, tokens: torch.Tensor) -> list[int]:
-        """Where templates begin; where there is none, all labels are masked."""
-        template, ids = getattr(self, f"{kind}_template"), list(getattr(self, f"{kind}_token_ids"))
-        row = labels.tolist()
-        found = [i for i, first in enumerate(row) if first == ids[0] and row[i : i + len(ids)] == ids]
-        if not found:
-            warnings.warn(
-                f"Could not find {kind} key `{template}` in the following instance: "
-                f"{self.tokenizer.decode(tokens)} This instance will be ignored in loss calculation. If "
-                "this happens often, increase the `max_seq_length`, or give the template as ids of tokens.",
-                stacklevel=2,
-            )
-            labels[:] = self.ignore_index
-        return found
-
-
-@dataclass
-class RewardDataCollatorWithPadding:
-    """Pad pairs of a chosen and a rejected sequence, each side to its longest.
-
-    Args:
-        tokenizer: pads.
-        padding: as in `tokenizer.pad`, and so are the next three.
-        max_length: in tokens.
-        pad_to_multiple_of: in tokens.
-        return_tensors: kind of the tensors.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    padding: bool | str = True
-    max_length: int | None = None
-    pad_to_multiple_of: int | None = None
-    return_tensors: str = "pt"
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate features with `input_ids_*` and `attention_mask_*` of both sides, and maybe a `margin`.
-
-        Returns:
-            These four, of shape (batch, length), `return_loss`, and the margins (batch,) where the first
-            feature has one.
-
-        Raises:
-            ValueError: a feature lacks one of the four.
-        """
-        sides = ("chosen", "rejected")
-        names = [f"{part}_{side}" for side in sides for part in ("input_ids", "attention_mask")]
-        missing = sorted({name for feature in features for name in names if name not in feature})
-        if missing:
-            msg = (
-                f"The features should include {', '.join(f'`{name}`' for name in names)}; "
-                f"{', '.join(missing)} is missing. Tokenize both sides, or give a `data_collator` of your "
-                "own."
-            )
-            raise ValueError(msg)
-        batch: dict[str, Any] = {}
-        for side in sides:
-            padded = self._pad(features, side)
-            batch |= {f"{part}_{side}": padded[part] for part in ("input_ids", "attention_mask")}
-        batch["return_loss"] = True
-        if "margin" in features[0]:
-            batch["margin"] = torch.tensor([feature["margin"] for feature in features], dtype=torch.float)
-        return batch
-
-    def _pad(self, features: list[dict[str, Any]], side: str) -> Any:
-        return self.tokenizer.pad(
-            [{part: one[f"{part}_{side}"] for part in ("input_ids", "attention_mask")} for one in features],
-            padding=self.padding,
-            # transformers warns of a length that has no effect, which is each one with another padding.
-            max_length=self.max_length if self.padding == "max_length" else None,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_tensors=self.return_tensors,
-        )
-
-
-@dataclass
-class DPODataCollatorWithPadding:
-    """Pad tokenized triples of a prompt, a chosen and a rejected answer.
-
-    Prompts of decoder-only models are padded on the left, all else on the right.
-
-    Args:
-        pad_token_id: pads what a model reads.
-        label_pad_token_id: pads labels.
-        is_encoder_decoder: whether the model has an encoder of its own.
-    """
-
-    pad_token_id: int = 0
-    label_pad_token_id: int = -100
-    is_encoder_decoder: bool | None = False
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate by the endings of the keys.
-
-        Returns:
-            Tensors (batch, length) for keys that end in `_input_ids`, `_attention_mask` or `_labels`, tensors
-            (batch,) for those in `_logps`, and lists for all others.
-
-        Raises:
-            ValueError: there is no padding token, or a key of an encoder-decoder model belongs to no part.
-        """
-        return {key: self._collate(key, [feature[key] for feature in features]) for key in features[0]}
-
-    def _collate(self, key: str, rows: list[Any]) -> Any:
-        if key.endswith(("_input_ids", "_attention_mask", "_labels")):
-            fill = self._padding_of(key)
-            tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
-            if self.is_encoder_decoder or "prompt" not in key:
-                return pad_sequence(tensors, batch_first=True, padding_value=fill)
-            mirrored = pad_sequence([row.flip(0) for row in tensors], batch_first=True, padding_value=fill)
-            return mirrored.flip(1)
-        return torch.tensor(rows) if key.endswith("_logps") else rows
-
-    def _padding_of(self, key: str) -> int:
-        if key.endswith("_attention_mask"):
-            return 0
-        if self.is_encoder_decoder:
-            is_read = key.startswith("prompt") and key.endswith("_input_ids")
-            if not is_read and not key.startswith(("chosen", "rejected")) and "decoder" not in key:
-                msg = f"Unexpected key in batch '{key}': it is of no prompt, chosen or rejected. Rename it."
-                raise ValueError(msg)
-        else:
-            is_read = key.endswith("_input_ids")
-        if not is_read:
-            return self.label_pad_token_id
-        if self.pad_token_id is None:
-            msg = (
-                "Padding is enabled, but the tokenizer is not configured with a padding token. Explicitly "
-                "set `tokenizer.pad_token` (e.g. `tokenizer.pad_token = tokenizer.eos_token`) before "
-                "calling the trainer."
-            )
-            raise ValueError(msg)
-        return self.pad_token_id
-
-
-class ConstantLengthDataset(IterableDataset):  # type: ignore[type-arg]
-    """Texts, tokenized, strung together and cut into sequences of one length; what is left over is dropped.
-
-    Args:
-        tokenizer: tokenizes many texts at once.
-        dataset: rows, read in order.
-        dataset_text_field: the column with the text, where there is no `formatting_func`.
-        formatting_func: makes the text of a row.
-        infinite: begin again at the end, with a warning.
-        seq_length: tokens of a sequence.
-        num_of_sequences: about how many sequences are made at a time.
-        chars_per_token: an estimate, by which the number of characters to read at a time is found.
-        eos_token_id: stands between texts where the tokenizer has no token for that.
-        shuffle: shuffle the sequences that are made at a time, by Python's `random`.
-        append_concat_token: whether a token stands between texts.
-        add_special_tokens: whether the tokenizer adds its own to each text.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        dataset: Any,
-        dataset_text_field: str | None = None,
-        formatting_func: Callable[[Any], str] | None = None,
-        infinite: bool = False,
-        seq_length: int = 1024,
-        num_of_sequences: int = 1024,
-        chars_per_token: float = 3.6,
-        eos_token_id: int = 0,
-        shuffle: bool = True,
-        append_concat_token: bool = True,
-        add_special_tokens: bool = True,
-    ) -> None:
-        self.tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
-            warnings.warn(
-                f"The passed tokenizer does not have an EOS token: `eos_token_id={eos_token_id}` stands in "
-                "for it. Pass the right id if that is another one.",
-                stacklevel=2,
-            )
-        self.concat_token_id = tokenizer.eos_token_id or eos_token_id
-        self.dataset = dataset
-        self.seq_length = seq_length
-        self.infinite = infinite
-        self.current_size = 0
-        self.max_buffer_size = seq_length * chars_per_token * num_of_sequences
-        self.shuffle = shuffle
-        self.append_concat_token = append_concat_token
-        self.add_special_tokens = add_special_tokens
-        if formatting_func is None:
-            self.formatting_func: Callable[[Any], str] = lambda row: row[dataset_text_field]
-        else:
-            self.formatting_func = formatting_func
-            if _positional_parameters(formatting_func) > 1:
-                warnings.warn(
-                    "The passed formatting_func has more than one argument: it is called with one row and "
-                    "nothing else. Give the others defaults, or take them away.",
-                    stacklevel=2,
-                )
-
-    def __len__(self) -> int:
-        """Number of rows, which is not the number of sequences."""
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield `input_ids` and equal `labels`, each (seq_length,)."""
-        texts = self._texts()
-        while buffer := self._read(texts):
-            for sequence in self._pack(buffer):
-                self.current_size += 1
-                yield {"input_ids": torch.tensor(sequence), "labels": torch.tensor(sequence)}
-
-    def _texts(self) -> Iterator[str]:
-        while True:
-            is_empty = True
-            for row in self.dataset:
-                is_empty = False
-                yield self.formatting_func(row)
-            if not self.infinite or is_empty:
-                return
-            warnings.warn("The dataset reached end and the iterator is reset to the start.", stacklevel=2)
-
-    def _read(self, texts: Iterator[str]) -> list[str]:
-        buffer: list[str] = []
-        size = 0
-        for text in texts:
-            buffer.append(text)
-            size += len(text)
-            if size >= self.max_buffer_size:
-                break
-        return buffer
-
-    def _pack(self, buffer: list[str]) -> list[list[int]]:
-        tokenized = self.tokenizer(buffer, add_special_tokens=self.add_special_tokens, truncation=False)
-        between = [self.concat_token_id] if self.append_concat_token else []
-        stream = [token for ids in tokenized["input_ids"] for token in (*ids, *between)]
-        whole = len(stream) - len(stream) % self.seq_length
-        sequences = [stream[at : at + self.seq_length] for at in range(0, whole, self.seq_length)]
-        if self.shuffle:
-            random.shuffle(sequences)
-        return sequences
-
-
-def _positional_parameters(function: Callable[..., Any]) -> int:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(one.kind in kinds for one in inspect.signature(function).parameters.values())
-
-
 class RunningMoments:
     """Mean and deviation of a stream of numbers, over all processes.
 
-    Batches are joined as in Chan et al. (1983): `mean`, `var` (biased), `std` (unbiased) and `count` are
-    those of all numbers so far.
+    `mean`, `var` (biased), `std` (unbiased) and `count` are those of all numbers so far; see
+    `compat.trl.algorithms.moments`.
 
     Args:
-        accelerator: tells whether there are several processes, and reduces over them.
+        accelerator: has `use_distributed`, and reduces over processes.
     """
 
-    def __init__(self, accelerator: Any) -> None:
-        self.mean: Any = 0
-        self.std: Any = 1
-        self.var: Any = 1
-        self.count: Any = 1e-24
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.mean, self.var, self.count = moments.EMPTY
+        self.std: Number = 1
         self.accelerator = accelerator
 
     @torch.no_grad()
     def update(self, xs: torch.Tensor) -> tuple[float, float]:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             xs: numbers, in any shape.
@@ -439,33 +130,21 @@ class RunningMoments:
             Mean and unbiased deviation of the batch.
         """
         batch = self._moments(xs)
-        total = self.count + batch.count
-        distance = batch.mean - self.mean
-        squares = batch.var * batch.count
-        between = distance**2 * self.count * batch.count / total
-        self.var = (self.var * self.count + between + squares) / total
-        self.mean = self.mean + distance * batch.count / total
-        self.std = (self.var * total / (total - 1)).float().sqrt()
-        self.count = total
-        return batch.mean.item(), (squares / (batch.count - 1)).float().sqrt().item()
+        stream = moments.merge(Moments(self.mean, self.var, self.count), batch)
+        self.mean, self.var, self.count = stream
+        self.std = moments.unbiased_std(stream)
+        return torch.as_tensor(batch.mean).item(), moments.unbiased_std(batch).item()
 
-    def _moments(self, xs: torch.Tensor) -> _Moments:
-        if self.accelerator.use_distributed:
-            mean, var, count = get_global_statistics(self.accelerator, xs)
-            return _Moments(mean.float(), var.float(), count)
-        var, mean = torch.var_mean(xs, unbiased=False)
-        return _Moments(mean.float(), var.float(), xs.numel())
-
-
-class _Moments(NamedTuple):
-    mean: torch.Tensor
-    var: torch.Tensor
-    count: Any
+    def _moments(self, xs: torch.Tensor) -> Moments:
+        if not self.accelerator.use_distributed:
+            return moments.of_batch(xs)
+        mean, var, count = get_global_statistics(self.accelerator, xs)
+        return Moments(mean.float(), var.float(), count)
 
 
 @torch.no_grad()
 def get_global_statistics(
-    accelerator: Any, xs: torch.Tensor, mask: torch.Tensor | None = None, device: str = "cpu"
+    accelerator: Accelerator, xs: torch.Tensor, mask: torch.Tensor | None = None, device: str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Find mean, biased variance and count of numbers over all processes.
 
@@ -510,26 +189,6 @@ def compute_accuracy(eval_pred: tuple[Any, Any]) -> dict[str, float]:
         )
     preferred = np.asarray(predictions.argmax(axis=1))
     return {"accuracy": float(np.mean(preferred == np.asarray(labels)))}
-
-
-def pad_to_length(tensor: torch.Tensor, length: int, pad_value: float, dim: int = -1) -> torch.Tensor:
-    """Pad one dimension at its end; what is long enough stays as it is.
-
-    Args:
-        tensor: of any shape.
-        length: that `dim` shall have.
-        pad_value: to pad with.
-        dim: to pad.
-
-    Returns:
-        The same tensor, or a longer one.
-    """
-    missing = length - tensor.size(dim)
-    if missing <= 0:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat([tensor, pad_value * tensor.new_ones(shape)], dim=dim)
 
 
 def disable_dropout_in_model(model: torch.nn.Module) -> None:
@@ -577,7 +236,7 @@ class PerPromptStatTracker:
         self.min_count = min_count
         self.stats: dict[Any, deque[Any]] = {}
 
-    def update(self, prompts: Sequence[str], rewards: Any) -> np.ndarray:
+    def update(self, prompts: Sequence[str], rewards: Sequence[float] | np.ndarray) -> np.ndarray:
         """Remember a batch.
 
         Args:
@@ -607,7 +266,7 @@ class PerPromptStatTracker:
 
 def neftune_post_forward_hook(
     module: torch.nn.Module,
-    input: Any,  # noqa: A002 (TRL's)
+    input: object,  # noqa: A002 (TRL's)
     output: torch.Tensor,
 ) -> torch.Tensor:
     """Add uniform noise to embeddings while training; a forward hook.
@@ -650,7 +309,7 @@ def peft_module_casting_to_bf16(model: torch.nn.Module) -> None:
 
 
 def trl_sanitze_kwargs_for_tagging(
-    model: Any, tag_names: list[str], kwargs: dict[str, Any] | None = None
+    model: object, tag_names: list[str], kwargs: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Add a trainer's tags to what `push_to_hub` is given.
 

@@ -21,7 +21,7 @@ import torch
 from transformers.utils import logging as hf_logging
 
 import compat
-from compat.trainer import saving
+from compat.trainer.components import checkpoint_writer
 from tests.distributed.sharded import compile_nothing, gpt2, rows, whole, zero
 
 FSDP = {"fsdp": "full_shard auto_wrap"}
@@ -63,7 +63,7 @@ class Noisy(torch.utils.data.Dataset):
 
 
 def die_at(step):
-    honest = saving.place
+    honest = checkpoint_writer.place
 
     def place(checkpoint):
         if checkpoint.endswith(f"-{step}"):
@@ -72,7 +72,7 @@ def die_at(step):
             os.kill(os.getpid(), signal.SIGKILL)
         honest(checkpoint)
 
-    saving.place = place
+    checkpoint_writer.place = place
 
 
 def main(name):

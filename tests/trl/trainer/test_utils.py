@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import sys
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -87,97 +86,11 @@ class TestStatistics:
             assert utils.compute_accuracy((scores, np.zeros(4))) == {"accuracy": 0.75}
 
 
-class TestCompletions:
-    def test_equal_pad_and_eos_are_told_where_there_are_turns(self):
-        tokenizer = parts.tokenizer()
-        tokenizer.pad_token = tokenizer.eos_token
-        with pytest.warns(
-            UserWarning, match="pad_token_id and eos_token_id values of this tokenizer are identical"
-        ):
-            utils.DataCollatorForCompletionOnlyLM("a", "b", tokenizer=tokenizer)
-        # One turn needs no end.
-        utils.DataCollatorForCompletionOnlyLM("a", tokenizer=tokenizer)
-
-    def test_a_sequence_without_the_template_is_told_and_left_out(self):
-        tokenizer = parts.tokenizer()
-        collator = utils.DataCollatorForCompletionOnlyLM("### Assistant:", tokenizer=tokenizer)
-        with pytest.warns(UserWarning, match=r"Could not find response key `### A.*the sea is wide"):
-            batch = collator([tokenizer("the sea is wide")])
-        assert (batch["labels"] == -100).all()
-
-
-class TestPadding:
-    PAIR: ClassVar = {
-        "input_ids_chosen": [1, 2],
-        "attention_mask_chosen": [1, 1],
-        "input_ids_rejected": [3],
-        "attention_mask_rejected": [1],
-    }
-
-    def test_missing_parts_of_a_pair_are_named(self):
-        half = {name: value for name, value in self.PAIR.items() if name != "input_ids_rejected"}
-        with pytest.raises(ValueError, match=r"`input_ids_rejected`.*; input_ids_rejected is missing"):
-            utils.RewardDataCollatorWithPadding(parts.tokenizer())([self.PAIR, half])
-
-    def test_a_prompt_needs_a_padding_token(self):
-        rows = [{"prompt_input_ids": [1], "prompt_attention_mask": [1]}]
-        for is_encoder_decoder in (False, True):
-            collator = utils.DPODataCollatorWithPadding(None, is_encoder_decoder=is_encoder_decoder)
-            with pytest.raises(
-                ValueError, match=r"not configured with a padding token\. Explicitly set `tokenizer"
-            ):
-                collator(rows)
-
-    def test_a_part_of_nothing_is_refused(self):
-        collator = utils.DPODataCollatorWithPadding(is_encoder_decoder=True)
-        with pytest.raises(ValueError, match="Unexpected key in batch 'other_labels'"):
-            collator([{"other_labels": [1]}])
-
-    def test_padded_on_the_right_at_any_place(self):
-        padded = utils.pad_to_length(torch.ones(1, 2, 2, dtype=torch.long), 3, -1, dim=1)
-        assert padded.tolist() == [[[1, 1], [1, 1], [-1, -1]]]
-        assert padded.dtype == torch.long
-
+class TestNumbers:
     def test_remainders_are_refused(self):
         assert utils.exact_div(12, 3, "a", "b") == 4
         with pytest.raises(ValueError, match=r"`batch`, a=7, b=2, inexact division: 7 / 2 = 3.5"):
             utils.exact_div(7, 2, "a", "b", "`batch`")
-
-
-class TestPacking:
-    @staticmethod
-    def dataset(rows, **options):
-        return utils.ConstantLengthDataset(parts.tokenizer(), rows, "text", **options)
-
-    def test_a_buffer_that_ends_with_the_data_is_the_last(self):
-        rows = [{"text": "the sea is wide"}] * 4
-        size = len(rows[0]["text"])
-        # TRL 0.7.11 asks its tokenizer for the tokens of no text here, and ends with an error.
-        packed = self.dataset(rows, seq_length=2, num_of_sequences=1, chars_per_token=size, shuffle=False)
-        whole = self.dataset(rows, seq_length=2, shuffle=False)
-        assert [row["input_ids"].tolist() for row in packed] == [row["input_ids"].tolist() for row in whole]
-        assert packed.current_size == whole.current_size > 0
-
-    def test_nothing_is_not_repeated_for_ever(self):
-        assert list(self.dataset([], infinite=True)) == []
-
-    def test_beginning_again_is_told(self):
-        rows = iter(self.dataset([{"text": "a b c"}], infinite=True, seq_length=2, num_of_sequences=2))
-        with pytest.warns(UserWarning, match="iterator is reset to the start"):
-            assert len({tuple(next(rows)["input_ids"].tolist()) for _ in range(9)}) > 1
-
-    def test_another_end_of_texts_is_told(self):
-        tokenizer = parts.tokenizer()
-        tokenizer.eos_token = None
-        with pytest.warns(UserWarning, match="does not have an EOS token: `eos_token_id=7`"):
-            dataset = utils.ConstantLengthDataset(
-                tokenizer, [{"text": "a"}], "text", eos_token_id=7, seq_length=2, shuffle=False
-            )
-        assert next(iter(dataset))["input_ids"].tolist()[-1] == 7
-
-    def test_a_function_of_two_is_told(self):
-        with pytest.warns(UserWarning, match="formatting_func has more than one argument"):
-            self.dataset([], formatting_func=lambda row, other: row)
 
 
 class TestModels:

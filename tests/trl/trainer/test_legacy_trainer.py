@@ -6,7 +6,7 @@ import transformers
 from accelerate.data_loader import SeedableRandomSampler
 
 import compat
-from compat.trl.trainer import vintage
+from compat.trl.trainer import legacy_trainer
 from tests.trl import runs
 from tests.trl.setups import parts
 
@@ -18,7 +18,7 @@ def rows():
 
 def trainer(folder, **given):
     args = compat.TrainingArguments(**runs.options(str(folder), **{"max_steps": 1, **given}))
-    return vintage.VintageTrainer(
+    return legacy_trainer.Transformers437Trainer(
         model=parts.causal(), args=args, train_dataset=rows(), tokenizer=parts.tokenizer()
     )
 
@@ -135,7 +135,7 @@ def test_gradients_reach_what_has_no_method_for_it():
             return self.embedding
 
     model = Plain()
-    vintage.let_inputs_require_grad(model)
+    legacy_trainer.let_inputs_require_grad(model)
     assert model.embedding(torch.tensor([1])).requires_grad
 
 
@@ -150,6 +150,6 @@ def test_quantized_models_are_prepared_with_the_options_of_the_run(monkeypatch):
 
     monkeypatch.setattr(peft, "prepare_model_for_kbit_training", prepare)
     args = type("Args", (), {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"a": 1}})
-    assert vintage.prepared_for_bits("model", args) == "model"
-    assert vintage.prepared_for_bits("model", None) == "model"
+    assert legacy_trainer.prepared_for_bits("model", args) == "model"
+    assert legacy_trainer.prepared_for_bits("model", None) == "model"
     assert seen == [(True, {"a": 1}), (False, None)]

@@ -17,12 +17,14 @@ from compat.checkpoint.manifest import differences, read
 from compat.checkpoint.whole import last_whole
 from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
-from compat.trainer import Trainer, saving
+from compat.trainer.components import checkpoint_writer
 from tests.small import trainer, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import compat
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
 ASYNC = {**SAVING, "lightning": {"save_async": True}}
@@ -164,7 +166,7 @@ class Interrupted(transformers.TrainerCallback):
 
 def interrupted_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate, callback: Interrupted
-) -> Trainer:
+) -> compat.Trainer:
     """A run that Ctrl-C has ended while its writer waits at a gate."""
     held(monkeypatch, gate)
     run = trainer(folder, callbacks=[callback], **ASYNC)
@@ -239,7 +241,7 @@ def test_what_callbacks_put_into_a_checkpoint_that_is_still_written_stays(tmp_pa
 
 
 def test_a_callback_may_wait_for_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "SECONDS_TO_BE_TOLD", 0.1)
+    monkeypatch.setattr(checkpoint_writer, "SECONDS_TO_BE_TOLD", 0.1)
     found = []
 
     class Waiting(transformers.TrainerCallback):

@@ -1,4 +1,4 @@
-"""The Trainer that TRL 0.7's trainers were written for: that of transformers 4.37, on ours."""
+"""The Trainer of transformers 4.37, the base class of TRL 0.7's trainers, on `compat.Trainer`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,28 @@ from compat.trl.import_utils import is_peft_available
 from compat.trl.trainer.utils import trl_sanitze_kwargs_for_tagging
 
 if TYPE_CHECKING:
-    from torch import nn
+    from datasets import Dataset
+    from peft import PeftConfig
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader, Sampler
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState
 
     from compat.upstream.schedule import Schedule
 
 PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
-"""The classes of arguments that know nothing of a trainer's own."""
+"""The classes of arguments without the fields of a specific trainer."""
 
 
-class VintageFlow(DefaultFlowCallback):  # type: ignore[misc]
-    """Logs, evaluates and saves when 4.37 did: the last step is one like any other.
+class Transformers437Flow(DefaultFlowCallback):  # type: ignore[misc]
+    """Logs, evaluates and saves at the steps of 4.37: the last step is no exception.
 
-    Today's evaluates and saves there as well, whatever `eval_steps` and `save_steps` say.
+    Newer releases also evaluate and save at the last step, regardless of `eval_steps` and `save_steps`.
     """
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Decide what is to be done after a step."""
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> TrainerControl:
+        """Set the flags of the control after a step."""
         before = dict(vars(control))
         super().on_step_end(args, state, control, **kwargs)
         for what, steps in (("should_evaluate", state.eval_steps), ("should_save", state.save_steps)):
@@ -47,73 +53,79 @@ class VintageFlow(DefaultFlowCallback):  # type: ignore[misc]
         return control
 
 
-class VintageTrainer(Trainer):
-    """A Trainer with the arithmetic and the names of 4.37.
+class Transformers437Trainer(Trainer):
+    """A Trainer with the arithmetic and the names of transformers 4.37.
 
-    The loss of a micro-batch is its own mean, divided by `gradient_accumulation_steps`, whatever the model
-    could do with the number of tokens in the window. A window that an epoch ends in goes on in the next
-    epoch; only where the window is longer than the epoch does each epoch end with a step. Samples are drawn
-    in the order of then, by torch's own random numbers, unless `accelerator_config` or `data_seed` ask for
-    another one. After the last step there is an evaluation or a checkpoint only where it is time for one.
+    The loss of a micro-batch is its mean divided by `gradient_accumulation_steps`; models do not see the
+    number of tokens in the window. A window continues across epochs; if it is longer than an epoch, each
+    epoch ends with a step. The sampler draws with torch's global generator, unless `accelerator_config` or
+    `data_seed` request another one. The last step evaluates or saves only if its number requires it.
 
     Args:
-        tokenizer: `processing_class` in today's words.
-        eval_dataset: as in `compat.Trainer`. Where there is none, an `eval_strategy` fails at the first
-            evaluation and not before.
+        tokenizer: the `processing_class` of newer releases.
+        eval_dataset: as in `compat.Trainer`. Without one, `eval_strategy` fails at the first evaluation.
         kwargs: as in `compat.Trainer`.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl"]
     carries_windows: ClassVar[bool] = True
 
-    def __init__(self, *, tokenizer: Any = None, eval_dataset: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        **kwargs: object,
+    ) -> None:
         lacks_data = eval_dataset is None
-        # Today's Trainer refuses to be made where it is to evaluate and has nothing to evaluate on.
+        # Newer Trainers refuse an `eval_strategy` without a dataset.
         super().__init__(
             processing_class=tokenizer, eval_dataset={} if lacks_data else eval_dataset, **kwargs
         )
         if lacks_data:
             self.eval_dataset = None
-            _tell_of_missing_data(self.args)
+            _warn_of_missing_data(self.args)
         callbacks = self.callback_handler.callbacks
-        callbacks[:] = [VintageFlow() if type(one) is DefaultFlowCallback else one for one in callbacks]
+        callbacks[:] = [
+            Transformers437Flow() if type(one) is DefaultFlowCallback else one for one in callbacks
+        ]
         self.model_accepts_loss_kwargs = False
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(self._tag_names)
 
     @property
-    def tokenizer(self) -> Any:
-        """What tokenizes; `processing_class` in today's words."""
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; `processing_class` of newer releases."""
         return self.processing_class
 
     @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.processing_class = tokenizer
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Have samples drawn as in 4.37, which had no sampler with a seed of its own."""
+        """Disable the sampler with its own seed, which 4.37 does not have."""
         super().create_accelerator_and_postprocess()
         if self.args.data_seed is None and self.args.accelerator_config == AcceleratorConfig():
             self.accelerator.dataloader_config.use_seedable_sampler = False
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """Have several processes draw their order as one does; accelerate of today draws a seed besides."""
+    def _get_train_sampler(self, *args: object, **kwargs: object) -> Sampler[int] | None:
+        """Make several processes draw the order of one process; newer accelerate draws a seed first."""
         sampler = super()._get_train_sampler(*args, **kwargs)
         is_shared = self.accelerator.num_processes > 1 and not self.accelerator.use_seedable_sampler
         return AgreedSampler.of(sampler) if is_shared and type(sampler) is RandomSampler else sampler
 
     @property
     def current_gradient_accumulation_steps(self) -> int:
-        """What a loss is divided by: a whole window, also where an epoch has fewer micro-steps."""
+        """The divisor of the loss: a full window, also if an epoch has fewer micro-steps."""
         steps: int = self.args.gradient_accumulation_steps
         return steps
 
     @current_gradient_accumulation_steps.setter
     def current_gradient_accumulation_steps(self, steps: int) -> None:
-        """Newer releases divide by the micro-steps that a window has in fact."""
+        """Ignore the value: newer releases set the actual micro-steps of a window."""
 
-    def _measure_training(self, dataloader: Any) -> Schedule:
-        """Count the whole windows of an epoch alone."""
+    def _measure_training(self, dataloader: DataLoader[Any]) -> Schedule:
+        """Count only the full windows of an epoch."""
         schedule: Schedule = super()._measure_training(dataloader)
         if not has_length(dataloader):
             return schedule
@@ -130,31 +142,31 @@ class VintageTrainer(Trainer):
             max_steps=max_steps,
         )
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Log the learning rate that comes next, and not the one that has been stepped by."""
+    def _maybe_log_save_evaluate(self, *args: object, **kwargs: object) -> None:
+        """Log the learning rate of the next step, not of the last one."""
         super()._maybe_log_save_evaluate(*args, **{**kwargs, "learning_rate": None})
 
     def push_to_hub(  # type: ignore[override]
-        self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any
+        self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: object
     ) -> str:
-        """Push the model, tagged as this trainer's.
+        """Push the model with the tags of this trainer.
 
         Mirrors `transformers.Trainer.push_to_hub`.
 
         Args:
-            commit_message: of the commit.
-            blocking: whether to wait for its end.
-            kwargs: for the model card; `tags` are added to.
+            commit_message: the message of the commit.
+            blocking: whether to wait for the upload.
+            kwargs: arguments of the model card; `tags` are extended.
 
         Returns:
-            The address of the repository, or the upload that is under way.
+            The address of the repository, or the running upload.
         """
         tagged = trl_sanitze_kwargs_for_tagging(self.model, [*self._tag_names], kwargs) or {}
         pushed: str = super().push_to_hub(commit_message=commit_message, blocking=blocking, **tagged)
         return pushed
 
 
-def _tell_of_missing_data(args: Any) -> None:
+def _warn_of_missing_data(args: TrainingArguments) -> None:
     strategy = args.eval_strategy
     if strategy != IntervalStrategy.NO:
         warnings.warn(
@@ -166,12 +178,12 @@ def _tell_of_missing_data(args: Any) -> None:
 
 
 def default_arguments() -> TrainingArguments:
-    """What HF's Trainer takes where it is given no arguments."""
+    """Return the default arguments of HF's Trainer."""
     return TrainingArguments(output_dir="tmp_trainer")
 
 
-def same_draws_everywhere() -> Any:
-    """Have Python's `random` stand at the same place in all processes of a job, and return that place."""
+def same_draws_everywhere() -> tuple[Any, ...]:
+    """Set the state of Python's `random` in all processes to that of the first, and return it."""
     place = [random.getstate()]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(place)
@@ -179,8 +191,8 @@ def same_draws_everywhere() -> Any:
     return place[0]
 
 
-def is_peft_model(model: Any) -> bool:
-    """Whether a model is PEFT's."""
+def is_peft_model(model: object) -> bool:
+    """Whether a model is a PEFT model."""
     if not is_peft_available():
         return False
     from peft import PeftModel
@@ -188,11 +200,11 @@ def is_peft_model(model: Any) -> bool:
     return isinstance(model, PeftModel)
 
 
-def require_peft(peft_config: Any) -> None:
-    """Refuse an adapter where PEFT is missing.
+def require_peft(peft_config: PeftConfig | None) -> None:
+    """Refuse an adapter without PEFT.
 
     Raises:
-        ValueError: there is a configuration and no PEFT.
+        ValueError: there is a configuration, and PEFT is not installed.
     """
     if peft_config is not None and not is_peft_available():
         msg = (
@@ -203,17 +215,17 @@ def require_peft(peft_config: Any) -> None:
         raise ValueError(msg)
 
 
-def is_loaded_in_bits(model: Any) -> bool:
+def is_loaded_in_bits(model: object) -> bool:
     """Whether bitsandbytes has quantized a model."""
     return any(getattr(model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
 
 
-def prepared_for_bits(model: Any, args: Any) -> Any:
-    """Have PEFT make a quantized model fit for an adapter to be trained on it.
+def prepared_for_bits(model: PreTrainedModel, args: TrainingArguments) -> PreTrainedModel:
+    """Prepare a quantized model for the training of an adapter, with PEFT.
 
     Args:
         model: a quantized model.
-        args: training arguments, whose gradient checkpointing is set up here.
+        args: training arguments with the options of gradient checkpointing.
     """
     from peft import prepare_model_for_kbit_training
 
@@ -225,13 +237,13 @@ def prepared_for_bits(model: Any, args: Any) -> Any:
     return prepare_model_for_kbit_training(model, **options)
 
 
-def let_inputs_require_grad(model: Any) -> None:
-    """Let gradients reach checkpointed layers below which nothing is trained."""
+def let_inputs_require_grad(model: PreTrainedModel) -> None:
+    """Make embeddings require gradients, for checkpointed layers above frozen ones."""
     if hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()
         return
     model.get_input_embeddings().register_forward_hook(_require_grad)
 
 
-def _require_grad(module: nn.Module, inputs: Any, output: Any) -> None:
+def _require_grad(module: nn.Module, inputs: object, output: Tensor) -> None:
     output.requires_grad_(True)

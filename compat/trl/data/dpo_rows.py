@@ -1,43 +1,46 @@
-"""From a prompt and two answers to tokens, as `DPOTrainer` wants them."""
+"""Tokenizes prompts with a chosen and a rejected answer for `DPOTrainer`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compat.trl.algorithms.dpo_tokens import SIDES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 Tokens = dict[str, list[int]]
 """`input_ids` and `attention_mask` of one text."""
 
 PARTS = ("input_ids", "attention_mask")
-SIDES = ("chosen", "rejected")
 
 TRUNCATIONS: dict[str, Callable[[int], slice]] = {
     "keep_start": lambda length: slice(None, length),
     "keep_end": lambda length: slice(-length, None),
 }
-"""A truncation mode → which tokens of a prompt that is too long are kept."""
+"""A truncation mode → the remaining tokens of a long prompt."""
 
 
 @dataclass(frozen=True)
 class RowTokenizer:
-    """Tokenizes the rows of a dataset of preferences.
+    """Tokenizes the rows of a preference dataset.
 
     Attributes:
-        tokenizer: the model's.
-        is_encoder_decoder: whether the prompt is read by an encoder of its own.
-        max_length: longest prompt and answer together, in tokens; of decoder-only models.
-        max_prompt_length: what a prompt that is too long is cut to.
-        max_target_length: longest answer; of encoder-decoder models.
-        truncation_mode: which end of a prompt is kept; of decoder-only models.
-        label_pad_token_id: the label of a prompt's tokens.
+        tokenizer: the tokenizer of the model.
+        is_encoder_decoder: whether an encoder reads the prompt.
+        max_length: tokens of prompt and answer; for decoder-only models.
+        max_prompt_length: tokens of a truncated prompt.
+        max_target_length: tokens of an answer; for encoder-decoder models.
+        truncation_mode: a key of `TRUNCATIONS`; for decoder-only models.
+        label_pad_token_id: the label of prompt tokens.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     is_encoder_decoder: bool
     max_length: int
     max_prompt_length: int
@@ -45,26 +48,34 @@ class RowTokenizer:
     truncation_mode: str
     label_pad_token_id: int
 
+    @classmethod
+    def of(cls, trainer: object) -> RowTokenizer:
+        """Build a tokenizer of rows from the attributes of a trainer with the same names."""
+        return cls(**{field.name: getattr(trainer, field.name) for field in fields(cls)})
+
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Tokenize a row, as `datasets.Dataset.map` asks for it."""
+        """Tokenize a row for `datasets.Dataset.map`."""
         return self.tokenize(row, self.split)
 
     def tokenize(
-        self, row: dict[str, Any], split: Callable[[str, str], dict[str, list[int]]], model: Any = None
+        self,
+        row: dict[str, Any],
+        split: Callable[[str, str], dict[str, list[int]]],
+        model: PreTrainedModel | None = None,
     ) -> dict[str, Any]:
         """Tokenize a row.
 
         Args:
             row: has texts `prompt`, `chosen` and `rejected`.
             split: `build_tokenized_answer`.
-            model: an encoder-decoder model that makes decoder inputs of labels.
+            model: an encoder-decoder model; makes decoder inputs from labels.
 
         Returns:
-            `prompt_input_ids` and `prompt_attention_mask`, and for each side `_labels`; beside them
-            `_input_ids` and `_attention_mask` of prompt and answer together where there is no encoder.
+            `prompt_input_ids` and `prompt_attention_mask`, and `_labels` of each side; for decoder-only
+            models also `_input_ids` and `_attention_mask` of prompt and answer together.
 
         Raises:
-            ValueError: a part is no text; the two prompts differ in more than their last token.
+            ValueError: a column is no text; the two prompts differ in more than their last token.
         """
         if self.is_encoder_decoder:
             return self._for_encoder(row, model)
@@ -77,10 +88,10 @@ class RowTokenizer:
             side: {part: tokens[f"prompt_{part}"] for part in PARTS} for side, tokens in answers.items()
         }
         shortest = _shared_length(*(prompt["input_ids"] for prompt in prompts.values()))
-        # The last token of the prompt may be one with the first of an answer: generation begins ahead of it.
+        # The tokenizer may merge the last token of the prompt with the answer: generation begins before it.
         alone = self.tokenizer(row["prompt"], add_special_tokens=False)
         prompts["prompt"] = {part: alone[part][:shortest] for part in PARTS}
-        # Whatever else the tokenizer tells of the prompt; nothing of ours reads it.
+        # Further columns of the tokenizer are passed on unread.
         rest = {f"prompt_{part}": values[:shortest] for part, values in alone.items() if part not in PARTS}
         return rest | self._fitted({side: self._begun(tokens) for side, tokens in prompts.items()}, answers)
 
@@ -94,7 +105,7 @@ class RowTokenizer:
         )
 
     def _fitted(self, prompts: dict[str, Tokens], answers: dict[str, Any]) -> dict[str, Any]:
-        """Cut prompts first, answers then, and put them together."""
+        """Truncate prompts, then answers, and concatenate them."""
         ended = {
             side: _joined({part: answers[side][part] for part in PARTS}, self._special("eos"))
             for side in SIDES
@@ -128,18 +139,18 @@ class RowTokenizer:
         return {part: values[kept] for part, values in prompt.items()}
 
     def split(self, prompt: str, answer: str) -> dict[str, list[int]]:
-        """Tokenize a prompt and its answer as one text, and part the tokens.
+        """Tokenize a prompt and its answer as one text, and split the tokens.
 
         Args:
             prompt: the prompt.
-            answer: what follows it.
+            answer: the answer.
 
         Returns:
-            `prompt_input_ids` and `prompt_attention_mask`, `input_ids` and `attention_mask` of the answer. A
-            token that belongs to both is the answer's.
+            `prompt_input_ids` and `prompt_attention_mask`, `input_ids` and `attention_mask` of the answer.
+            The answer has a merged token.
 
         Raises:
-            ValueError: the whole has fewer tokens than the prompt.
+            ValueError: both together have fewer tokens than the prompt.
         """
         whole = self.tokenizer(prompt + answer, add_special_tokens=False)
         alone = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -158,8 +169,8 @@ class RowTokenizer:
             **{part: whole[part][border:] for part in PARTS},
         }
 
-    def _for_encoder(self, row: dict[str, Any], model: Any) -> dict[str, Any]:
-        def read(name: str, length: int | None) -> Any:
+    def _for_encoder(self, row: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+        def read(name: str, length: int | None) -> BatchEncoding:
             return self.tokenizer(row[name], truncation=True, max_length=length, add_special_tokens=True)
 
         found = {f"{side}_labels": read(side, self.max_target_length)["input_ids"] for side in SIDES}
@@ -178,7 +189,7 @@ def _joined(first: Tokens, second: Tokens) -> Tokens:
 
 
 def _shared_length(chosen: list[int], rejected: list[int]) -> int:
-    """Length of the shorter of two tokenizations of one prompt, which differ in their last token at most."""
+    """Return the length of the shorter one of two tokenizations; they may differ in the last token."""
     differing = sum(one != other for one, other in zip(chosen, rejected, strict=False))
     if differing > 1 or abs(len(chosen) - len(rejected)) > 1:
         msg = (

@@ -236,7 +236,7 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
 
 TWICE = """
 import os, signal, sys
-from tests.trainer.test_preemption import At, RUN, tell
+from tests.trainer.components.test_shutdown import At, RUN, tell
 from tests.small import trainer
 
 numbers = [getattr(signal, name) for name in sys.argv[2:]]
@@ -256,7 +256,7 @@ trainer(sys.argv[1], callbacks=[at], **RUN).train()
 def test_statuses(tmp_path: Path, names: list[str], status: int, saved: list[str]) -> None:
     ended = subprocess.run(
         [PYTHON, "-W", "ignore", "-c", TWICE, str(tmp_path), *names],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         check=False,
         timeout=120,
     )

@@ -1,0 +1,3 @@
+"""Datasets and collators: rows in, tokens and batches out."""
+
+from __future__ import annotations
