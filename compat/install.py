@@ -46,11 +46,17 @@ PATCHES = (
 """Every name that `install()` replaces."""
 
 SUPPLIED = (
-    Patch("transformers.trainer_utils", "EvaluationStrategy", "compat.upstream.departed:EvaluationStrategy"),
-    Patch("transformers.utils", "send_example_telemetry", "compat.upstream.departed:send_example_telemetry"),
-    Patch("transformers", "top_k_top_p_filtering", "compat.upstream.departed:top_k_top_p_filtering"),
-    Patch("transformers", "is_torch_tpu_available", "compat.upstream.departed:is_torch_tpu_available"),
-    Patch("transformers.utils", "is_torch_tpu_available", "compat.upstream.departed:is_torch_tpu_available"),
+    Patch(
+        "transformers.trainer_utils", "EvaluationStrategy", "compat.upstream.removed_names:EvaluationStrategy"
+    ),
+    Patch(
+        "transformers.utils", "send_example_telemetry", "compat.upstream.removed_names:send_example_telemetry"
+    ),
+    Patch("transformers", "top_k_top_p_filtering", "compat.upstream.removed_names:top_k_top_p_filtering"),
+    Patch("transformers", "is_torch_tpu_available", "compat.upstream.removed_names:is_torch_tpu_available"),
+    Patch(
+        "transformers.utils", "is_torch_tpu_available", "compat.upstream.removed_names:is_torch_tpu_available"
+    ),
 )
 """Every name that `install()` adds where the installed release has dropped it."""
 
@@ -82,7 +88,7 @@ def install() -> None:
         held = list(sys.modules.values())  # some may be replaced while ours are imported
         replacements = _resolve()
         bases = _bases(replacements)
-        changes = [*_names(replacements, held), *bases, *_constructors(bases), *_departed()]
+        changes = [*_names(replacements, held), *bases, *_constructors(bases), *_removed_names()]
         try:
             for owner, name, value in changes:
                 original = getattr(owner, name, _ABSENT)
@@ -198,7 +204,7 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
     ]
 
 
-def _departed() -> list[tuple[Any, str, Any]]:
+def _removed_names() -> list[tuple[Any, str, Any]]:
     """The names that scripts import and that the installed release has dropped."""
     found = []
     for patch in SUPPLIED:

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import compat
-from compat.checkpoint.inert import read_arguments
+from compat.checkpoint.safe_unpickler import read_arguments
 from compat.errors import RebaseError, UnknownArgumentError
 from compat.upstream.environment import contained
 from compat.upstream.trainer import HFTrainer

@@ -31,7 +31,7 @@ from compat.arguments.names import (
     with_other_names,
 )
 from compat.arguments.parser import FLAGS_OF_LIGHTNING
-from compat.arguments.resolve import settle
+from compat.arguments.resolve import reconcile
 from compat.arguments.setters import refuses_unknown_names, with_all_parameters
 from compat.errors import ArgumentError
 from compat.upstream import process, started
@@ -90,7 +90,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if TrainingArguments.on_given is not None:
             TrainingArguments.on_given(type(self), given)
         drop_overruled(values, type(self))
-        migrated, found = settle(values, native_defaults(type(self)), CHOICES)
+        migrated, found = reconcile(values, native_defaults(type(self)), CHOICES)
         started.join()
         here = Here.look(is_distributed=process.is_launched())
         kind = "cpu" if self._stays_on_cpu() else here.device_type

@@ -163,7 +163,7 @@ def known_only(given: Mapping[str, Any]) -> dict[str, Any]:
 def _from_saved(path: str) -> dict[str, Any]:
     from compat.arguments.names import native_defaults
     from compat.arguments.seq2seq import Seq2SeqTrainingArguments
-    from compat.checkpoint.inert import read_arguments
+    from compat.checkpoint.safe_unpickler import read_arguments
 
     saved = read_arguments(path)
     defaults = native_defaults(Seq2SeqTrainingArguments)

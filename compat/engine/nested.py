@@ -52,7 +52,9 @@ def run_evaluation(
     loader = EvaluationLoader(dataloader)
     # In `fit` the module that Lightning is driving, also where a callback has replaced the trainer's model.
     module = cast("TrainerModule", trainer.lightning_module if is_fitting(trainer) else module)
-    is_alone = _is_set_up(trainer, module) and not is_observed(trainer, has_guest=module.has_guest)
+    is_alone = _is_set_up(trainer, module) and not is_observed(
+        trainer, has_user_module=module.has_user_module
+    )
     outer, module.evaluation = module.evaluation, evaluation
     try:
         if is_alone:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compat.arguments.fields import masked, shown
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
-from compat.arguments.lightning import Fate, count
+from compat.arguments.lightning import Handling, count
 from compat.arguments.machine import machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
 from compat.arguments.sharding import READ, sharding_problems
@@ -263,8 +263,8 @@ def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
         yield Setting(
             field=f"lightning.{name}",
             value=masked(name, plain(value)),
-            kind=Kind.FLAG if flag.fate is Fate.PASSED else Kind.HF,
-            target=name if flag.fate is Fate.PASSED else flag.says or name,
+            kind=Kind.FLAG if flag.handling is Handling.PASSED else Kind.HF,
+            target=name if flag.handling is Handling.PASSED else flag.says or name,
             becomes=masked(name, plain(value)),
             note=flag.note or "asked for by `lightning`",
             changed=value is not False,

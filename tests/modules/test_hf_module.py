@@ -23,7 +23,7 @@ from transformers import (
 import compat
 from compat.callbacks.misplaced import Refusal
 from compat.checkpoint.convert import convert
-from compat.checkpoint.inert import read_arguments
+from compat.checkpoint.safe_unpickler import read_arguments
 from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError
 from tests.parity.parts import data, models

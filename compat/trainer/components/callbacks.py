@@ -154,7 +154,7 @@ class Callbacks(Component):
             return
         kept = {"callbacks": call._call_callbacks_state_dict(built), **self._kept()}
         module, config = cast("TrainerModule", hf.lightning_module), hf._user_module.config
-        if module.has_guest and is_overridden("on_save_checkpoint", hf.model):
+        if module.has_user_module and is_overridden("on_save_checkpoint", hf.model):
             kept.setdefault("state_dict", module.state_dict())
             module.call("on_save_checkpoint", kept)
         waits = config is not None and config.reduce_on_plateau

@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation
-from compat.engine.guest import UserModuleEvaluation, is_guest
 from compat.engine.nested import Validation, is_fitting, is_running, run_evaluation
+from compat.engine.user_module import UserModuleEvaluation, is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
 
@@ -90,7 +90,7 @@ class EvaluationRuns(Component):
         model = self._prepare_model_for_evaluation(dataloader)
         self._announce_evaluation(dataloader, description)
         hf.callback_handler.eval_dataloader = dataloader
-        kind = UserModuleEvaluation if is_guest(hf.model) else Evaluation
+        kind = UserModuleEvaluation if is_user_module(hf.model) else Evaluation
         evaluation = kind(
             hf,
             model,

@@ -19,11 +19,11 @@ from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader, require_equal_lengths
-from compat.engine.guest import GuestModule, is_guest
 from compat.engine.limits import limited
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
+from compat.engine.user_module import UserModuleAdapter, is_user_module
 from compat.errors import CompatError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset
@@ -126,7 +126,7 @@ class Fit(Component):
     def make_module(self) -> TrainerModule:
         """A LightningModule around the model."""
         hf = self.hf
-        return (GuestModule if is_guest(hf.model) else TrainerModule)(hf, hf.model)
+        return (UserModuleAdapter if is_user_module(hf.model) else TrainerModule)(hf, hf.model)
 
     def build(self) -> pl.Trainer:
         """A Lightning Trainer as the plan has it."""
@@ -199,7 +199,7 @@ class Fit(Component):
             accumulation=hf.args.gradient_accumulation_steps,
             replays_data=bool(self.flags.get("replay_data")),
             defers_backward=self._leaves_backward_to_lightning(),
-            surprises=None if is_guest(hf.model) else hf._surprises,
+            surprises=None if is_user_module(hf.model) else hf._surprises,
         )
 
     def run(self, session: Session) -> TrainOutput:

@@ -193,7 +193,7 @@ class Recipe:
         if name.startswith("lightning."):
             return self.has_flag(name.removeprefix("lightning."))
         if setting.kind is Kind.HF and "=" in setting.target:
-            # Given by another generation's name: its fate is that of the argument that says it here.
+            # Given by another generation's name: handled as the argument that says it here.
             name = setting.target.partition("=")[0]
         if name in CARRIED_VALUES:
             return self.values[name] in CARRIED_VALUES[name]

@@ -74,7 +74,7 @@ UNSERVED = {
 """Methods whose place an HF Trainer has for itself → how."""
 
 
-def check_guest(module: Any) -> None:
+def check_user_module(module: Any) -> None:
     """Refuse a LightningModule that an HF Trainer cannot train as it is meant.
 
     Raises:
@@ -97,7 +97,7 @@ def check_guest(module: Any) -> None:
         raise ArgumentError(msg)
 
 
-class GuestModule(TrainerModule):
+class UserModuleAdapter(TrainerModule):
     """Calls the hooks and steps of the user's module where HF's Trainer has its own.
 
     The module is the `model` of the Trainer; its `self.trainer`, `self.log` and `self.global_step` are
@@ -105,28 +105,28 @@ class GuestModule(TrainerModule):
     """
 
     _redirect = _ForwardRedirection()
-    has_guest = True
+    has_user_module = True
 
     @property
     @override
     def flops_per_batch(self) -> Any:
         """What the user's module says; Lightning looks whether it says anything."""
-        guest: Any = self.model
-        return guest.flops_per_batch
+        user_module: Any = self.model
+        return user_module.flops_per_batch
 
     def call(self, hook: str, *args: Any) -> Any:
         """Call a method of the user's module as Lightning would, so that it can log."""
-        with self._calling(hook) as guest:
-            return getattr(guest, hook)(*args)
+        with self._calling(hook) as user_module:
+            return getattr(user_module, hook)(*args)
 
     @contextlib.contextmanager
     def _calling(self, hook: str) -> Iterator[Any]:
-        guest: Any = self.model
-        outer, guest._current_fx_name = guest._current_fx_name, hook
+        user_module: Any = self.model
+        outer, user_module._current_fx_name = user_module._current_fx_name, hook
         try:
-            yield guest
+            yield user_module
         finally:
-            guest._current_fx_name = outer
+            user_module._current_fx_name = outer
 
     def step(self, name: str, model: nn.Module, batch: Any) -> Any:
         """Run `training_step`, `validation_step` or `predict_step`, through a wrapper where there is one.
@@ -136,10 +136,10 @@ class GuestModule(TrainerModule):
             model: the model as HF calls it.
             batch: on its device.
         """
-        with self._calling(name) as guest, _train_of(guest, None):
-            takes_index = is_param_in_hook_signature(getattr(guest, name), "batch_idx", min_args=2)
+        with self._calling(name) as user_module, _train_of(user_module, None):
+            takes_index = is_param_in_hook_signature(getattr(user_module, name), "batch_idx", min_args=2)
             args = (batch, self.batch_idx) if takes_index else (batch,)
-            return self._redirect(model, guest, name, *args)
+            return self._redirect(model, user_module, name, *args)
 
     @property
     def batch_idx(self) -> int:
@@ -210,14 +210,14 @@ class GuestModule(TrainerModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Have the file be the user's module's own, for its `load_from_checkpoint`."""
         super().on_save_checkpoint(checkpoint)
-        guest: Any = self.model
+        user_module: Any = self.model
         for name in {"state_dict", "current_model_state"} & checkpoint.keys():
             weights = checkpoint[name]
             checkpoint[name] = {key.removeprefix("model."): value for key, value in weights.items()}
-        if guest.hparams:
-            checkpoint[guest.CHECKPOINT_HYPER_PARAMS_KEY] = dict(guest.hparams)
-            if guest._hparams_name is not None:
-                checkpoint[guest.CHECKPOINT_HYPER_PARAMS_NAME] = guest._hparams_name
+        if user_module.hparams:
+            checkpoint[user_module.CHECKPOINT_HYPER_PARAMS_KEY] = dict(user_module.hparams)
+            if user_module._hparams_name is not None:
+                checkpoint[user_module.CHECKPOINT_HYPER_PARAMS_NAME] = user_module._hparams_name
         self.call("on_save_checkpoint", checkpoint)
 
     @override
@@ -314,7 +314,7 @@ class UserModuleEvaluation(Evaluation):
 def _hook(name: str, *, opens: bool) -> Callable[..., Any]:
     ours = getattr(TrainerModule, name)
 
-    def hook(self: GuestModule, *args: Any, **kwargs: Any) -> Any:
+    def hook(self: UserModuleAdapter, *args: Any, **kwargs: Any) -> Any:
         if not opens:
             self.call(name, *args, *kwargs.values())
         answer = ours(self, *args, **kwargs)
@@ -327,7 +327,7 @@ def _hook(name: str, *, opens: bool) -> Callable[..., Any]:
 
 
 for _name in (*OPENING, *CLOSING):
-    setattr(GuestModule, _name, _hook(_name, opens=_name in OPENING))
+    setattr(UserModuleAdapter, _name, _hook(_name, opens=_name in OPENING))
 
 
 def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
@@ -355,6 +355,6 @@ def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
     raise ArgumentError(msg)
 
 
-def is_guest(model: Any) -> bool:
+def is_user_module(model: Any) -> bool:
     """Whether a model is a LightningModule of the user's."""
     return isinstance(model, pl.LightningModule)

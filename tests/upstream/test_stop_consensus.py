@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributed import DistNetworkError, HashStore, TCPStore
 
-from compat.upstream import agreement
-from compat.upstream.agreement import Alone, Stop, Together
+from compat.upstream import stop_consensus
+from compat.upstream.stop_consensus import DistributedStop, LocalStop, Stop
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -16,18 +16,18 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> HashStore:
     made = HashStore()
-    monkeypatch.setattr(agreement, "_get_default_store", lambda: made)
+    monkeypatch.setattr(stop_consensus, "_get_default_store", lambda: made)
     return made
 
 
-def ranks(monkeypatch: pytest.MonkeyPatch, run: int = 0) -> tuple[Together, Together]:
+def ranks(monkeypatch: pytest.MonkeyPatch, run: int = 0) -> tuple[DistributedStop, DistributedStop]:
     """Two processes in the same run."""
-    monkeypatch.setattr(Together, "_runs", itertools.repeat(run))
-    return Together(CPU), Together(CPU)
+    monkeypatch.setattr(DistributedStop, "_runs", itertools.repeat(run))
+    return DistributedStop(CPU), DistributedStop(CPU)
 
 
 def test_one_process_agrees_with_itself() -> None:
-    alone = Alone()
+    alone = LocalStop()
     assert alone.look() is None
     alone.propose(3, 15)
     alone.propose(5, 2)
@@ -53,8 +53,8 @@ def test_a_run_hears_nothing_of_the_one_before(store: HashStore, monkeypatch: py
 def test_at_the_end_the_first_process_may_have_left_with_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
     first = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     other = TCPStore("127.0.0.1", first.port, is_master=False)
-    monkeypatch.setattr(agreement, "_get_default_store", lambda: other)
-    together = Together(CPU)
+    monkeypatch.setattr(stop_consensus, "_get_default_store", lambda: other)
+    together = DistributedStop(CPU)
     assert together.look() is None
     del first
     with pytest.raises(DistNetworkError):
@@ -82,8 +82,8 @@ def test_where_reductions_are_only_asked_for_no_process_runs_ahead_by_two_steps(
             told.append(("waits for", self.number))
 
     monkeypatch.setattr(torch, "Event", Event)
-    together = Together(GPU)
-    assert (together.ahead, Together(CPU).ahead) == (2, 1)
+    together = DistributedStop(GPU)
+    assert (together.ahead, DistributedStop(CPU).ahead) == (2, 1)
     for _ in range(3):
         together.look()
     marks, waits = "marks", "waits for"

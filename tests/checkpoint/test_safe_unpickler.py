@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import compat
-from compat.checkpoint.inert import read_arguments
+from compat.checkpoint.safe_unpickler import read_arguments
 from compat.errors import CompatError
 from compat.upstream.environment import contained
 

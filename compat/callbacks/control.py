@@ -10,7 +10,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from compat.callbacks.bookkeeping import Bookkeeping
-from compat.callbacks.run_of_lightning import outdated
+from compat.callbacks.trainer_state import outdated
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 
-class Answers(Bookkeeping):
+class ControlActions(Bookkeeping):
     """Evaluates, saves and stops where HF's control says so."""
 
     def _check_evaluation(self, trainer: pl.Trainer) -> None:

@@ -13,9 +13,9 @@ import transformers
 
 import compat
 from compat.checkpoint import partial
+from compat.checkpoint.atomic import begin, commit, partial_of, remove, sweep
 from compat.checkpoint.manifest import MANIFEST, differences, read
-from compat.checkpoint.partial import begin, commit, partial_of, remove, sweep
-from compat.checkpoint.whole import last_whole
+from compat.checkpoint.selection import last_whole
 from compat.errors import CheckpointError
 from tests.small import losses, trainer, weights
 

@@ -28,7 +28,7 @@ class Stop:
     reason: int
 
 
-class Alone:
+class LocalStop:
     """One process agrees with itself.
 
     Attributes:
@@ -59,7 +59,7 @@ class Alone:
         return self._stop
 
 
-class Together(Alone):
+class DistributedStop(LocalStop):
     """The processes of a job, through the store by which they have found each other.
 
     All look at the end of each update step. One that has a reason proposes a step that no other can have
@@ -75,7 +75,7 @@ class Together(Alone):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self._store = PrefixStore(f"compat/stop/{next(Together._runs)}", _get_default_store())
+        self._store = PrefixStore(f"compat/stop/{next(DistributedStop._runs)}", _get_default_store())
         # On a CPU a reduction is over when it returns; elsewhere it has only been asked for.
         self._device = None if device.type == "cpu" else device
         self._last: torch.Event | None = None
@@ -124,11 +124,11 @@ def _without_first(is_last: bool) -> Iterator[None]:
             raise
 
 
-def agreement(device: torch.device, world_size: int) -> Alone:
+def stop_consensus(device: torch.device, world_size: int) -> LocalStop:
     """How the processes of this run agree.
 
     Args:
         device: where they compute.
         world_size: how many there are.
     """
-    return Together(device) if world_size > 1 else Alone()
+    return DistributedStop(device) if world_size > 1 else LocalStop()

@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 import compat
-from compat.checkpoint.partial import partial_of
-from compat.checkpoint.whole import choose, last_whole
+from compat.checkpoint.atomic import partial_of
+from compat.checkpoint.selection import choose, last_whole
 from compat.errors import ArgumentError
 from tests.small import losses, trainer
 

@@ -8,7 +8,7 @@ from compat.arguments.fields import FIELDS, shown
 from compat.arguments.names import native_defaults
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.callbacks.loggers import ALIASES, REPORTS
-from compat.cli.lightning.fates import FATES, OPTIMIZERS, Part
+from compat.cli.lightning.handling import HANDLING, OPTIMIZERS, Part
 from compat.planning import plan
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ def refused(given: dict[str, Any]) -> Iterator[str]:
     """What none of these commands can do, where it is asked for."""
     defaults = native_defaults(Seq2SeqTrainingArguments)
     for name, value in given.items():
-        fate = FATES[name]
-        if fate.part is Part.REFUSED and value != defaults.get(name, FIELDS[name].default):
-            yield f"`{shown(name, value)}`: `compat fit` and its like cannot do it. {fate.note}"
+        handling = HANDLING[name]
+        if handling.part is Part.REFUSED and value != defaults.get(name, FIELDS[name].default):
+            yield f"`{shown(name, value)}`: `compat fit` and its like cannot do it. {handling.note}"
 
 
 def _typed_as(name: str, value: Any) -> Any:

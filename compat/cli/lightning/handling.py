@@ -1,4 +1,4 @@
-"""The fate of every HF argument under `compat fit`, as data."""
+"""How `compat fit` handles each HF argument, as data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Part(Enum):
 
 
 @dataclass(frozen=True)
-class Fate:
+class Handling:
     """What becomes of one argument.
 
     Attributes:
@@ -99,7 +99,7 @@ OWN: dict[str, tuple[Part, str]] = {
     "sortish_sampler": (Part.REFUSED, "Give `--train_sampling_strategy group_by_length`."),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), (Part.REFUSED, SUBCOMMAND)),
 }
-"""Arguments whose fate is another one than that of their rule."""
+"""Arguments that are handled in another way than by their rule."""
 
 OF_KIND: dict[Kind, Part] = {
     Kind.FLAG: Part.FLAG,
@@ -118,20 +118,20 @@ OF_TARGET: dict[str, Part] = {
 """Target of a rule → what acts here on the same argument."""
 
 
-def _fate(field: str) -> Fate:
+def _handling(field: str) -> Handling:
     rule = RULES[field]
     if field in OWN:
-        return Fate(field, *OWN[field])
+        return Handling(field, *OWN[field])
     part = OF_TARGET.get(rule.target) or OF_KIND.get(rule.kind)
     if rule.target == "HF's Hub code":
-        return Fate(field, Part.REFUSED, "Push with `huggingface-cli upload` after `compat fit`.")
+        return Handling(field, Part.REFUSED, "Push with `huggingface-cli upload` after `compat fit`.")
     if field == "overwrite_output_dir":
-        return Fate(field, Part.NOTHING)
-    assert part is not None, f"{field} has no fate"
-    return Fate(field, part, rule.target if part is Part.FLAG else rule.note)
+        return Handling(field, Part.NOTHING)
+    assert part is not None, f"{field} is not handled"
+    return Handling(field, part, rule.target if part is Part.FLAG else rule.note)
 
 
-FATES: dict[str, Fate] = {field: _fate(field) for field in FIELDS}
+HANDLING: dict[str, Handling] = {field: _handling(field) for field in FIELDS}
 """Argument → what becomes of it."""
 
 OPTIMIZERS = frozenset(
