@@ -17,7 +17,7 @@ import compat
 from compat import install as _  # noqa: F401 (loads the module whose function shares its name)
 from compat.errors import InstallError
 from compat.upstream.environment import contained
-from compat.upstream.trainer import HFTrainer
+from compat.upstream.seams.common import HFTrainer
 from tests.warm import PYTHON
 
 if TYPE_CHECKING:

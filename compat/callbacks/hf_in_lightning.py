@@ -15,7 +15,7 @@ from compat.callbacks.control import ControlActions
 from compat.callbacks.trainer_state import epoch_at, logged, single
 from compat.errors import ArgumentError
 from compat.translate.metric_names import named_as
-from compat.upstream.trainer import determine_best_metric
+from compat.upstream.seams.common import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from compat.translate import LightningPlan
     from compat.upstream.environment import Facts
     from compat.upstream.schedule import Schedule
-    from compat.upstream.trainer import Prepared
+    from compat.upstream.seams.common import Prepared
 
 Batch: TypeAlias = Any
 """What a collator makes of some rows: most often a mapping from names to tensors of shape (batch, …)."""

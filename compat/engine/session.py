@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from compat.engine.micro_batch import MicroBatch
     from compat.engine.position import Draws
     from compat.upstream.schedule import Schedule
-    from compat.upstream.trainer import Prepared
+    from compat.upstream.seams.common import Prepared
 
 
 @dataclass(slots=True)

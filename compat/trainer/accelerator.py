@@ -18,8 +18,8 @@ from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.errors import ArgumentError
 from compat.upstream.environment import detached
+from compat.upstream.seams.common import HF_TRAINING_STEP
 from compat.upstream.sharding import embeddings_with_the_rest, tied_again, wrap_by_class
-from compat.upstream.trainer import HF_TRAINING_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -45,7 +45,8 @@ from compat.upstream.features import (
     REPO_CAN_BE_PRIVATE,
 )
 from compat.upstream.models import uncompiled
-from compat.upstream.trainer import TrainerSeams, determine_best_metric
+from compat.upstream.seams import TrainerSeams
+from compat.upstream.seams.common import determine_best_metric
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -10,7 +10,7 @@ from compat.upstream.stop_consensus import LocalStop, Stop
 
 
 class Job(LocalStop):
-    """An stop_consensus among processes of which this is one."""
+    """A consensus among processes of which this is one."""
 
     ahead = 1
 

@@ -30,7 +30,7 @@ from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
-from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP
+from compat.upstream.seams.common import HF_RUN_EPOCH, HF_TRAINING_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

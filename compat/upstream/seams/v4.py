@@ -1,209 +1,44 @@
-"""HF's Trainer with the seams of its newest release, whichever release is installed.
-
-The engine calls a handful of steps by name. transformers 5.3 has them as methods; up to 5.2 the whole
-training is one function, so that here they are told again, in the order of the installed release.
-"""
+"""transformers up to 5.2: the steps of HF's one training function, as methods in the order of the release."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import transformers
 from accelerate.utils import extract_model_from_parallel
 from torch.distributed.tensor.experimental import implicit_replication
-from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 from transformers import trainer as hf_trainer
 from transformers.debug_utils import DebugOption, DebugUnderflowOverflow
 from transformers.integrations.deepspeed import deepspeed_init, deepspeed_load_checkpoint
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_pt_utils import LayerWiseDummyScheduler
-from transformers.trainer_utils import SaveStrategy, TrainOutput, speed_metrics
+from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from compat.upstream.features import (
-    HAS_TRAINING_SEAMS,
     ONE_PIECE_COUNTS_TOKENS_AHEAD,
     ONE_PIECE_FORGETS_SKIPPED,
     ONE_PIECE_LEAVES_TP_MODEL,
     ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP,
     ONE_PIECE_MAKES_SCHEDULER_LAST,
     ONE_PIECE_SEEDS_EARLY,
-    SEEDS_SHARDED_SAMPLERS,
 )
 from compat.upstream.models import deactivate_neftune, update_fsdp_plugin_for_peft
 from compat.upstream.schedule import Schedule
+from compat.upstream.seams.common import CommonSeams, Prepared
 
 if TYPE_CHECKING:
     from torch import nn
 
 TRAINER_STATE_NAME = "trainer_state.json"
 
-HF_RUN_EPOCH = getattr(HFTrainer, "_run_epoch", None)
-"""The one method of HF's engine that is not called: the epoch is Lightning's to run."""
-
-HF_TRAINING_STEP = HFTrainer.training_step
-"""HF's own training step, also where a test or a tool has put another in its place."""
-
-
 logger = transformers.utils.logging.get_logger("transformers.trainer")
 
 
-def determine_best_metric(hf: Any, metrics: dict[str, float], trial: Any = None) -> bool:
-    """Whether the metrics are the best so far; the state is told of the step, too.
-
-    Mirrors `transformers.Trainer._determine_best_metric` of 5: with `save_strategy="best"` 4.53 does not note
-    the step, and does not find the best checkpoint at the end.
-
-    Args:
-        hf: what has HF's arguments and state.
-        metrics: of an evaluation.
-        trial: the trial of a hyperparameter search.
-    """
-    is_best: bool = HFTrainer._determine_best_metric(hf, metrics=metrics, trial=trial)
-    if is_best and hf.args.save_strategy == SaveStrategy.BEST:
-        hf.state.best_global_step = hf.state.global_step
-    return is_best
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What HF has ready when training begins.
-
-    Attributes:
-        model: the model as a training step calls it.
-        dataloader: the train dataloader.
-        epochs_trained: epochs that lie behind a resumed run.
-        steps_trained: micro-steps that lie behind it in its current epoch.
-    """
-
-    model: nn.Module
-    dataloader: Any
-    epochs_trained: int
-    steps_trained: int
-
-
-class _CommonSeams(HFTrainer):  # type: ignore[misc]
-    """Attributes that the engine keeps on the trainer, under the names of the newest release.
-
-    Attributes:
-        seeds_epoch_before_callbacks: whether samplers learn of an epoch before its callbacks do.
-        counts_skipped_batches: whether a resumed epoch counts from its first batch on; otherwise it counts
-            from the first batch it fetches, so that a last window cut short is not stepped there. It is so
-            with checkpoints of HF's own alone.
-        restores_after_empty_window: whether a resumed epoch that has no batch left puts random numbers back
-            all the same. It is so with checkpoints of HF's own alone.
-        adds_losses_in_place: whether losses add up in the type and shape of the sum; otherwise the sum takes
-            those of the losses.
-        begins_epochs_afresh: whether an epoch that makes no step logs neither the gradient norm nor the
-            learning rate of the one before.
-    """
-
-    seeds_epoch_before_callbacks: ClassVar[bool]
-    counts_skipped_batches: ClassVar[bool]
-    restores_after_empty_window: ClassVar[bool]
-    adds_losses_in_place: ClassVar[bool]
-    begins_epochs_afresh: ClassVar[bool]
-    model: Any
-    state: Any
-    control: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    gather_function: Any
-    _created_lr_scheduler: bool
-    _tr_loss: torch.Tensor
-    _initial_global_step: int
-    _session_schedule: Schedule
-
-    def _start_bookkeeping(self, loss: torch.Tensor) -> None:
-        """Set up what is counted between two logs.
-
-        Args:
-            loss: zero on the training device; accumulates the loss of the micro-steps since the last log.
-        """
-        self._tr_loss = loss
-        self._total_loss_scalar = 0.0
-        self._globalstep_last_logged = self.state.global_step
-        self._initial_global_step = self.state.global_step
-        self._initial_num_input_tokens_seen = self.state.num_input_tokens_seen
-
-    def _restore_progress(
-        self, schedule: Schedule, resume_from_checkpoint: str | None, trial: Any
-    ) -> tuple[int, int]:
-        trained: tuple[int, int] = self._init_training_state(
-            schedule.max_steps,
-            schedule.num_update_steps_per_epoch,
-            schedule.num_train_epochs,
-            resume_from_checkpoint,
-            trial,
-        )
-        return trained
-
-
-class _ReleasedSeams(_CommonSeams):
-    """transformers 5.3 and later: the seams are there; what remains is their names."""
-
-    seeds_epoch_before_callbacks: ClassVar[bool] = False
-    counts_skipped_batches: ClassVar[bool] = True
-    restores_after_empty_window: ClassVar[bool] = True
-    adds_losses_in_place: ClassVar[bool] = True
-    begins_epochs_afresh: ClassVar[bool] = True
-
-    def _adopt_batch_size(self, batch_size: int) -> None:
-        if self.args.auto_find_batch_size:
-            self._update_auto_batch_size(batch_size)
-
-    def _measure_training(self, dataloader: Any) -> Schedule:
-        values = self.set_initial_training_values(self.args, dataloader)
-        epochs, updates, examples, samples, batch_size, micro_steps, max_steps = values
-        return Schedule(
-            num_train_epochs=epochs,
-            num_update_steps_per_epoch=updates,
-            num_examples=examples,
-            num_train_samples=samples,
-            total_train_batch_size=batch_size,
-            steps_in_epoch=micro_steps,
-            max_steps=max_steps,
-        )
-
-    def _set_up_training(
-        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
-    ) -> Prepared:
-        trained = self._restore_progress(schedule, resume_from_checkpoint, trial)
-        model, dataloader = self._prepare_for_training(schedule.max_steps, dataloader, resume_from_checkpoint)
-        return Prepared(model, dataloader, *trained)
-
-    def _clip_and_measure_gradients(self, model: nn.Module) -> torch.Tensor | float | None:
-        norm = self._clip_grad_norm(model) if (self.args.max_grad_norm or 0) > 0 else None
-        grad_norm: torch.Tensor | float | None = self._get_grad_norm(model, grad_norm=norm)
-        return grad_norm
-
-    def _count_tokens_before_step(self, inputs: Any) -> None:
-        """This release counts after the micro-step."""
-
-    def _count_tokens_after_step(self, inputs: Any) -> None:
-        self._track_num_input_tokens(inputs)
-
-    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
-        if hasattr(dataloader, "set_epoch"):
-            dataloader.set_epoch(epoch)
-        if not SEEDS_SHARDED_SAMPLERS:
-            return
-        # A loader that shards a batch sampler hides the sampler's own `set_epoch`.
-        shard = getattr(dataloader, "batch_sampler", None)
-        sampler: Any = getattr(shard, "batch_sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
-
-    def _forget_past(self) -> None:
-        """This release has no `past_index`."""
-
-
-class _SuppliedSeams(_CommonSeams):
+class V4Seams(CommonSeams):
     """transformers up to 5.2: the steps of its one training function, under the newest names."""
 
     seeds_epoch_before_callbacks: ClassVar[bool] = ONE_PIECE_SEEDS_EARLY
@@ -512,7 +347,3 @@ class _SchedulesOfLayers(LayerWiseDummyScheduler):  # type: ignore[misc]
 def _inner_training_loop(tracker: Any, metrics: dict[str, float]) -> None:
     """Stop measuring memory; the tracker tells the stage by the name of the function that calls it."""
     tracker.stop_and_update_metrics(metrics)
-
-
-TrainerSeams: type[Any] = _ReleasedSeams if HAS_TRAINING_SEAMS else _SuppliedSeams
-"""The base of our Trainer: HF's, with every seam under the newest release's name."""
