@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+from compat.upstream.schedule import update_steps
+
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
@@ -25,10 +27,11 @@ def planned_steps(trainer: Any) -> int:
     if math.isinf(batches) or epochs is None or epochs == -1:
         return limit
     schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
-    if not schedulers:
-        return min(limit, math.ceil(batches / int(trainer.accumulate_grad_batches)) * max(epochs, 1))
-    windows = (schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs))
-    return min(limit, sum(math.ceil(batches / window) for window in windows))
+    if schedulers:
+        sizes = [schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+    else:
+        sizes = [int(trainer.accumulate_grad_batches)] * max(epochs, 1)
+    return min(limit, int(update_steps(batches, sizes)))
 
 
 def planned_epochs(trainer: Any, steps: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from compat.errors import ArgumentError
+from compat.upstream.schedule import update_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,8 +46,8 @@ def rescheduled(schedule: Schedule, args: Any, scheduler: GradientAccumulationSc
         scheduler: tells the size for each epoch.
     """
 
-    def updates(epoch: int) -> int:
-        return math.ceil(schedule.steps_in_epoch / scheduler.get_accumulate_grad_batches(epoch))
+    def updates(*epochs: int) -> int:
+        return int(update_steps(schedule.steps_in_epoch, map(scheduler.get_accumulate_grad_batches, epochs)))
 
     if args.max_steps > 0:
         made = epochs = 0
@@ -56,4 +57,4 @@ def rescheduled(schedule: Schedule, args: Any, scheduler: GradientAccumulationSc
         return dataclasses.replace(schedule, num_train_epochs=epochs)
     whole = int(args.num_train_epochs)
     rest = math.ceil((args.num_train_epochs - whole) * updates(whole))
-    return dataclasses.replace(schedule, max_steps=sum(map(updates, range(whole))) + rest)
+    return dataclasses.replace(schedule, max_steps=updates(*range(whole)) + rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,16 +12,14 @@ from transformers.trainer_utils import has_length
 from compat.engine.micro_batch import MicroBatch
 from compat.engine.position import looks_ahead
 from compat.engine.resumption import Resumed
+from compat.engine.windows import ENDLESS, fetch_windows, window_at
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from compat.engine.position import Batches
     from compat.engine.session import Session
-
-ENDLESS = 2**53
-"""The length of data that is taken to its end. Where data has a length, Lightning does not fetch ahead, which
-would move the flags (last batch, samples left) that accelerate's loaders raise for the batch in progress."""
 
 
 class WindowLoader:
@@ -49,7 +48,13 @@ class WindowLoader:
         if not (session.resumes_epoch and session.steps_trained):
             yield from self._windows(None)
             return
-        resumed = Resumed(session)
+        resumed = Resumed(
+            session.dataloader,
+            seen=session.steps_trained,
+            position=session.position,
+            restore=session.restore_random_states,
+            replays=session.replays_data,
+        )
         try:
             yield from self._windows(resumed)
         finally:
@@ -83,26 +88,28 @@ class WindowLoader:
             self._given = -(-step // size) * size
         # What the epochs before this one have left of a window.
         carried = (self._given - step) % size if hf.carries_windows else 0
-        windows = -(-(carried + end) // size) if hf.carries_windows else session.windows_in_epoch
-        windows = ENDLESS if session.is_open else windows
+        by_length = session.is_open or hf.carries_windows
+        window_from = partial(
+            window_at,
+            size=size,
+            length=ENDLESS if session.is_open else end,
+            carried=carried,
+            # Otherwise HF has counted them.
+            number=None if by_length else session.windows_in_epoch,
+        )
         leaves_rest = hf.carries_windows and end > size
-        for window in range((carried + step) // size, windows):
-            is_last = window == windows - 1
-            count = ((carried + end) % size or size) if is_last else size
-            if window == 0:
-                count -= carried
-            batches.expect(count)
-            fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
+        for window in fetch_windows(batches, step, window_from, self._fetch):
+            fetched = window.batches
             hf.current_gradient_accumulation_steps = len(fetched)
             if session.is_open and not fetched:
                 return
             if resumed is not None:
                 is_any = bool(fetched or session.restores_after_empty_window)
-                resumed.after_window(batches if is_last else None, is_any=is_any)
+                resumed.after_window(batches if window.is_last else None, is_any=is_any)
             for index, inputs in enumerate(fetched):
                 session.coming = MicroBatch(
                     inputs=inputs,
-                    num_items=num_items,
+                    num_items=window.num_items,
                     step=step,
                     opens=step % size == 0,
                     closes=index == len(fetched) - 1,
@@ -114,6 +121,10 @@ class WindowLoader:
                 self._given += 1
                 yield inputs
                 step += 1
+
+    def _fetch(self, batches: Batches, count: int) -> tuple[list[Any], Any]:
+        hf = self._session.hf
+        return hf.get_batch_samples(batches, count, hf.args.device)
 
 
 def require_equal_lengths(dataloader: Any, accelerator: Any) -> None:

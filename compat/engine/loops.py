@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
-from compat.engine.data import ENDLESS
+from compat.engine.windows import ENDLESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -181,7 +181,7 @@ class TrainerModule(pl.LightningModule):
             hf._seed_epoch(run.dataloader, run.epoch)
         run.fire("on_epoch_begin")
         if run.resumes_epoch and (run.steps_trained == 0 or run.nothing_left):
-            count_pass(run)
+            count_pass(run.dataloader, run.position)
             run.load_random_states()
 
     @override

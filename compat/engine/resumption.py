@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from accelerate.data_loader import DataLoaderDispatcher, SkipBatchSampler
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compat.engine.position import Batches, Position
-    from compat.engine.session import Session
-
-
-class Passing(Protocol):
-    """What a pass over the data needs to know of a run that goes on."""
-
-    @property
-    def dataloader(self) -> Any:
-        """The loader."""
-
-    @property
-    def position(self) -> Position | None:
-        """Where the run stood."""
 
 
 class Way(Enum):
@@ -49,29 +36,38 @@ class Resumed:
     checkpoint being HF's own, they are as under HF: as at the save, once the first window has been fetched.
 
     Args:
-        session: the run.
+        loader: the loader of a whole epoch.
+        seen: micro-steps of the epoch that lie behind the run.
+        position: where the run stood; None for a checkpoint of HF's own.
+        restore: puts the random numbers of the process back to what they were at the save.
+        replays: whether the batches that lie behind are drawn again.
 
     Attributes:
         loader: what yields the rest.
         order: random states when the epoch's order was drawn.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._position = position = session.position
-        self._seen = session.steps_trained
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        seen: int,
+        position: Position | None,
+        restore: Callable[[], None],
+        replays: bool = False,
+    ) -> None:
+        self._position, self._seen, self._put_back, self._replays = position, seen, restore, replays
         self._is_restored = False
-        self._way = self._choose(session.dataloader)
-        self.loader = self._shortened() if self._way is Way.SKIP else session.dataloader
-        self._generators = Generators(session.dataloader)
+        self._way = self._choose(loader)
+        self.loader = self._shortened(loader) if self._way is Way.SKIP else loader
+        self._generators = Generators(loader)
         self._loaded: LoadedState | None = None
         self._ending: Batches | None = None
         if position is not None and self._way is Way.STATE:
             self._loaded = LoadedState(self.loader, position.loader)
         self.order = None if position is None else position.order
 
-    def _shortened(self) -> Any:
-        loader = self._session.dataloader
+    def _shortened(self, loader: Any) -> Any:
         # From a checkpoint of HF's own as under HF, which leaves out too few.
         at_once = 1 if self._position is None else _draws_at_once(plain(loader))
         return less(loader, self._seen, at_once)
@@ -121,7 +117,7 @@ class Resumed:
         # The first request of an epoch draws two batches, and no state between them was noted.
         begins = looks_ahead(loader) and draws_here(loader) and self._seen == 1
         # Random numbers of workers are where they were once the workers have drawn all there was.
-        by_workers = self._session.replays_data and not draws_here(loader)
+        by_workers = self._replays and not draws_here(loader)
         return Way.REPLAY if begins or by_workers or not _can_skip(loader) else Way.SKIP
 
     @property
@@ -167,15 +163,18 @@ class Resumed:
         if self._position is not None and draws_here(self.loader):
             # Those of a sampler whose batches workers make have drawn ahead of the save.
             self._generators.put_back(self._position.own or {})
-        self._session.hf._load_rng_state(self._session.resume_from_checkpoint)
+        self._put_back()
 
 
-def count_pass(session: Passing) -> None:
+def count_pass(loader: Any, position: Position | None) -> None:
     """Have a loader with a state of its own know of the pass that ended right before the checkpoint.
 
     Some count their passes, to shuffle each in another order, and some go on where the last one has ended.
+
+    Args:
+        loader: the loader.
+        position: where the run stood.
     """
-    position, loader = session.position, session.dataloader
     if position is None or position.loader is None or not (is_stateful(loader) and tells_all(loader)):
         return
     loaded = LoadedState(loader, position.loader)

@@ -19,6 +19,7 @@ from compat.engine.position import (
     redraw,
     wake,
 )
+from compat.engine.windows import count_windows
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +122,7 @@ class Session:
         size: int = self.hf.args.gradient_accumulation_steps
         if size == self.accumulation:
             return self.schedule.num_update_steps_per_epoch
-        return -(-self.schedule.steps_in_epoch // size)
+        return count_windows(self.schedule.steps_in_epoch, size=size)
 
     @property
     def resumes_epoch(self) -> bool:
@@ -190,11 +191,15 @@ class Session:
         self.batches = Batches(iter(loader), notes=notes, generators=self.generators)
         return self.batches
 
+    def restore_random_states(self) -> None:
+        """Put the random numbers of the process back to what they were at the save."""
+        self.hf._load_rng_state(self.resume_from_checkpoint)
+
     def load_random_states(self) -> None:
         """Put the random numbers back to what they were at the save, in the process and in the loader."""
         if self.position is not None:
             Generators(self.dataloader).put_back(self.position.own or {})
-        self.hf._load_rng_state(self.resume_from_checkpoint)
+        self.restore_random_states()
 
     def where(self) -> Position:
         """Where the run stands in its data."""

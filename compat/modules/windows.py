@@ -6,6 +6,7 @@ import math
 import sys
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -31,8 +32,10 @@ from compat.engine.position import (
     wake,
 )
 from compat.engine.resumption import Resumed, count_pass
+from compat.engine.windows import Window, fetch_windows, window_at
 from compat.errors import ArgumentError
 from compat.modules.hf_datamodule import HFLoader, ended
+from compat.upstream.schedule import update_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,9 +193,14 @@ class WindowReader:
         step: int = goes_on.get("batches", 0)
         self._taken, self._is_over = step, False
         self._generators = Generators(self.raw)
-        rest = _Rest(self.raw, goes_on).resumed() if step else None
-        if goes_on and not step:
-            count_pass(_Rest(self.raw, goes_on))
+        rest = None
+        if goes_on:
+            position = _position(goes_on)
+            if step:
+                restore = partial(_restore, goes_on)
+                rest = Resumed(self.raw, seen=step, position=position, restore=restore)
+            else:
+                count_pass(self.raw, position)
         if goes_on:
             _redraw(goes_on["order"] if step else goes_on["draws"], self._generators)
         loader = self.raw if rest is None else rest.loader
@@ -217,23 +225,28 @@ class WindowReader:
     ) -> Iterator[Any]:
         trainer = self._module.trainer
         last = trainer.fit_loop._combined_loader.limits[0]
+
+        def window_from(at: int) -> Window | None:
+            return window_at(at, size=trainer.accumulate_grad_batches, length=last)
+
         with ended(loader):
-            while step < last:
-                size = trainer.accumulate_grad_batches
-                count = int(min(size - step % size, last - step))
-                batches.expect(count)
-                fetched, num_items = self._module.hf.get_batch_samples(batches, count, self._module.device)
-                step += len(fetched)
-                self._is_over = len(fetched) < count or step >= last
+            for window in fetch_windows(batches, step, window_from, self._fetch):
+                step += len(window.batches)
+                self._is_over = window.is_short or step >= last
                 if rest is not None:
                     # Past a limit of Lightning's there are batches that nobody is to draw.
                     ends = self._is_over and not (has_length(loader) and last < len(loader))
                     rest.after_window(batches if ends else None)
-                for index, batch in enumerate(fetched):
-                    places.append(Place(num_items, len(fetched), size, index == len(fetched) - 1))
+                count, size = len(window.batches), trainer.accumulate_grad_batches
+                for index, batch in enumerate(window.batches):
+                    places.append(Place(window.num_items, count, size, index == count - 1))
                     yield batch
-                if len(fetched) < count:
+                if window.is_short:
                     return
+
+    def _fetch(self, batches: Batches, count: int) -> tuple[list[Any], Any]:
+        read: tuple[list[Any], Any] = self._module.hf.get_batch_samples(batches, count, self._module.device)
+        return read
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands in its data; Lightning puts it into its checkpoints."""
@@ -255,41 +268,16 @@ class WindowReader:
         self._goes_on = dict(state)
 
 
-@dataclass
-class _Rest:
-    """The rest of an epoch, as `Resumed` asks a session for it.
+def _position(state: dict[str, Any]) -> Position:
+    """Where a run stood, out of what `WindowReader.state_dict` gave."""
+    return Position.of(
+        {"epoch": 0, "is_over": False, "depends_on": {}, "own": state["draws"].get("own"), **state}
+    )
 
-    Attributes:
-        dataloader: the loader.
-        resume_from_checkpoint: what `WindowReader.state_dict` gave.
-    """
 
-    dataloader: Any
-    resume_from_checkpoint: dict[str, Any]
-    replays_data: bool = False
-
-    @property
-    def steps_trained(self) -> int:
-        steps: int = self.resume_from_checkpoint["batches"]
-        return steps
-
-    @property
-    def position(self) -> Position:
-        state = self.resume_from_checkpoint
-        return Position.of(
-            {"epoch": 0, "is_over": False, "depends_on": {}, "own": state["draws"].get("own"), **state}
-        )
-
-    @property
-    def hf(self) -> _Rest:
-        return self
-
-    def _load_rng_state(self, state: dict[str, Any]) -> None:
-        # The loader's own are put back where its batches are drawn.
-        _redraw({**state["draws"], "own": {}}, Generators())
-
-    def resumed(self) -> Resumed:
-        return Resumed(self)  # type: ignore[arg-type]
+def _restore(state: dict[str, Any]) -> None:
+    # The loader's own are put back where its batches are drawn.
+    _redraw({**state["draws"], "own": {}}, Generators())
 
 
 def _draws(generators: Generators) -> dict[str, Any]:
@@ -315,8 +303,7 @@ def total_steps(trainer: Any) -> int:
     if changing and trainer.max_epochs > 0:
         trainer.fit_loop.setup_data()
         sizes = map(changing[0].get_accumulate_grad_batches, range(trainer.max_epochs))
-        batches = trainer.num_training_batches
-        steps = batches if batches == math.inf else sum(math.ceil(batches / size) for size in sizes)
+        steps = update_steps(trainer.num_training_batches, sizes)
         steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
         return _finite(steps, trainer)
     if trainer.max_steps > 0 and trainer.max_epochs == sys.maxsize:

@@ -1,8 +1,13 @@
-"""How long a training run is: the numbers that HF works out of its arguments and the train dataloader."""
+"""How long a training run is: counts of update steps, and the numbers that HF works out of its arguments."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +38,13 @@ class Schedule:
     def epochs(self) -> int:
         """Epochs as a reader counts them: HF says "endless" where update steps set the length."""
         return min(self.num_train_epochs, -(-self.max_steps // max(self.num_update_steps_per_epoch, 1)))
+
+
+def update_steps(micro_steps: float, sizes: Iterable[int]) -> float:
+    """The update steps of some epochs.
+
+    Args:
+        micro_steps: batches of one process in an epoch; may be infinite.
+        sizes: micro-steps of an accumulation window, for each of the epochs.
+    """
+    return sum(math.inf if math.isinf(micro_steps) else -(-int(micro_steps) // size) for size in sizes)

@@ -1,0 +1,104 @@
+"""Accumulation windows: which batches make an update step together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from compat.engine.position import Batches
+
+ENDLESS = 2**53
+"""The length of data that is taken to its end. Where data has a length, Lightning does not fetch ahead, which
+would move the flags (last batch, samples left) that accelerate's loaders raise for the batch in progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An accumulation window, or what is left of it.
+
+    Attributes:
+        count: micro-batches to fetch.
+        is_last: whether it is the last one of its epoch.
+    """
+
+    count: int
+    is_last: bool
+
+
+def window_at(
+    start: int, *, size: int, length: float, carried: int = 0, number: int | None = None
+) -> Window | None:
+    """The window that a micro-batch belongs to, from that micro-batch on.
+
+    Args:
+        start: index of the micro-batch in its epoch.
+        size: micro-batches of a full window.
+        length: micro-batches of the epoch.
+        carried: micro-batches that the epoch before has left of a window, which this epoch completes.
+        number: windows of the epoch; by default as many as the length asks for.
+
+    Returns:
+        The window; None after the last one.
+    """
+    if number is None:
+        number = count_windows(length, size=size, carried=carried)
+    index, behind = divmod(carried + start, size)
+    if index >= number:
+        return None
+    is_last = index == number - 1
+    whole = int((carried + length) % size or size) if is_last else size
+    return Window(whole - behind, is_last)
+
+
+def count_windows(length: float, *, size: int, carried: int = 0) -> int:
+    """How many windows an epoch has, a shorter one at its end included.
+
+    Args:
+        length: micro-batches of the epoch; infinite for data that is taken to its end.
+        size: micro-batches of a full window.
+        carried: micro-batches that the epoch before has left of a window.
+    """
+    return ENDLESS if length >= ENDLESS else -(-(carried + int(length)) // size)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The batches of a window.
+
+    Attributes:
+        batches: fewer than the window's count where the data has run out.
+        num_items: what the whole window counts, `num_items_in_batch` in HF's words.
+        is_short: whether there are fewer.
+        is_last: whether the window is the last one of its epoch.
+    """
+
+    batches: list[Any]
+    num_items: Any
+    is_short: bool
+    is_last: bool
+
+
+def fetch_windows(
+    batches: Batches,
+    start: int,
+    window_from: Callable[[int], Window | None],
+    fetch: Callable[[Batches, int], tuple[list[Any], Any]],
+) -> Iterator[Fetched]:
+    """Fetch the batches of an epoch, a window at a time: HF counts a window before its first forward.
+
+    Args:
+        batches: yields the batches from `start` on.
+        start: index in the epoch of the first one.
+        window_from: the window at an index.
+        fetch: HF's `get_batch_samples`, given the batches and their number.
+    """
+    while (window := window_from(start)) is not None:
+        batches.expect(window.count)
+        fetched, num_items = fetch(batches, window.count)
+        yield Fetched(fetched, num_items, len(fetched) < window.count, window.is_last)
+        if window.is_last:
+            return
+        start += window.count
