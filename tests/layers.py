@@ -22,6 +22,7 @@ LAYERS = (
     ("compat",),
     ("trl", "sentence_transformers"),
     ("install",),
+    ("patching",),
     ("rebasing",),
     ("modules", "fabric"),
     ("trainer",),
