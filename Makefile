@@ -17,7 +17,7 @@ PYTEST := -m pytest -n 3
 # steps cost, how checkpoints change their form, how commands print and run, programs made from a plan, guides.
 TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
 	cli/test_explain.py cli/test_run.py engine/test_signals.py test_guides.py trainer/components/test_shutdown.py \
-	translate/test_source.py upstream/test_started.py \
+	translate/test_source.py upstream/test_process.py upstream/test_started.py \
 	$(addprefix distributed/test_,deaths.py forms.py launch.py policies.py preemption.py references.py) \
 	conformance/test_trl.py test_examples.py trl/detect trl/test_root.py)
 
@@ -40,7 +40,7 @@ RELEASES := 4.53.3 4.54.1 4.55.4 4.56.2 4.57.6 5.0.0 5.1.0 5.2.0 5.3.0 5.4.0 5.5
 	5.11.0 5.12.1 5.13.1 5.14.1 5.15.1 5.16.1 5.17.0 5.18.0 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0 5.24.0
 BORROWERS = $(addprefix build/releases/,$(RELEASES))
 LENDER = $(if $(filter 4.%,$(1)),$(OLDEST),$(NEWEST))
-SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.py trainer.py)
+SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.py seams.py)
 
 # The oldest releases that pyproject.toml declares, all at once, and the newest torch: both download a torch of
 # several GB. What only the tests need is not declared, and is as pip finds it.

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from compat.arguments.parser import HfArgumentParser
     from compat.cli.lightning import HFLightningCLI
     from compat.install import install, installed, uninstall
+    from compat.modules.hf_datamodule import HFDataModule
+    from compat.modules.hf_module import HFModule
     from compat.planning import plan
     from compat.rebasing import on_lightning
     from compat.trainer import Seq2SeqTrainer, Trainer
-    from compat.trainer.datamodule import HFDataModule
-    from compat.trainer.module import HFModule
     from compat.upstream.notebook import notebook_launcher
 
 __version__ = "0.1.0"
 
 _OURS = {
-    "HFDataModule": "compat.trainer.datamodule",
+    "HFDataModule": "compat.modules.hf_datamodule",
     "HFLightningCLI": "compat.cli.lightning",
-    "HFModule": "compat.trainer.module",
+    "HFModule": "compat.modules.hf_module",
     "HfArgumentParser": "compat.arguments.parser",
     "Seq2SeqTrainer": "compat.trainer",
     "Seq2SeqTrainingArguments": "compat.arguments",

@@ -12,7 +12,7 @@ from compat.arguments.deepspeed import FILLED, FILLED_LATER
 from compat.arguments.fields import FIELDS, GENERATIONS, Field
 from compat.arguments.fsdp import FSDP_CONFIG
 from compat.arguments.generations import ALONE, OLD
-from compat.arguments.lightning import FLAGS, Fate
+from compat.arguments.lightning import FLAGS, Handling
 from compat.arguments.optimizers import OPTIMIZERS, Optimizer
 from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.strategy import CLASSES, FSDP_VERSIONS
@@ -28,7 +28,7 @@ INTRODUCTION = """\
 *This page is made from the tables that the code reads: `make docs` writes it, and the tests hold it current.*
 
 `compat.TrainingArguments` and `compat.Seq2SeqTrainingArguments` take every argument of transformers
-4.37, 4.53 and 5, under each of these releases, and each one has exactly one fate. `compat explain`
+4.37, 4.53 and 5, under each of these releases, and each one is handled in exactly one way. `compat explain`
 shows it for your own set:
 
 ```
@@ -82,7 +82,7 @@ def becomes(rule: Rule) -> str:
     return code(rule.target.replace("={}", "")) if "(" in rule.target or "=" in rule.target else rule.target
 
 
-def fates() -> str:
+def handled() -> str:
     """One table for each kind of rule."""
     parts = []
     for kind, title in KINDS.items():
@@ -127,13 +127,13 @@ def changed_defaults() -> str:
 def optimizers() -> str:
     """What `optim` names, and what each of them needs."""
     rows = [
-        (code(name), optimizer.releases or "4.53, 5", code(optimizer.package), fate(optimizer))
+        (code(name), optimizer.releases or "4.53, 5", code(optimizer.package), conditions(optimizer))
         for name, optimizer in OPTIMIZERS.items()
     ]
     return table(("`optim`", "transformers", "install", "conditions"), rows)
 
 
-def fate(optimizer: Optimizer) -> str:
+def conditions(optimizer: Optimizer) -> str:
     """The conditions of an optimizer, each of which an error names."""
     if optimizer.cannot:
         return f"refused: {optimizer.cannot}"
@@ -151,12 +151,12 @@ def flags() -> str:
     rows = [
         (
             code(flag.name),
-            f"as {code(flag.says)}" if flag.fate is Fate.SAID else flag.fate.value,
+            f"as {code(flag.says)}" if flag.handling is Handling.SAID else flag.handling.value,
             flag.note,
         )
         for flag in FLAGS.values()
     ]
-    return table(("flag", "fate", "how, or why not"), rows)
+    return table(("flag", "handling", "how, or why not"), rows)
 
 
 def fsdp() -> str:
@@ -185,9 +185,9 @@ def filled_in() -> str:
 def page() -> str:
     """The whole page."""
     return f"""{INTRODUCTION}
-## The fate of every argument
+## How each argument is handled
 
-{fates()}
+{handled()}
 
 ## Old names
 

@@ -11,7 +11,7 @@ from compat.cli import main
 from compat.install import uninstall
 from compat.trainer import Trainer
 from compat.trl.detect.importer import uninstall_importer
-from compat.upstream import started
+from compat.upstream import process
 
 
 def run_in_process(*words: str) -> Any:
@@ -21,8 +21,8 @@ def run_in_process(*words: str) -> Any:
         patch.setattr(sys, "excepthook", sys.excepthook)
         patch.setattr(sys, "path", list(sys.path))
         patch.setattr(Trainer, "announces_plan", Trainer.announces_plan)
-        patch.setattr(started, "command", [])
-        patch.setattr(started, "is_told", started.is_told)
+        patch.setattr(process, "command", [])
+        patch.setattr(process, "is_told", process.is_told)
         patch.setitem(sys.modules, "__main__", sys.modules["__main__"])
         try:
             return main(words)

@@ -1,4 +1,4 @@
-"""Checks which part of `compat` imports which, and three habits that no linter knows.
+"""Checks which part of `compat` imports which, circles of modules, and three habits that no linter knows.
 
 Run it as ``python tests/layers.py [folder]``: it prints ``file:line: what is wrong`` for each
 finding and ends with status 1 if there is one. What is allowed stands in the tables below.
@@ -22,7 +22,9 @@ LAYERS = (
     ("compat",),
     ("trl", "sentence_transformers"),
     ("install",),
+    ("patching",),
     ("rebasing",),
+    ("modules", "fabric"),
     ("trainer",),
     ("engine", "callbacks", "checkpoint", "planning"),
     ("translate",),
@@ -44,11 +46,15 @@ MAY_TOUCH_ENVIRONMENT = {"cli", "upstream"}
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv", "unsetenv"}
 EXCEPTION_ENDINGS = ("Error", "Exception", "Exit", "Interrupt", "StopIteration")
 
+# The one circle: a plan renders itself. A name stands for all modules below it, too.
+CIRCLE = ("compat.translate.plan", "compat.translate.source")
+
 Finding = tuple[int, str]
 
 
 def check(package: Path) -> Iterator[str]:
     """Yields one line for each finding in a package folder."""
+    yield from circles(package)
     for file in sorted(package.rglob("*.py")):
         module = file.relative_to(package).with_suffix("").parts
         part = "compat" if module == ("__init__",) else module[0]
@@ -71,6 +77,89 @@ def findings(tree: ast.Module, module: tuple[str, ...], part: str) -> Iterator[F
             yield node.lineno, f"`{part}` touches the environment; only `cli` and `upstream` may"
         if drops_exception(node):
             yield node.lineno, "an exception is made and not raised"
+
+
+def circles(package: Path) -> Iterator[str]:
+    """Yields one line for each circle of modules, imports in functions and for type checkers counted."""
+    files = {}
+    for file in sorted(package.rglob("*.py")):
+        module = ("compat", *file.relative_to(package).with_suffix("").parts)
+        files[".".join(module[:-1] if module[-1] == "__init__" else module)] = file
+    # The root is left out: it fetches its public names from everywhere, and imports nothing by itself.
+    files.pop("compat", None)
+    graph = {name: dependencies(name, file, files) for name, file in files.items()}
+    for circle in components(graph):
+        if not all(is_allowed(name) for name in circle):
+            yield f"{files[circle[0]]}:1: imports in a circle: {', '.join(circle)}"
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a module is part of the circle that is allowed."""
+    return any(name == part or name.startswith(f"{part}.") for part in CIRCLE)
+
+
+def dependencies(name: str, file: Path, files: dict[str, Path]) -> set[str]:
+    """Returns the modules of the package that a file imports anywhere.
+
+    A name that is imported from a package counts for the module that the package has it from.
+    """
+    meant = (
+        origin(each, files)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for each in imported(node, located(name, file))
+    )
+    return {module for module in meant if module is not None and module != name}
+
+
+def located(name: str, file: Path) -> tuple[str, ...]:
+    """Returns the path of a module below the package, as `imported` takes it."""
+    inside = tuple(name.split(".")[1:])
+    return (*inside, "__init__") if file.name == "__init__.py" else inside
+
+
+def origin(name: str, files: dict[str, Path]) -> str | None:
+    """Returns the module that a dotted name comes from, through packages that hand it on."""
+    if name in files:
+        return name
+    package, _, attribute = name.rpartition(".")
+    if package not in files:
+        return origin(package, files) if package.startswith("compat.") else None
+    if files[package].name == "__init__.py":
+        tree = ast.parse(files[package].read_text(encoding="utf-8"))
+        for node in tree.body:
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            names = imported(node, located(package, files[package]))
+            for alias, source in zip(node.names, names, strict=True):
+                if (alias.asname or alias.name) == attribute and source.startswith("compat."):
+                    return origin(source, files)
+    return package
+
+
+def components(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Yields the sets of modules that reach each other, by Tarjan's algorithm."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(name: str) -> Iterator[list[str]]:
+        order[name] = lowest[name] = len(order)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in order:
+                yield from visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], order[other])
+        if lowest[name] == order[name]:
+            found = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(found) > 1:
+                yield sorted(found)
+
+    for name in sorted(graph):
+        if name not in order:
+            yield from visit(name)
 
 
 def executed(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:

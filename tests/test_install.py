@@ -14,17 +14,15 @@ import transformers.trainer
 import transformers.trainer_seq2seq
 
 import compat
-from compat import install as _  # noqa: F401 (loads the module whose function shares its name)
+from compat import patching
 from compat.errors import InstallError
 from compat.upstream.environment import contained
-from compat.upstream.trainer import HFTrainer
+from compat.upstream.seams.common import HFTrainer
 from tests.warm import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-patching = sys.modules["compat.install"]
 
 
 @pytest.fixture(autouse=True)

@@ -37,9 +37,35 @@ TREE = {
             import torch
             from compat.engine import build
         def late():
+            from compat.translate.source import source
             import transformers  #! `translate` must not import `transformers`
             os.getenv("RANK")  #! `translate` touches the environment; only `cli` and `upstream` may
     """,
+    "translate/source/__init__.py": """
+        from compat.translate.source.text import source
+    """,
+    "translate/source/text.py": """
+        from typing import TYPE_CHECKING
+        if TYPE_CHECKING:
+            from compat.translate.plan import Plan
+    """,
+    "callbacks/a.py": """
+        from compat.callbacks.b import second  #! imports in a circle: compat.callbacks.a, compat.callbacks.b
+        def first(): ...
+    """,
+    "callbacks/b.py": """
+        def second():
+            from compat.callbacks.a import first
+    """,
+    "checkpoint/__init__.py": """
+        from compat.checkpoint.io import save
+        from compat.checkpoint.layout import STATE
+    """,
+    "checkpoint/io.py": """
+        from compat.checkpoint import STATE
+        def save(): ...
+    """,
+    "checkpoint/layout.py": "STATE = 1",
     "engine/build.py": """
         import lightning
         from compat import errors

@@ -12,10 +12,10 @@ import torch
 import transformers
 
 import compat
-from compat.checkpoint.inert import read_arguments
+from compat.checkpoint.safe_unpickler import read_arguments
 from compat.errors import RebaseError, UnknownArgumentError
 from compat.upstream.environment import contained
-from compat.upstream.trainer import HFTrainer
+from compat.upstream.seams.common import HFTrainer
 from tests import small
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
 
-class Fate(Enum):
+class Handling(Enum):
     """What becomes of a Lightning flag."""
 
     PASSED = "passed to Lightning's Trainer"
@@ -28,21 +28,21 @@ class Flag:
 
     Attributes:
         name: the flag.
-        fate: what becomes of it.
+        handling: what becomes of it.
         says: the HF argument that says it, where one does.
         note: how, or why it is refused and what to give in its place.
         allowed: values that a refused flag may have, since they are what holds anyway.
     """
 
     name: str
-    fate: Fate
+    handling: Handling
     says: str = ""
     note: str = ""
     allowed: tuple[Any, ...] = (None,)
 
 
 def _passed(names: str, note: str = "") -> tuple[Flag, ...]:
-    return tuple(Flag(name, Fate.PASSED, "", note) for name in names.split())
+    return tuple(Flag(name, Handling.PASSED, "", note) for name in names.split())
 
 
 _BY_HF = "HF's control decides at each step"
@@ -70,79 +70,79 @@ FLAGS: dict[str, Flag] = {
         *_passed("max_time", "training stops while there is time to save, where it saves at all"),
         Flag(
             "preemption",
-            Fate.OURS,
+            Handling.OURS,
             note="True: SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and end; False leaves signals alone",
         ),
         Flag(
             "replay_data",
-            Fate.OURS,
+            Handling.OURS,
             note="a resumed epoch draws again what lies behind, for datasets that are random within workers",
         ),
         Flag(
             "save_async",
-            Fate.OURS,
+            Handling.OURS,
             note="training goes on while a checkpoint is written; an error there is raised at the next step",
         ),
-        Flag("max_epochs", Fate.SAID, "num_train_epochs"),
-        Flag("max_steps", Fate.SAID, "max_steps", "update steps"),
-        Flag("accumulate_grad_batches", Fate.SAID, "gradient_accumulation_steps"),
-        Flag("gradient_clip_val", Fate.SAID, "max_grad_norm"),
-        Flag("log_every_n_steps", Fate.SAID, "logging_steps", "update steps"),
-        Flag("precision", Fate.SAID, "bf16", "and `fp16`"),
+        Flag("max_epochs", Handling.SAID, "num_train_epochs"),
+        Flag("max_steps", Handling.SAID, "max_steps", "update steps"),
+        Flag("accumulate_grad_batches", Handling.SAID, "gradient_accumulation_steps"),
+        Flag("gradient_clip_val", Handling.SAID, "max_grad_norm"),
+        Flag("log_every_n_steps", Handling.SAID, "logging_steps", "update steps"),
+        Flag("precision", Handling.SAID, "bf16", "and `fp16`"),
         Flag(
             "gradient_clip_algorithm",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="HF clips by norm. Give `max_grad_norm`, or override `_clip_grad_norm`",
             allowed=(None, "norm"),
         ),
         Flag(
             "val_check_interval",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note=f"{_BY_HF}. Give `eval_strategy='steps'` and `eval_steps`",
         ),
         Flag(
             "check_val_every_n_epoch",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note=f"{_BY_HF}. Give `eval_strategy='epoch'`",
             allowed=(None, 1),
         ),
         Flag(
             "enable_checkpointing",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="checkpoints are HF's. Give `save_strategy`",
             allowed=(None, False),
         ),
         Flag(
             "num_sanity_val_steps",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="it would draw random numbers that HF does not. Give `eval_on_start=True`",
             allowed=(None, 0),
         ),
         Flag(
             "inference_mode",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="HF evaluates under no_grad, and code that it calls may use the outputs. Remove it",
             allowed=(None, False),
         ),
         Flag(
             "use_distributed_sampler",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="the order of samples is HF's. Override `_get_train_sampler`",
             allowed=(None, False),
         ),
         Flag(
             "reload_dataloaders_every_n_epochs",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="HF builds its loader once. Use a dataset with `set_epoch`",
             allowed=(None, 0),
         ),
         *(
-            Flag(name, Fate.REFUSED, note=f"{_BY_HF}. Use a callback that resets `should_training_stop`")
+            Flag(name, Handling.REFUSED, note=f"{_BY_HF}. Use a callback that resets `should_training_stop`")
             for name in ("min_epochs", "min_steps")
         ),
         Flag(
             "limit_test_batches",
-            Fate.REFUSED,
+            Handling.REFUSED,
             note="`predict` is HF's test. Give `limit_predict_batches`",
         ),
     )
@@ -204,7 +204,7 @@ def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
             given = f"`lightning={{{name!r}: {value_of_unknown(name, value)}}}`"
             guess = nearest(name, FLAGS) or "docs/arguments.md lists them all."
             yield Problem(f"{given}: Lightning's Trainer has no such flag. {guess}")
-        elif flag.fate is Fate.REFUSED and value not in flag.allowed:
+        elif flag.handling is Handling.REFUSED and value not in flag.allowed:
             yield Problem(f"{given}: {flag.note}.")
         elif name == "precision" and value is not None and str(value) not in PRECISIONS:
             yield Problem(f"{given}: HF trains in {', '.join(list(PRECISIONS)[:3])}. Give one of them.")
@@ -226,7 +226,7 @@ def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
             values.update(PRECISIONS.get(str(value), {}))
         elif name == "strategy" and isinstance(value, str):
             _choose(STRATEGIES.get(value, {}), values)
-        elif flag.fate is Fate.SAID:
+        elif flag.handling is Handling.SAID:
             values[flag.says] = value
     if flags.get("accelerator") == "cpu":
         values["use_cpu"] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fields import shown
 from compat.arguments.files import is_on
@@ -13,32 +13,13 @@ from compat.arguments.lightning import count
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from compat.upstream.environment import Here
 
 XLA = frozenset({"tpu", "xla"})
 """Kinds of devices that torch_xla drives."""
 
 WITHOUT_FIRST = frozenset({"cpu", "mps"})
 """Kinds of devices that version 1 of FSDP does not run on."""
-
-
-class Here(Protocol):
-    """What is known of this machine and process."""
-
-    @property
-    def device_type(self) -> str:
-        """Kind of the device that HF would choose on it."""
-
-    @property
-    def devices(self) -> int | None:
-        """How many of them a job can use; None where any number will do."""
-
-    @property
-    def packages(self) -> frozenset[str]:
-        """The optional packages that are installed."""
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether a launcher has made this process one of a job."""
 
 
 def machine_problems(args: Any, device_type: str, here: Here | None) -> Iterator[str]:

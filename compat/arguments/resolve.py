@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
 
 
-def settle(
+def reconcile(
     values: MutableMapping[str, Any], native: Mapping[str, Any], choices: Mapping[str, Iterable[str]]
 ) -> tuple[Migrated, list[Problem]]:
     """Say everything in the installed release's names, and find every problem.
@@ -92,7 +92,7 @@ def resolve(
     """
     values = {name: copy.copy(value) for name, value in native.items()}
     values.update({"lightning": None, **given})
-    migrated, found = settle(values, native, choices)
+    migrated, found = reconcile(values, native, choices)
     if found:
         msg = "\n".join(problem.text for problem in found)
         raise ArgumentError(msg)

@@ -31,10 +31,10 @@ from compat.arguments.names import (
     with_other_names,
 )
 from compat.arguments.parser import FLAGS_OF_LIGHTNING
-from compat.arguments.resolve import settle
+from compat.arguments.resolve import reconcile
 from compat.arguments.setters import refuses_unknown_names, with_all_parameters
 from compat.errors import ArgumentError
-from compat.upstream import started
+from compat.upstream import process, started
 from compat.upstream.choices import CHOICES
 from compat.upstream.environment import Here, contained, is_kept_on_cpu
 
@@ -90,9 +90,9 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         if TrainingArguments.on_given is not None:
             TrainingArguments.on_given(type(self), given)
         drop_overruled(values, type(self))
-        migrated, found = settle(values, native_defaults(type(self)), CHOICES)
+        migrated, found = reconcile(values, native_defaults(type(self)), CHOICES)
         started.join()
-        here = Here.look(is_distributed=started.is_launched())
+        here = Here.look(is_distributed=process.is_launched())
         kind = "cpu" if self._stays_on_cpu() else here.device_type
         found = [*found, *map(Problem, machine_problems(self, kind, here))]
         if found:
@@ -114,7 +114,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     def _setup_devices(self) -> Any:
         """HF's, which takes a backend for the sign of a job."""
         values, backend = self.__dict__, self.ddp_backend
-        is_alone = not (started.is_launched() or _has_group())
+        is_alone = not (process.is_launched() or _has_group())
         if backend is None or not is_alone:
             return super()._setup_devices
         logger.warning_once(
@@ -136,9 +136,9 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         asked, nodes = flags.get("devices"), flags.get("num_nodes") or 1
         processes = count(asked) or processes_for(
             gpus,
-            is_told=asked is not None or started.is_told,
-            is_launched=started.is_launched(),
-            has_script=started.has_script(),
+            is_told=asked is not None or process.is_told,
+            is_launched=process.is_launched(),
+            has_script=process.has_script(),
         )
         if processes is None:
             started.warn_of_idle(gpus)

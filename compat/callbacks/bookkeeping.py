@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from compat.callbacks.hooks import EVENTS
 from compat.callbacks.light_arguments import LightArguments, light_arguments
-from compat.callbacks.run_of_lightning import logged, model_of, planned_epochs, planned_steps, single
+from compat.callbacks.trainer_state import logged, model_of, planned_epochs, planned_steps, single
 from compat.errors import ArgumentError
 
 FLAGS = tuple(field.name for field in dataclasses.fields(transformers.TrainerControl))

@@ -11,11 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 from typing_extensions import override
 
-from compat.callbacks.answers import Answers
-from compat.callbacks.run_of_lightning import epoch_at, logged, single
+from compat.callbacks.control import ControlActions
+from compat.callbacks.trainer_state import epoch_at, logged, single
 from compat.errors import ArgumentError
 from compat.translate.metric_names import named_as
-from compat.upstream.trainer import determine_best_metric
+from compat.upstream.seams.common import determine_best_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ def _instance(callback: Any) -> transformers.TrainerCallback:
     raise ArgumentError(msg)
 
 
-class HFCallbacks(Answers):
+class HFCallbacks(ControlActions):
     """HF's callbacks as one of Lightning's; made by `to_lightning`."""
 
     @override

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers import LitLogger
 from typing_extensions import override
 
-from compat.callbacks.loggers import OwnRun
+from compat.callbacks.logger_runs import OwnRun
 
 
 class LitLoggerOfOurs(OwnRun, LitLogger):

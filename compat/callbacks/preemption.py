@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compat.upstream.agreement import Alone
+    from compat.upstream.stop_consensus import LocalStop
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 """What announces the end of a process: every scheduler's way, SLURM's warning, and Ctrl-C."""
@@ -21,7 +21,7 @@ class Ending:
     """Why and after which update step a run stops, for all of its processes alike.
 
     Args:
-        agreement: of the processes.
+        consensus: of the processes.
         reason: tells what this process has heard: a signal's number, `TIME`, or None.
 
     Attributes:
@@ -33,8 +33,8 @@ class Ending:
         checkpoint: the last checkpoint.
     """
 
-    def __init__(self, agreement: Alone, reason: Callable[[], int | None]) -> None:
-        self._agreement = agreement
+    def __init__(self, consensus: LocalStop, reason: Callable[[], int | None]) -> None:
+        self._consensus = consensus
         self._reason = reason
         self.cause: int | None = None
         self.is_agreed = self.is_early = self.is_requeued = False
@@ -44,7 +44,7 @@ class Ending:
     @property
     def ahead(self) -> int:
         """Update steps that are made after a process has found a reason to stop."""
-        return self._agreement.ahead
+        return self._consensus.ahead
 
     def is_due(self, step: int, *, is_last: bool = False) -> bool:
         """Whether the run stops now; asked by all processes at the end of each update step.
@@ -55,8 +55,8 @@ class Ending:
         """
         reason = self._reason()
         if reason is not None:
-            self._agreement.propose(step + self.ahead, reason, is_last=is_last)
-        stop = self._agreement.look(is_last=is_last)
+            self._consensus.propose(step + self.ahead, reason, is_last=is_last)
+        stop = self._consensus.look(is_last=is_last)
         if stop is None or step < stop.step:
             return False
         self.cause, self.is_agreed = stop.reason, True
@@ -65,7 +65,7 @@ class Ending:
     def conclude(self) -> None:
         """At the run's end: a signal that came too late to stop training has told the process to end, too."""
         if self.cause is None:
-            stop = self._agreement.look(is_last=True)
+            stop = self._consensus.look(is_last=True)
             self.cause = self._reason() or (stop.reason if stop is not None else None) or None
 
 

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compat.checkpoint.atomic import beside
 from compat.checkpoint.manifest import (
     MANIFEST,
     MANIFEST_ERRORS,
@@ -22,7 +23,6 @@ from compat.checkpoint.manifest import (
     reseal,
     traits,
 )
-from compat.checkpoint.partial import beside
 from compat.checkpoint.verify import problems
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def forget(checkpoint: str | Path) -> None:
     shutil.rmtree(beside(checkpoint, HELD), ignore_errors=True)
 
 
-def settle(folder: str | Path) -> list[str]:
+def reconcile(folder: str | Path) -> list[str]:
     """Undo what a process that was killed had begun to change in checkpoints, or take it as it is.
 
     Args:
@@ -86,13 +86,13 @@ def settle(folder: str | Path) -> list[str]:
     done = []
     for held in sorted(Path(folder).glob(f"{HELD}checkpoint-*")):
         checkpoint = held.with_name(held.name.removeprefix(HELD))
-        if checkpoint.is_dir() and held.is_dir() and (said := _settled(checkpoint, held)):
+        if checkpoint.is_dir() and held.is_dir() and (said := _reconciled(checkpoint, held)):
             done.append(f"`{checkpoint}`: a run was killed while a callback changed it; {said}.")
         shutil.rmtree(held, ignore_errors=True)
     return done
 
 
-def _settled(checkpoint: Path, held: Path) -> str:
+def _reconciled(checkpoint: Path, held: Path) -> str:
     if not (held / MANIFEST).is_file():
         # It was killed before the checkpoint was handed over, or after it was taken back.
         return ""

@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_map
 from transformers.utils import logging
 from typing_extensions import override
 
+from compat.checkpoint.atomic import partial_of, put, writing
 from compat.checkpoint.layout import LAYOUT
 from compat.checkpoint.manifest import flush
-from compat.checkpoint.partial import partial_of, put, writing
 from compat.checkpoint.verify import damage
 from compat.errors import CheckpointError
 

@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from typing import IO, TYPE_CHECKING
 
-from compat.checkpoint.inert import InertUnpickler
+from compat.checkpoint.safe_unpickler import InertUnpickler
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:

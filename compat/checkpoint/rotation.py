@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compat.checkpoint.partial import remove
-from compat.checkpoint.whole import is_loadable, numbered
+from compat.checkpoint.atomic import remove
+from compat.checkpoint.selection import is_loadable, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping  # noqa: TC003 (of dataclasses)
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compat.checkpoint.inert import Inert, InertUnpickler
 from compat.checkpoint.layout import CALLBACKS, OPTIMIZER_EXTRA, STATE, is_one_of
+from compat.checkpoint.safe_unpickler import Inert, InertUnpickler
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -163,7 +163,7 @@ def known_only(given: Mapping[str, Any]) -> dict[str, Any]:
 def _from_saved(path: str) -> dict[str, Any]:
     from compat.arguments.names import native_defaults
     from compat.arguments.seq2seq import Seq2SeqTrainingArguments
-    from compat.checkpoint.inert import read_arguments
+    from compat.checkpoint.safe_unpickler import read_arguments
 
     saved = read_arguments(path)
     defaults = native_defaults(Seq2SeqTrainingArguments)
@@ -204,7 +204,7 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
         with contextlib.redirect_stdout(sys.stderr):
             run_script(words[0], words[1:])
     except _MadeError as made:
-        from compat.translate.plan import plain
+        from compat.translate.setting import plain
 
         defaults = {**native_defaults(made.kind), **native_defaults(TrainingArguments)}
         changed = {
@@ -252,7 +252,7 @@ def headline(made: LightningPlan) -> str:
 
 def row(setting: Setting) -> tuple[str, str, str, str]:
     """One decision as the cells of a table."""
-    from compat.translate.plan import plain
+    from compat.translate.setting import plain
 
     if not setting.field:
         return ("—", "", setting.outcome, setting.note)

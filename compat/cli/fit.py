@@ -33,8 +33,8 @@ def run(words: Sequence[str]) -> int:
         The exit status.
     """
     from compat.cli.lightning import run as run_command
-    from compat.upstream import started
+    from compat.upstream import process
 
     # Started otherwise, other processes would not know what to do.
-    started.command[:] = [sys.executable, "-m", "compat", *words]
+    process.command[:] = [sys.executable, "-m", "compat", *words]
     return run_command(words)

@@ -58,11 +58,11 @@ def main(namespace: argparse.Namespace) -> int:
         return 2
     from compat.errors import ArgumentError
     from compat.install import install
-    from compat.upstream import launch, started
+    from compat.upstream import launch, process, started
 
     # Started without `compat run`, the other processes would train under HF.
-    started.command[:] = [sys.executable, "-m", "compat", *sys.argv[1:]]
-    started.is_told = namespace.devices is not None
+    process.command[:] = [sys.executable, "-m", "compat", *sys.argv[1:]]
+    process.is_told = namespace.devices is not None
     started.join()
     try:
         launch.launch(namespace.devices or 1)

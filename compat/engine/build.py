@@ -18,13 +18,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core import rank_zero
 
 from compat.arguments.fields import shown
-from compat.arguments.lightning import FLAGS, Fate
-from compat.engine.guest import is_guest
+from compat.arguments.lightning import FLAGS, Handling
 from compat.engine.logs import LoggerConnector
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop, is_observed
 from compat.engine.precision import HFPrecision
 from compat.engine.signals import SignalConnector
 from compat.engine.strategies import STRATEGIES
+from compat.engine.user_module import is_user_module
 from compat.errors import ArgumentError
 from compat.upstream.environment import Facts
 
@@ -67,7 +67,7 @@ DONE_ELSEWHERE = (
 PASSED_ON = frozenset(
     flag.name
     for flag in FLAGS.values()
-    if flag.fate is Fate.PASSED and flag.name not in (*BUILT_HERE, *DONE_ELSEWHERE)
+    if flag.handling is Handling.PASSED and flag.name not in (*BUILT_HERE, *DONE_ELSEWHERE)
 )
 """Flags of `lightning={...}` that Lightning's Trainer itself acts on."""
 
@@ -179,7 +179,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     trainer.fit_loop = FitLoop(trainer, session, session.schedule.epochs)
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
     _show_evaluation_schedule(trainer, session.hf.args)
-    session.is_observed = is_observed(trainer, has_guest=is_guest(session.hf.model))
+    session.is_observed = is_observed(trainer, has_user_module=is_user_module(session.hf.model))
     session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
 
 

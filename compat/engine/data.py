@@ -9,9 +9,9 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from transformers.trainer_utils import has_length
 
+from compat.engine.micro_batch import MicroBatch
 from compat.engine.position import looks_ahead
 from compat.engine.resumption import Resumed
-from compat.engine.session import MicroBatch
 from compat.engine.windows import ENDLESS, fetch_windows, window_at
 from compat.errors import ArgumentError
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 from torchmetrics import Metric, MetricCollection
 from transformers import trainer as hf_trainer
 from transformers.trainer_pt_utils import IterableDatasetShard
@@ -17,22 +15,15 @@ from transformers.trainer_utils import (
     has_length,
 )
 
-from compat.engine.data import EvaluationLoader
 from compat.engine.limits import LimitedLoader
-from compat.engine.loops import EvaluationLoop, PredictionLoop, is_observed
-from compat.engine.signals import propagating
 from compat.engine.torchmetrics import TorchMetrics
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
 from compat.upstream.models import shifts_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import lightning.pytorch as pl
     from torch import nn
 
     from compat.engine.host import TrainerHost
-    from compat.engine.module import TrainerModule
 
 PADDING = -100
 KEPT = ("losses", "preds", "labels", "inputs")
@@ -51,7 +42,6 @@ class Evaluation:
         prediction_loss_only: whether only losses are kept.
         ignore_keys: keys of the model's output to leave out.
         metric_key_prefix: prefix of every metric.
-        validation: the evaluation of which this is a pass, where Lightning's callbacks see one.
     """
 
     def __init__(
@@ -63,10 +53,8 @@ class Evaluation:
         prediction_loss_only: bool,
         ignore_keys: list[str] | None,
         metric_key_prefix: str,
-        validation: Validation | None = None,
     ) -> None:
         self._hf = hf
-        self.validation = validation
         self._model = model
         self._prediction_loss_only = prediction_loss_only
         self._ignore_keys = ignore_keys
@@ -260,142 +248,3 @@ class Evaluation:
         else:
             samples = self._observed
         return samples or self._observed
-
-
-def is_running(trainer: pl.Trainer) -> bool:
-    """Whether one of Lightning's loops is running."""
-    return trainer.state.status is TrainerStatus.RUNNING
-
-
-def is_fitting(trainer: pl.Trainer) -> bool:
-    """Whether `fit` is running."""
-    return is_running(trainer) and trainer.state.fn is TrainerFn.FITTING
-
-
-def run_evaluation(
-    trainer: pl.Trainer, module: TrainerModule, evaluation: Evaluation, dataloader: Any
-) -> None:
-    """Have Lightning loop over `dataloader`: inside `fit` where one is running, else by validate or predict.
-
-    Where nobody listens, and Lightning has set itself up for the module already, its entry and its loop
-    would change nothing, and are left out.
-
-    Args:
-        trainer: the Lightning Trainer.
-        module: its module, which hands each batch to `evaluation`.
-        evaluation: the pass.
-        dataloader: HF's dataloader.
-    """
-    loader = EvaluationLoader(dataloader)
-    if is_fitting(trainer):
-        # The module that Lightning is driving, also where a callback has replaced the trainer's model.
-        module = cast("TrainerModule", trainer.lightning_module)
-    is_alone = _is_set_up(trainer, module) and not is_observed(trainer, has_guest=module.has_guest)
-    outer, module.evaluation = module.evaluation, evaluation
-    try:
-        if is_alone:
-            _run_alone(trainer, module, dataloader, predicts=evaluation.predicts)
-        elif is_fitting(trainer):
-            _run_nested(trainer, evaluation, loader)
-        elif evaluation.predicts:
-            with propagating():
-                trainer.predict(module, dataloaders=loader, return_predictions=False)
-        else:
-            with propagating():
-                trainer.validate(module, dataloaders=loader, verbose=False)
-    finally:
-        module.evaluation = outer
-        loader.release()
-
-
-def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
-    """Whether what Lightning does, or has done last, is with this module, and set up for an evaluation."""
-    state = trainer.state
-    if is_fitting(trainer):
-        return True
-    has_ended = state.status is TrainerStatus.FINISHED and state.fn is not TrainerFn.FITTING
-    return has_ended and trainer.lightning_module is module
-
-
-def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Any, *, predicts: bool) -> None:
-    """Make a pass that, beside the module, only the Trainer's state tells of."""
-    state, nested = trainer.state, is_fitting(trainer)
-    outer = state.stage
-    state.stage = RunningStage.PREDICTING if predicts else RunningStage.VALIDATING
-    if not nested:
-        state.fn = TrainerFn.PREDICTING if predicts else TrainerFn.VALIDATING
-        state.status = TrainerStatus.RUNNING
-    status = TrainerStatus.INTERRUPTED
-    try:
-        (module.on_predict_model_eval if predicts else module.on_validation_model_eval)()
-        step = module.predict_step if predicts else module.validation_step
-        for index, batch in enumerate(dataloader):
-            step(batch, index)
-        status = TrainerStatus.FINISHED
-    finally:
-        state.stage = outer
-        if not nested:
-            state.status = status
-
-
-class Validation:
-    """An evaluation of HF's in the middle of `fit`, as Lightning's callbacks see it.
-
-    HF makes a pass for each of its datasets, and has its metrics after the last one. To callbacks it is one
-    validation, which ends when they can see those metrics.
-    """
-
-    def __init__(self) -> None:
-        self.loop: EvaluationLoop | None = None
-
-    def finish(self, trainer: pl.Trainer) -> None:
-        """End it; one without a pass of ours, where a subclass evaluates in its own way, begins here, too."""
-        loop = self.loop or EvaluationLoop(trainer, TrainerFn.FITTING, is_last=False)
-        with _nested(trainer, validation=loop):
-            if self.loop is None:
-                loop.begin()
-            loop.finish()
-
-
-def _run_nested(trainer: pl.Trainer, evaluation: Evaluation, loader: EvaluationLoader) -> None:
-    """Run one of Lightning's loops in the middle of `fit`."""
-    if evaluation.predicts:
-        prediction = PredictionLoop(trainer, loader)
-        prediction.return_predictions = False
-        with _nested(trainer, prediction=prediction):
-            prediction.run()
-        return
-    validation = evaluation.validation
-    is_first = validation is None or validation.loop is None
-    loop = EvaluationLoop(trainer, TrainerFn.FITTING, loader, is_first=is_first, is_last=validation is None)
-    if validation is not None:
-        validation.loop = loop
-    with _nested(trainer, validation=loop):
-        loop.run()
-
-
-@contextlib.contextmanager
-def _nested(
-    trainer: pl.Trainer,
-    *,
-    validation: EvaluationLoop | None = None,
-    prediction: PredictionLoop | None = None,
-) -> Iterator[None]:
-    """Have a loop be the one that is running, and leave everything as it was found."""
-    stage = trainer.state.stage
-    connector = trainer._logger_connector
-    first_iteration = connector._first_loop_iter
-    epoch_loop = trainer.fit_loop.epoch_loop
-    outer_validation, outer_prediction = epoch_loop.val_loop, trainer.predict_loop
-    try:
-        if validation is not None:
-            epoch_loop.val_loop = validation
-            trainer.validating = True
-        if prediction is not None:
-            trainer.predict_loop = prediction
-            trainer.predicting = True
-        yield
-    finally:
-        epoch_loop.val_loop, trainer.predict_loop = outer_validation, outer_prediction
-        trainer.state.stage = stage
-        connector._first_loop_iter = first_iteration

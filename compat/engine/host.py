@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from transformers.utils import PushInProgress
 
     from compat.checkpoint.hosts import Disks
-    from compat.engine.module import TrainerModule
+    from compat.engine.micro_batch import MicroBatch
     from compat.engine.position import Position
-    from compat.engine.session import MicroBatch, Session
     from compat.translate import LightningPlan
     from compat.upstream.environment import Facts
     from compat.upstream.schedule import Schedule
-    from compat.upstream.trainer import Prepared
+    from compat.upstream.seams.common import Prepared
 
 Batch: TypeAlias = Any
 """What a collator makes of some rows: most often a mapping from names to tensors of shape (batch, …)."""
@@ -39,6 +38,51 @@ Trial: TypeAlias = Any
 
 Output: TypeAlias = Any
 """What a model or a step returns: a tensor, or tensors in tuples, lists and mappings."""
+
+
+class RunState(Protocol):
+    """The run of `fit` in progress, as the components see it: a `Session`."""
+
+    has_ended: bool
+    """Whether the run that is resumed had ended itself."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long it is."""
+
+    @property
+    def dataloader(self) -> Any:
+        """HF's train dataloader."""
+
+    @property
+    def resume_from_checkpoint(self) -> str | None:
+        """The checkpoint that it goes on from."""
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs before a resumed run."""
+
+    @property
+    def steps_trained(self) -> int:
+        """Micro-steps before a resumed run in its current epoch."""
+
+    @property
+    def behind(self) -> int:
+        """Micro-steps of the current epoch that belong to update steps made."""
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether the end of the current epoch has come."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the dataset has, where it has a length."""
+
+    def where(self) -> Position:
+        """The position in the data."""
+
+    def depends_on(self) -> dict[str, int | None]:
+        """What the count of batches within an epoch depends on."""
 
 
 class UserModuleHost(Protocol):
@@ -55,7 +99,7 @@ class FitHost(Protocol):
     """The Lightning Trainer of this run or of the last one."""
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> RunState | None:
         """The run in progress."""
 
     @property
@@ -80,13 +124,13 @@ class FitHost(Protocol):
     def build(self) -> pl.Trainer:
         """Builds a Lightning Trainer as the plan has it."""
 
-    def make_module(self) -> TrainerModule:
+    def make_module(self) -> pl.LightningModule:
         """Builds the LightningModule around the model."""
 
     def limited(self, dataloader: Any, name: str) -> Any:
         """A dataloader, less what a flag of Lightning's leaves out of it."""
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: RunState) -> None:
         """Logs how long the run is."""
 
     def sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
@@ -95,7 +139,7 @@ class FitHost(Protocol):
     def scheduler_waits_for_metrics(self) -> bool:
         """Whether HF steps the scheduler with the metrics of an evaluation."""
 
-    def warn_of_empty_epoch(self, session: Session) -> None:
+    def warn_of_empty_epoch(self, session: RunState) -> None:
         """Stops a run whose epoch has no batch."""
 
 
@@ -165,7 +209,7 @@ class CheckpointWriterHost(Protocol):
 class CheckpointReaderHost(Protocol):
     """The component that reads checkpoints."""
 
-    def load_position(self, checkpoint: str | None, session: Session) -> Position | None:
+    def load_position(self, checkpoint: str | None, session: RunState) -> Position | None:
         """Where the run that is resumed stood in its data."""
 
 
@@ -437,7 +481,7 @@ class TrainerHost(Protocol):
         """The Lightning Trainer."""
 
     @property
-    def lightning_module(self) -> TrainerModule:
+    def lightning_module(self) -> pl.LightningModule:
         """The LightningModule around the model."""
 
     @property

@@ -482,19 +482,19 @@ class PredictionLoop(_PredictionLoop):
             super()._on_predict_model_train()
 
 
-def is_observed(trainer: pl.Trainer, *, has_guest: bool) -> bool:
+def is_observed(trainer: pl.Trainer, *, has_user_module: bool) -> bool:
     """Whether a Lightning callback, a LightningModule of the user's or a profiler listens to the loops.
 
     Loggers do not: they are given what HF logs, by HF's own `log`.
     """
     connected: Any = trainer
     is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
-    return bool(connected.callbacks or is_profiled or has_guest)
+    return bool(connected.callbacks or is_profiled or has_user_module)
 
 
 def _keeps_modes(trainer: pl.Trainer) -> bool:
     """Whether the model is a LightningModule of the user's, whose modes are the user's."""
-    return bool(getattr(trainer.lightning_module, "has_guest", False))
+    return bool(getattr(trainer.lightning_module, "has_user_module", False))
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class TrainerModule(pl.LightningModule):
         model: its model.
     """
 
-    has_guest = False
+    has_user_module = False
     """Whether the model is a LightningModule of the user's."""
 
     def __init__(self, hf: TrainerHost, model: nn.Module) -> None:

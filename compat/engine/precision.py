@@ -80,7 +80,7 @@ def _restore_forward(model: nn.Module, wrapped: AutocastForward) -> None:
 
 def _listened_to(module: pl.LightningModule) -> bool:
     trainer: Any = module.trainer
-    return bool(trainer.callbacks or module.has_guest)
+    return bool(trainer.callbacks or module.has_user_module)
 
 
 class HFPrecision(Precision):

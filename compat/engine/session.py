@@ -26,30 +26,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compat.engine.host import TrainerHost
+    from compat.engine.micro_batch import MicroBatch
     from compat.engine.position import Draws
     from compat.upstream.schedule import Schedule
-    from compat.upstream.trainer import Prepared
-
-
-@dataclass(slots=True)
-class MicroBatch:
-    """A batch and its place in its accumulation window and epoch.
-
-    Attributes:
-        inputs: the batch as HF's collator made it.
-        num_items: what the whole window counts, `num_items_in_batch` in HF's words.
-        step: its index in the epoch, in micro-steps.
-        opens: whether it is the first of its window.
-        closes: whether it is the last one fetched for its window.
-        syncs: whether the optimizer steps after it.
-    """
-
-    inputs: Any
-    num_items: Any
-    step: int
-    opens: bool
-    closes: bool
-    syncs: bool
+    from compat.upstream.seams.common import Prepared
 
 
 @dataclass(slots=True)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
 
-    from compat.engine.session import MicroBatch, Session
+    from compat.engine.micro_batch import MicroBatch
+    from compat.engine.session import Session
 
 
 SHARDED = frozenset({DistributedType.FSDP, DistributedType.DEEPSPEED})

@@ -12,7 +12,7 @@ from transformers import default_data_collator
 
 from compat.arguments.fields import shown
 from compat.callbacks.misplaced import check_place, is_lightning_callback
-from compat.engine.guest import TRANSFERS, check_guest, is_guest
+from compat.engine.user_module import TRANSFERS, check_user_module, is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.components.callbacks import made
 from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
@@ -136,8 +136,8 @@ def _adapt_model_and_data(bound: BoundArguments) -> None:
     check_distribution(model, "model")
     if getattr(type(model), HF_MODULE, False):
         bound["model"] = model = model.model
-    if is_guest(model):
-        check_guest(model)
+    if is_user_module(model):
+        check_user_module(model)
         model.configure_model()
         check_arguments(bound["args"], model)
         _check_loss(bound["compute_loss_func"], model)

@@ -17,8 +17,8 @@ from compat.checkpoint.adapters import is_whole
 from compat.checkpoint.io import numpys_older_names
 from compat.checkpoint.jsonable import metrics_as_json, save_state
 from compat.checkpoint.layout import STATE
-from compat.checkpoint.whole import AUTO
-from compat.engine.guest import is_guest
+from compat.checkpoint.selection import AUTO
+from compat.engine.user_module import is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import AcceleratorAttribute
 from compat.trainer.component import Slot, restore
@@ -46,7 +46,8 @@ from compat.upstream.features import (
 )
 from compat.upstream.models import uncompiled
 from compat.upstream.patched import own_signature, show_source
-from compat.upstream.trainer import TrainerSeams, determine_best_metric
+from compat.upstream.seams import TrainerSeams
+from compat.upstream.seams.common import determine_best_metric
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -119,7 +120,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         self.callback_handler.callbacks[1:1] = own
         for callback in callbacks:
             self.add_callback(callback)
-        if is_guest(self.model) or is_adapted(self, "compute_loss"):
+        if is_user_module(self.model) or is_adapted(self, "compute_loss"):
             # A loss of an older signature is the mean of its micro-batch: HF must divide it by the window.
             self.model_accepts_loss_kwargs = False
 
@@ -182,10 +183,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         # The `forward` of a LightningModule does not tell what its steps use.
-        return dataset if is_guest(self.model) else super()._remove_unused_columns(dataset, description)
+        return dataset if is_user_module(self.model) else super()._remove_unused_columns(dataset, description)
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
-        if is_guest(self.model):
+        if is_user_module(self.model):
             return data_collator
         return super()._get_collator_with_removed_columns(data_collator, description)
 
@@ -315,7 +316,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         Returns:
             A scalar, or the scalar and the outputs.
         """
-        if is_guest(self.model):
+        if is_user_module(self.model):
             return self._user_module.compute_loss(model, inputs, return_outputs=return_outputs)
         keeps_past = self._backports.keeps_past
         computed = super().compute_loss(
@@ -332,7 +333,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of a window, and what they count. Mirrors `transformers.Trainer.get_batch_samples`."""
-        if is_guest(self.model):
+        if is_user_module(self.model):
             return self._user_module.batch_samples(*args, **kwargs)
         read: tuple[list[Any], Any] = super().get_batch_samples(*args, **kwargs)
         return read
@@ -344,7 +345,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         super()._count_tokens_after_step(self._user_module.named(inputs))
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        if is_guest(self.model):
+        if is_user_module(self.model):
             return self._user_module.prepare_inputs(inputs)
         return self._backports.with_past(super()._prepare_inputs(inputs))
 
@@ -494,7 +495,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         Returns:
             Loss, logits and labels; each may be None.
         """
-        if is_guest(self.model):
+        if is_user_module(self.model):
             with torch.no_grad():
                 return self._user_module.prediction_step(model, inputs, prediction_loss_only)
         step: tuple[Any, Any, Any] = super().prediction_step(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fields import masked, shown
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
-from compat.arguments.lightning import Fate, count
-from compat.arguments.machine import Here, machine_problems, one_process_problems
+from compat.arguments.lightning import Handling, count
+from compat.arguments.machine import machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
 from compat.arguments.sharding import READ, sharding_problems
 from compat.errors import ArgumentError
-from compat.translate.launched import AsLaunched, as_launched
-from compat.translate.launched import problems as launched_problems
-from compat.translate.plan import LightningPlan, Setting, plain, scalar
+from compat.translate.accelerate_env import as_launched
+from compat.translate.accelerate_env import problems as launched_problems
+from compat.translate.plan import LightningPlan
 from compat.translate.rules import RULES, Kind, Rule
+from compat.translate.setting import Setting, plain, scalar
 from compat.translate.strategy import (
     CLASSES,
     deepspeed_settings,
@@ -30,37 +31,8 @@ from compat.translate.strategy import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-
-class Facts(Protocol):
-    """What the plan may know of the machine and the process."""
-
-    @property
-    def device_type(self) -> str:
-        """Kind of the device that the arguments chose."""
-
-    @property
-    def device_index(self) -> int | None:
-        """Index of that device, where its kind has one."""
-
-    @property
-    def devices(self) -> int:
-        """Number of devices of that kind on this machine that the job may use."""
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of machines of the job."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes of the job."""
-
-    @property
-    def launched(self) -> Mapping[str, str]:
-        """The variables by which `accelerate launch` has asked for something."""
-
-    @property
-    def here(self) -> Here | None:
-        """This machine and process; None in a plan for another machine."""
+    from compat.translate.accelerate_env.arguments import AsLaunched
+    from compat.upstream.environment import Facts
 
 
 def as_run(args: Any, facts: Facts) -> AsLaunched:
@@ -163,20 +135,20 @@ def _why_devices(facts: Facts) -> str:
 
 def _fields(args: AsLaunched, facts: Facts, strategy: str) -> Iterator[Setting]:
     for field, rule in RULES.items():
-        if field in args.defaults or args.has_heard(field):
+        if field in args.defaults or args.is_from_launcher(field):
             yield _with_origin(_setting(rule, args, facts, strategy, args.defaults.get(field)), args)
 
 
 def _with_origin(setting: Setting, args: AsLaunched) -> Setting:
     """A decision that tells what the launcher has to do with it."""
-    said = [heard for heard in args.heard if heard.field == setting.field]
-    if not said:
+    overrides = [one for one in args.overrides if one.field == setting.field]
+    if not overrides:
         return setting
-    note = "; ".join([setting.note, *(heard.note for heard in said)])
+    note = "; ".join([setting.note, *(one.note for one in overrides)])
     changed = setting.changed
-    if any(heard.holds for heard in said):
+    if any(one.holds for one in overrides):
         # The launcher spells out what is off as well.
-        is_shown = setting.field.endswith("reshard_after_forward") or any(heard.because for heard in said)
+        is_shown = setting.field.endswith("reshard_after_forward") or any(one.because for one in overrides)
         changed = bool(setting.value) or is_shown
     return dataclasses.replace(setting, note=note, changed=changed)
 
@@ -291,8 +263,8 @@ def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
         yield Setting(
             field=f"lightning.{name}",
             value=masked(name, plain(value)),
-            kind=Kind.FLAG if flag.fate is Fate.PASSED else Kind.HF,
-            target=name if flag.fate is Fate.PASSED else flag.says or name,
+            kind=Kind.FLAG if flag.handling is Handling.PASSED else Kind.HF,
+            target=name if flag.handling is Handling.PASSED else flag.says or name,
             becomes=masked(name, plain(value)),
             note=flag.note or "asked for by `lightning`",
             changed=value is not False,
@@ -347,10 +319,10 @@ _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {
 
 def _sharding_problems(args: AsLaunched, facts: Facts) -> Iterator[str]:
     values = {name: getattr(args, name, None) for name in READ}
-    if args.has_heard("deepspeed") and not isinstance(args.deepspeed, str):
+    if args.is_from_launcher("deepspeed") and not isinstance(args.deepspeed, str):
         # What the launcher itself says of DeepSpeed is held against the arguments by its own names.
         values["deepspeed"] = {"zero_optimization": args.deepspeed["zero_optimization"]}
-    if args.has_heard("deepspeed") and args.fsdp:
+    if args.is_from_launcher("deepspeed") and args.fsdp:
         values["fsdp"] = None
     processes = _processes(getattr(args, "lightning", None) or {}, facts)
     is_known = facts.here is not None or processes > 1

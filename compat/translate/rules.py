@@ -1,4 +1,4 @@
-"""The fate of every HF argument, one rule an argument.
+"""How each HF argument is handled: one rule for each.
 
 The planner, `compat explain`, docs/arguments.md and the tests all read this table.
 """

@@ -12,8 +12,8 @@ from compat.arguments.fsdp import CHOSEN, FSDP_CONFIG
 from compat.arguments.machine import XLA
 from compat.arguments.sharding import READ, mesh_sizes
 from compat.errors import ArgumentError
-from compat.translate.plan import Setting
 from compat.translate.rules import Kind
+from compat.translate.setting import Setting
 
 CLASSES = {
     "single_device": "SingleDeviceStrategy",

@@ -19,7 +19,7 @@ from torch.nn.functional import log_softmax, pad, softmax
 from torch.nn.utils.rnn import pad_sequence
 
 from compat.trl.import_utils import is_npu_available, is_xpu_available
-from compat.upstream.departed import top_k_top_p_filtering
+from compat.upstream.removed_names import top_k_top_p_filtering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from compat.errors import ArgumentError
-from compat.upstream.started import command, free_port, is_launched
+from compat.upstream.process import command, free_port, is_launched
 
 SECONDS_TO_END, SECONDS_TO_FAIL = 1800, 5
 """How long the other processes may go on when this one has ended, and when it has failed: as long as they

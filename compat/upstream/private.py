@@ -66,6 +66,7 @@ PRIVATE = (
     ),
     Private(_TRAINER + "_save_checkpoint", _HF, "overridden: takes the metrics of 4.37"),
     Private(_TRAINER + "_push_from_checkpoint", _HF, "overridden: keeps tokens out of its files"),
+    Private(_TRAINER + "_rotate_checkpoints", _HF4, "overridden: one process of each disk rotates"),
     Private(_TRAINER + "_get_train_sampler", _HF, "called by HF; overrides of 4.37 take no dataset"),
     Private(_TRAINER + "_get_learning_rate", _HF, "called after each update step"),
     Private(_TRAINER + "_load_rng_state", _HF, "called on resume"),

@@ -1,34 +1,21 @@
-"""How this process was started, and whether others have to be; light, since each set of arguments asks."""
+"""Joining a job and starting its other processes; light, since each set of arguments asks."""
 
 from __future__ import annotations
 
-import builtins
 import functools
-import multiprocessing
 import os
-import socket
 import sys
 import warnings
 from typing import Any
 
 from compat.errors import ArgumentError
-
-command: list[str] = []
-"""What starts this program once more; `compat run` sets it, since the script alone would run without it."""
-
-is_told = False
-"""Whether `compat run --devices` has said how many processes there are."""
+from compat.upstream import process
 
 HOW_TO_START = (
     "Start with `torchrun` or `compat run --devices N`, or give "
     "`TrainingArguments(lightning={'devices': N})`, which starts the others."
 )
 """The ways to a job of several processes."""
-
-
-def is_launched() -> bool:
-    """Whether a launcher has already told this process its rank."""
-    return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
 
 
 def join() -> None:
@@ -56,7 +43,7 @@ def _has_group() -> bool:
 
 def start(devices: int, num_nodes: int = 1) -> None:
     """Start this program again for each further device, unless a launcher has done so."""
-    if is_launched() or devices * num_nodes > 1:
+    if process.is_launched() or devices * num_nodes > 1:
         from compat.upstream.launch import launch
 
         launch(devices, num_nodes)
@@ -67,7 +54,7 @@ def form_job_of_one() -> None:
 
     DeepSpeed takes a process without them for one of MPI's, and asks MPI.
     """
-    if is_launched():
+    if process.is_launched():
         return
     os.environ.update(
         RANK="0",
@@ -75,30 +62,8 @@ def form_job_of_one() -> None:
         WORLD_SIZE="1",
         LOCAL_WORLD_SIZE="1",
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(free_port()),
+        MASTER_PORT=str(process.free_port()),
     )
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens to."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def has_script() -> bool:
-    """Whether this process can be started again unasked: it runs a user's script, and nobody types at it."""
-    import __main__
-
-    if command:
-        return True
-    path = str(getattr(__main__, "__file__", None) or "")
-    is_plain = getattr(__main__, "__spec__", None) is None and path.endswith(".py") and os.path.isfile(path)
-    # Workers of other libraries are scripts, too; those of multiprocessing have a parent.
-    is_ours = "site-packages" not in path and multiprocessing.parent_process() is None
-    is_typed_at = sys.flags.interactive or hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
-    return is_plain and is_ours and not is_typed_at and "PYTEST_CURRENT_TEST" not in os.environ
 
 
 @functools.cache

@@ -9,23 +9,23 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 import compat
 from compat.arguments.fields import FIELDS
-from compat.arguments.lightning import FLAGS, PRECISIONS, STRATEGIES, Fate, limit, problems, say
+from compat.arguments.lightning import FLAGS, PRECISIONS, STRATEGIES, Handling, limit, problems, say
 from compat.errors import ArgumentError
 
 BASE: dict[str, Any] = {"output_dir": "out", "report_to": [], "use_cpu": True}
 
 
 def test_every_flag_of_lightning_is_in_the_table() -> None:
-    of_lightning = {name for name, flag in FLAGS.items() if flag.fate is not Fate.OURS}
+    of_lightning = {name for name, flag in FLAGS.items() if flag.handling is not Handling.OURS}
     assert of_lightning == set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     assert set(FLAGS) - of_lightning == {"preemption", "replay_data", "save_async"}
 
 
 @pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
 def test_a_flag_has_what_its_fate_needs(flag: Any) -> None:
-    assert (flag.says in FIELDS) == (flag.fate is Fate.SAID)
-    assert flag.note or flag.fate is not Fate.REFUSED
-    if flag.fate is Fate.OURS:
+    assert (flag.says in FIELDS) == (flag.handling is Handling.SAID)
+    assert flag.note or flag.handling is not Handling.REFUSED
+    if flag.handling is Handling.OURS:
         assert flag.note
         return
     default = inspect.signature(pl.Trainer.__init__).parameters[flag.name].default

@@ -8,7 +8,7 @@ import pytest
 import compat
 from compat.arguments.machine import machine_problems, one_process_problems, processes_for
 from compat.errors import ArgumentError
-from compat.upstream import started
+from compat.upstream import process, started
 from compat.upstream.environment import Here
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def test_four_gpus_and_one_process(
 ) -> None:
     asked_for = []
     monkeypatch.setattr(Here, "look", lambda **_: FOUR_GPUS)
-    monkeypatch.setattr(started, "has_script", lambda: has_script)
+    monkeypatch.setattr(process, "has_script", lambda: has_script)
     monkeypatch.setattr(started, "start", lambda *numbers: asked_for.append(numbers))
     compat.TrainingArguments(str(tmp_path), report_to=[], **options)
     assert asked_for == [(processes, 1)]

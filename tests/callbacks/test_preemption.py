@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from compat.callbacks.preemption import SIGNALS, TIME, Ending, leave
-from compat.upstream.agreement import Alone, Stop
+from compat.upstream.stop_consensus import LocalStop, Stop
 
 
-class Job(Alone):
-    """An agreement among processes of which this is one."""
+class Job(LocalStop):
+    """A consensus among processes of which this is one."""
 
     ahead = 1
 
 
-def ending(agreed: Alone, *reasons: Any) -> Ending:
+def ending(agreed: LocalStop, *reasons: Any) -> Ending:
     """One whose process gives these reasons, one after the other, and then none."""
     left = list(reasons)
     return Ending(agreed, lambda: left.pop(0) if left else None)
@@ -26,7 +26,7 @@ def test_the_signals_are_those_of_schedulers_and_of_a_keyboard() -> None:
 
 
 def test_one_process_stops_where_it_is() -> None:
-    made = ending(Alone(), None, 15)
+    made = ending(LocalStop(), None, 15)
     assert [made.is_due(step) for step in (1, 2)] == [False, True]
     assert (made.cause, made.is_agreed) == (15, True)
 

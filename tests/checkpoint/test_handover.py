@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from compat.checkpoint import manifest
-from compat.checkpoint.handover import hand_over, settle, take_back
+from compat.checkpoint.handover import hand_over, reconcile, take_back
 from compat.checkpoint.manifest import MANIFEST
 from compat.checkpoint.verify import problems
 from compat.errors import BrokenCheckpointError
@@ -99,7 +99,7 @@ def test_a_kill_among_callbacks_costs_at_most_their_change(
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     hand_over(checkpoint)
     change(checkpoint)
-    (said,) = settle(tmp_path) or ("",)
+    (said,) = reconcile(tmp_path) or ("",)
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name in before} == before
     assert problems(checkpoint) == []
     assert not said or said.startswith(f"`{checkpoint}`: a run was killed while a callback changed it; ")
@@ -118,11 +118,11 @@ def test_a_large_file_that_was_written_into_counts_as_meant_if_it_can_be_read(
         text = stream.read()
         stream.seek(0)
         stream.write(text + " ")
-    assert settle(tmp_path)[0].endswith("taken as it is now (trainer_state.json).")
+    assert reconcile(tmp_path)[0].endswith("taken as it is now (trainer_state.json).")
     assert problems(checkpoint) == []
     hand_over(checkpoint)
     os.truncate(file, 10)
-    assert settle(tmp_path)[0].endswith("what it has left of trainer_state.json cannot be read.")
+    assert reconcile(tmp_path)[0].endswith("what it has left of trainer_state.json cannot be read.")
     assert problems(checkpoint)[0].startswith("`trainer_state.json`: ")
 
 
@@ -149,7 +149,7 @@ def test_what_was_taken_back_is_not_undone_where_the_double_is_left(tmp_path: Pa
     tag(checkpoint)
     take_back(checkpoint, known)
     assert (tmp_path / "_held-checkpoint-2" / "trainer_state.json").is_file()
-    assert settle(tmp_path) == []
+    assert reconcile(tmp_path) == []
     assert json.loads((checkpoint / "trainer_state.json").read_text())["trial_name"] == "tagged"
     assert problems(checkpoint) == []
     assert not (tmp_path / "_held-checkpoint-2").exists()

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from compat.checkpoint.atomic import begin, close, partial_of, sealed_partials, sweep
 from compat.checkpoint.hosts import Contents, Disks, Transfer, agreed, grouped, transfers
 from compat.checkpoint.layout import Lacks
 from compat.checkpoint.manifest import MANIFEST, Save, differences, read, reseal, saved_as, seal
-from compat.checkpoint.partial import begin, close, partial_of, sealed_partials, sweep
 from compat.checkpoint.verify import Report
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from compat.checkpoint import rotation
 from compat.checkpoint.manifest import seal
 from compat.checkpoint.rotation import by_age, rotate
-from compat.checkpoint.whole import numbered
+from compat.checkpoint.selection import numbered
 from tests.small import trainer
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 
 from compat.checkpoint.convert import convert
 from compat.checkpoint.manifest import MANIFEST
+from compat.checkpoint.selection import choose
 from compat.checkpoint.verify import problems
-from compat.checkpoint.whole import choose
 from compat.errors import ArgumentError, CheckpointError
 from tests.small import trainer
 

@@ -14,8 +14,8 @@ import transformers
 
 import compat
 from compat.checkpoint.manifest import MANIFEST, seal
+from compat.checkpoint.selection import choose
 from compat.checkpoint.verify import problems
-from compat.checkpoint.whole import choose
 from compat.errors import ArgumentError
 from tests.parity.record import isolated
 from tests.small import Regression, rows, trainer

@@ -26,7 +26,7 @@ from transformers.utils import logging
 import compat
 from compat.arguments.fields import FIELDS
 from compat.cli import main
-from compat.cli.lightning.fates import FATES, Part
+from compat.cli.lightning.handling import HANDLING, Part
 from compat.cli.lightning.model import PretrainedModule
 from compat.errors import ArgumentError
 from tests.parity.record import isolated
@@ -97,9 +97,9 @@ def somewhere(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compat"])
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    from compat.upstream import started
+    from compat.upstream import process
 
-    monkeypatch.setattr(started, "command", [])
+    monkeypatch.setattr(process, "command", [])
     # Lightning tells the processes that it starts of a seed.
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "")
@@ -166,12 +166,12 @@ def trained_by_hf(place: Path, tmp_path: Path) -> Any:
 
 
 def test_every_argument_has_a_fate() -> None:
-    assert FATES.keys() == FIELDS.keys()
+    assert HANDLING.keys() == FIELDS.keys()
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    for fate in FATES.values():
-        assert isinstance(fate.part, Part)
-        assert fate.part is not Part.REFUSED or f"`{fate.field}`" in page
-        assert fate.part is not Part.REFUSED or fate.note in page
+    for handling in HANDLING.values():
+        assert isinstance(handling.part, Part)
+        assert handling.part is not Part.REFUSED or f"`{handling.field}`" in page
+        assert handling.part is not Part.REFUSED or handling.note in page
 
 
 def test_from_a_csv_to_predictions(place: Path, tmp_path: Path, capsys: Any) -> None:

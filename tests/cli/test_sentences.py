@@ -12,7 +12,7 @@ import torch
 
 from compat.cli import main
 from compat.cli.lightning.sentences import sentence
-from compat.upstream import started
+from compat.upstream import process
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*intended to run from within Python",
@@ -48,7 +48,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder with a few files of settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compat"])
-    monkeypatch.setattr(started, "command", [])
+    monkeypatch.setattr(process, "command", [])
     Path("unknown.yaml").write_text("trainer:\n  max_epoch: 3\n")
     Path("broken.yaml").write_text("model: [a\n")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from compat.checkpoint.whole import last_whole
+from compat.checkpoint.selection import last_whole
 from tests.distributed import jobs
 
 if TYPE_CHECKING:

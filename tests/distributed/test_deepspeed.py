@@ -171,7 +171,7 @@ def test_resumed_by_more_processes(runs: Path) -> None:
 FABRIC = """
 import os
 import torch
-from compat.trainer.fabric import FabricAccelerator
+from compat.fabric.accelerator import FabricAccelerator
 from tests.distributed import sharded
 
 sharded.compile_nothing()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from compat.checkpoint.whole import last_whole
+from compat.checkpoint.selection import last_whole
 from tests.distributed import jobs
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import transformers
 from transformers.training_args import ParallelMode
 
 from compat.errors import ArgumentError
-from compat.upstream import started
+from compat.upstream import process
 from tests import small
 from tests.effects import parts
 from tests.effects.effect import Bench, Effect, same
@@ -46,7 +46,7 @@ def told_to_processes(name: str) -> Any:
 
         bench.patch.setattr(accelerate.PartialState, "__init__", noted)
         # As in a process of a job; one alone is not told of a backend.
-        bench.patch.setattr(started, "is_launched", lambda: True)
+        bench.patch.setattr(process, "is_launched", lambda: True)
         bench.arguments()
         (answer,) = {options[name] for options in asked if name in options}
         return answer

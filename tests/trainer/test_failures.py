@@ -10,7 +10,7 @@ from torch import nn
 
 import compat
 from compat.errors import CompatError
-from compat.upstream.trainer import HFTrainer
+from compat.upstream.seams.common import HFTrainer
 from tests.small import Regression, losses, rows, trainer
 
 if TYPE_CHECKING:

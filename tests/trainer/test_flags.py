@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from transformers import TrainerCallback
 
-from compat.arguments.lightning import FLAGS, Fate
+from compat.arguments.lightning import FLAGS, Handling
 from compat.checkpoint import partial
 from compat.errors import ArgumentError
 from compat.upstream import launch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def test_every_flag_of_lightnings_trainer_is_known_and_no_other() -> None:
     theirs = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
-    assert {name for name, flag in FLAGS.items() if flag.fate is not Fate.OURS} == theirs
+    assert {name for name, flag in FLAGS.items() if flag.handling is not Handling.OURS} == theirs
 
 
 def test_every_flag_is_tried_here() -> None:
@@ -402,7 +402,7 @@ def test_replay_data(tmp_path: Path) -> None:
 def test_what_contradicts_hf_is_refused_with_a_way_out(
     tmp_path: Path, name: str, value: Any, way_out: str
 ) -> None:
-    assert FLAGS[name].fate in (Fate.REFUSED, Fate.SAID)
+    assert FLAGS[name].handling in (Handling.REFUSED, Handling.SAID)
     with pytest.raises(ArgumentError, match=way_out) as caught:
         trainer(tmp_path, lightning={name: value})
     assert f"{name!r}: {value!r}" in str(caught.value)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
+from compat.checkpoint.atomic import delete, is_of_the_disk, partial_of, put
 from compat.checkpoint.convert.checking import refuse_damage, size_of
 from compat.checkpoint.convert.common import Options
 from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
 from compat.checkpoint.convert.secrets import leave_out_secrets
 from compat.checkpoint.counting import telling
 from compat.checkpoint.manifest import flush
-from compat.checkpoint.partial import delete, is_of_the_disk, partial_of, put
 from compat.errors import CheckpointError, CompatError
 
 if TYPE_CHECKING:

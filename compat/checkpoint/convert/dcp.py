@@ -15,9 +15,9 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorSt
 from torch.distributed.checkpoint.storage import WriteResult
 from typing_extensions import override
 
+from compat.checkpoint.atomic import cause_of
 from compat.checkpoint.convert import lazy, torchfile
 from compat.checkpoint.convert.common import within
-from compat.checkpoint.partial import cause_of
 from compat.checkpoint.shards import METADATA, Slice, read_metadata
 from compat.checkpoint.verify import check_sums
 from compat.errors import CheckpointError

@@ -15,8 +15,8 @@ from compat.checkpoint.convert import folders, lazy, torchfile
 from compat.checkpoint.convert.common import Checkpoint
 from compat.checkpoint.convert.skeleton import saved_once, skeleton_of
 from compat.checkpoint.deepspeed import LATEST
-from compat.checkpoint.inert import Inert
 from compat.checkpoint.pickles import refuse_code
+from compat.checkpoint.safe_unpickler import Inert
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from compat.checkpoint.convert import lazy
 from compat.checkpoint.convert.common import STATE
-from compat.checkpoint.inert import read_arguments
 from compat.checkpoint.layout import ARGUMENTS
+from compat.checkpoint.safe_unpickler import read_arguments
 from compat.errors import CompatError
 
 if TYPE_CHECKING:

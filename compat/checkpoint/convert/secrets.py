@@ -12,8 +12,8 @@ import torch
 
 from compat.arguments.fields import is_secret
 from compat.checkpoint.convert import lazy
-from compat.checkpoint.inert import Inert, InertUnpickler
 from compat.checkpoint.layout import ARGUMENTS
+from compat.checkpoint.safe_unpickler import Inert, InertUnpickler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,13 +28,12 @@ from compat.callbacks.loggers import reporting, shared_logger
 from compat.checkpoint.convert.checking import refuse_damage
 from compat.checkpoint.io import keep_files_whole
 from compat.cli.lightning.data import DataFiles, Source
-from compat.cli.lightning.fates import FATES, Part
+from compat.cli.lightning.handling import HANDLING, Part
 from compat.cli.lightning.help import show_help
 from compat.cli.lightning.model import Pretrained, PretrainedModule
 from compat.cli.lightning.parser import HFArgumentParser, as_words, files_in, split, typed
 from compat.cli.lightning.predictions import write_predictions
-from compat.cli.lightning.resuming import chosen
-from compat.cli.lightning.settle import (
+from compat.cli.lightning.reconcile import (
     arguments_given,
     clashes,
     flags_given,
@@ -43,12 +42,13 @@ from compat.cli.lightning.settle import (
     refused,
     said_by_flags,
 )
+from compat.cli.lightning.resuming import chosen
 from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
+from compat.modules.hf_datamodule import HFDataModule
+from compat.modules.hf_module import HFModule
 from compat.planning import plan
-from compat.trainer.datamodule import HFDataModule
-from compat.trainer.module import HFModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -259,7 +259,7 @@ class HFLightningCLI(LightningCLI):
         for name, value in self._given.items():
             if name in self._linked:
                 continue
-            key, part, kind = parts.get(FATES[name].part, ("", None, object))
+            key, part, kind = parts.get(HANDLING[name].part, ("", None, object))
             if isinstance(part, kind):
                 continue
             other = "there is no `data`" if part is None else f"`{key}` is a {type(part).__name__}"
@@ -286,7 +286,7 @@ class HFLightningCLI(LightningCLI):
 
     @property
     def _asks_for_flow(self) -> bool:
-        parts = {FATES[name].part for name in self._given}
+        parts = {HANDLING[name].part for name in self._given}
         return bool(parts & {Part.CONTROL, Part.LOGGER})
 
     @override
@@ -310,7 +310,7 @@ class HFLightningCLI(LightningCLI):
             options["timeout"] = timedelta(seconds=options["timeout"])
             flags["strategy"] = DDPStrategy(**options)
         if not isinstance(self.model, HFModule):
-            said = {FATES[field].note for field in self._given} | {"accelerator", "devices", "num_nodes"}
+            said = {HANDLING[field].note for field in self._given} | {"accelerator", "devices", "num_nodes"}
             flags = {flag: value for flag, value in flags.items() if flag in {*said, "strategy"}}
         return flags
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments.checks import nearest
 from compat.errors import ArgumentError
-from compat.trainer.datamodule import HFDataModule
+from compat.modules.hf_datamodule import HFDataModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoTokenizer
 from compat.arguments.checks import nearest
 from compat.cli.lightning.data import TASKS, Labels, Source, classified, collator_of, column, task_of
 from compat.errors import ArgumentError
+from compat.modules.hf_datamodule import HFDataModule
+from compat.modules.hf_module import HFModule
 from compat.trainer import Seq2SeqTrainer
-from compat.trainer.datamodule import HFDataModule
-from compat.trainer.module import HFModule
 
 OF_LOADING = (
     "attn_implementation",

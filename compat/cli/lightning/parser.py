@@ -19,7 +19,7 @@ from compat.arguments.names import native_defaults
 from compat.arguments.parser import HfArgumentParser
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.cli.lightning.data import DataFiles
-from compat.cli.lightning.fates import FATES, Part
+from compat.cli.lightning.handling import HANDLING, Part
 from compat.cli.lightning.sentences import sentence
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class HFArgumentParser(LightningArgumentParser):
         """Take every HF argument by its flat name, of every generation."""
         group = self.add_argument_group("Arguments of Hugging Face's Trainer")
         for name in FIELDS:
-            fate = FATES[name]
-            how = "not here" if fate.part is Part.REFUSED else fate.part.value
-            text = ": ".join(filter(None, (how, fate.note))).replace("%", "%%")
+            handling = HANDLING[name]
+            how = "not here" if handling.part is Part.REFUSED else handling.part.value
+            text = ": ".join(filter(None, (how, handling.note))).replace("%", "%%")
             group.add_argument(f"--{name}", type=Any, default=argparse.SUPPRESS, help=text)
 
     @override

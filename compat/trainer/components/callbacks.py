@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning
 from lightning.pytorch.callbacks import BaseFinetuning, Callback, ProgressBar, WeightAveraging
@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from compat.checkpoint.io import load_plain, save_plain, unloadable
 from compat.checkpoint.layout import CALLBACKS
-from compat.engine.evaluation import is_fitting
+from compat.engine.nested import is_fitting
 from compat.engine.optimizer import take_in_new_groups
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
     from compat.engine.host import TrainerHost
+    from compat.engine.module import TrainerModule
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -152,8 +153,8 @@ class Callbacks(Component):
         if built is None:
             return
         kept = {"callbacks": call._call_callbacks_state_dict(built), **self._kept()}
-        module, config = hf.lightning_module, hf._user_module.config
-        if module.has_guest and is_overridden("on_save_checkpoint", hf.model):
+        module, config = cast("TrainerModule", hf.lightning_module), hf._user_module.config
+        if module.has_user_module and is_overridden("on_save_checkpoint", hf.model):
             kept.setdefault("state_dict", module.state_dict())
             module.call("on_save_checkpoint", kept)
         waits = config is not None and config.reduce_on_plateau

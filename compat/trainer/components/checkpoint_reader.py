@@ -17,23 +17,23 @@ from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
 
 from compat.checkpoint.adapters import load_adapters
+from compat.checkpoint.atomic import sweep
 from compat.checkpoint.changed import changes, other_length
 from compat.checkpoint.convert import convert
 from compat.checkpoint.deepspeed import mend_universal
-from compat.checkpoint.handover import settle
+from compat.checkpoint.handover import reconcile
 from compat.checkpoint.held import what_holds
 from compat.checkpoint.hosts import gathered
-from compat.checkpoint.inert import read_arguments
 from compat.checkpoint.io import load_plain
 from compat.checkpoint.layout import ARGUMENTS, OPTIMIZER_EXTRA, STATE
-from compat.checkpoint.partial import sweep
 from compat.checkpoint.renamed import load_renamed
+from compat.checkpoint.safe_unpickler import read_arguments
+from compat.checkpoint.selection import AUTO, choose
 from compat.checkpoint.verify import problems
-from compat.checkpoint.whole import AUTO, choose
 from compat.checkpoint.writer import wait_for_writers
-from compat.engine.guest import is_guest
 from compat.engine.optimizer_state import lacking, load_held_state
 from compat.engine.position import Position
+from compat.engine.user_module import is_user_module
 from compat.errors import ArgumentError, CheckpointError, CompatError
 from compat.trainer.component import Component
 
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from compat.checkpoint.hosts import Disks
-    from compat.engine.host import TrainerHost
-    from compat.engine.session import Session
+    from compat.engine.host import RunState, TrainerHost
 
 UNPACKED = "_unpacked-"
 """Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
@@ -122,7 +121,7 @@ class CheckpointReader(Component):
         hf._checkpoint_writer.require_place_to_save()
         if isinstance(asked, (str, Path)) and os.path.isfile(asked):
             return self._unpacked(asked)
-        for sentence in (*sweep(folder), *settle(folder)) if hf._checkpoint_writer.leads_disk else ():
+        for sentence in (*sweep(folder), *reconcile(folder)) if hf._checkpoint_writer.leads_disk else ():
             logger.warning(sentence)
         choice = choose(asked, folder, needs_weights=not hf._loads_own_weights, processes=hf.args.world_size)
         for sentence in choice.notes():
@@ -136,8 +135,8 @@ class CheckpointReader(Component):
         disks.each(hf._checkpoint_writer.require_place_to_save)
         if isinstance(asked, (str, Path)) and any(disks.each(lambda: os.path.isfile(asked))):
             return self._unpacked_together(lambda: self._unpacked(asked) if os.path.isfile(asked) else None)
-        settled = disks.each(lambda: settle(folder))
-        for sentence in (*disks.sweep(folder), *(settled[disks.own] if disks.leads_own else ())):
+        reconciled = disks.each(lambda: reconcile(folder))
+        for sentence in (*disks.sweep(folder), *(reconciled[disks.own] if disks.leads_own else ())):
             logger.warning(sentence)
         choice = choose(
             asked, folder, needs_weights=not hf._loads_own_weights, processes=hf.args.world_size, disk=disks
@@ -188,7 +187,7 @@ class CheckpointReader(Component):
         checkpoint = os.path.join(folder, "checkpoint")
         try:
             # A LightningModule's own file names its weights as the module does.
-            convert(file, checkpoint, to="hf", prefix="" if is_guest(hf.model) else None)
+            convert(file, checkpoint, to="hf", prefix="" if is_user_module(hf.model) else None)
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -253,7 +252,7 @@ class CheckpointReader(Component):
         if best is None and name is not None:
             hf.state.best_model_checkpoint = os.path.join(folder, name)
 
-    def load_position(self, checkpoint: str | None, session: Session) -> Position | None:
+    def load_position(self, checkpoint: str | None, session: RunState) -> Position | None:
         """Where the run that is resumed stood in its data, where this run can go on from there.
 
         Args:

@@ -22,15 +22,15 @@ from transformers.utils import logging
 
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
+from compat.checkpoint.atomic import begin, close, commit, partial_of, place, remove, writing
 from compat.checkpoint.handover import forget, hand_over, take_back
 from compat.checkpoint.hosts import Disks, find_disks, gathered
 from compat.checkpoint.io import save_plain, unloadable
 from compat.checkpoint.jsonable import save_state
 from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import Save, files_of, reseal
-from compat.checkpoint.partial import begin, close, commit, partial_of, place, remove, writing
 from compat.checkpoint.rotation import rotate
-from compat.checkpoint.whole import numbered
+from compat.checkpoint.selection import numbered
 from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError, CheckpointError

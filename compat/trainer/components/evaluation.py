@@ -12,8 +12,9 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from compat.engine.data import require_equal_lengths
-from compat.engine.evaluation import Evaluation, Validation, is_fitting, is_running, run_evaluation
-from compat.engine.guest import UserModuleEvaluation, is_guest
+from compat.engine.evaluation import Evaluation
+from compat.engine.nested import Validation, is_fitting, is_running, run_evaluation
+from compat.engine.user_module import UserModuleEvaluation, is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
 
     from compat.engine.host import TrainerHost
-    from compat.engine.module import TrainerModule
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -90,7 +90,7 @@ class EvaluationRuns(Component):
         model = self._prepare_model_for_evaluation(dataloader)
         self._announce_evaluation(dataloader, description)
         hf.callback_handler.eval_dataloader = dataloader
-        kind = UserModuleEvaluation if is_guest(hf.model) else Evaluation
+        kind = UserModuleEvaluation if is_user_module(hf.model) else Evaluation
         evaluation = kind(
             hf,
             model,
@@ -98,16 +98,15 @@ class EvaluationRuns(Component):
             prediction_loss_only=prediction_loss_only,
             ignore_keys=ignore_keys,
             metric_key_prefix=metric_key_prefix,
-            validation=self._validation,
         )
         hf._forget_past()
         lightning, module = self._lightning_objects()
-        run_evaluation(lightning, module, evaluation, dataloader)
+        run_evaluation(lightning, module, evaluation, dataloader, self._validation)
         # What `past_index` has carried through the evaluation is nothing to train on.
         hf._forget_past()
         return evaluation.result(dataloader)
 
-    def _lightning_objects(self) -> tuple[pl.Trainer, TrainerModule]:
+    def _lightning_objects(self) -> tuple[pl.Trainer, pl.LightningModule]:
         """A Lightning Trainer that can evaluate now: `fit` can be interrupted, another evaluation cannot."""
         hf = self.hf
         if is_running(hf.lightning) and not is_fitting(hf.lightning):

@@ -15,10 +15,10 @@ from typing_extensions import override
 from compat.callbacks.finders import FINDERS
 from compat.checkpoint.layout import STATE
 from compat.engine.build import quiet
-from compat.engine.guest import is_guest
 from compat.engine.loader_state import Generators
 from compat.engine.loops import own_warnings
 from compat.engine.position import draws, redraw
+from compat.engine.user_module import is_user_module
 from compat.trainer.datamodule_dataset import DataModuleDataset
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def find(hf: TrainerHost, finders: Iterable[Any], checkpoint: str | None) -> Non
         finder._early_exit = True
         with own_warnings():
             _search(hf, finder, probe)
-        if not is_guest(hf.model):
+        if not is_user_module(hf.model):
             argument = FINDERS[kind]
             logger.warning(f"{kind.__name__} sets `{argument}={getattr(hf.args, argument)!r}`")
         redraw(order, Generators())
@@ -136,7 +136,7 @@ def _search(hf: TrainerHost, finder: Any, probe: Probe) -> None:
             use_distributed_sampler=False,
             default_root_dir=hf.args.output_dir,
         )
-    if not is_guest(hf.model):
+    if not is_user_module(hf.model):
         searcher.fit(probe)
         return
     # Its own attributes are what is looked for.

@@ -23,11 +23,11 @@ from compat.checkpoint.deepspeed import make_universal, processes_of
 from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.data import WindowLoader, require_equal_lengths
-from compat.engine.guest import GuestModule, is_guest
 from compat.engine.limits import limited
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
+from compat.engine.user_module import UserModuleAdapter, is_user_module
 from compat.errors import CompatError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from transformers.trainer_utils import TrainOutput
 
-    from compat.engine.host import TrainerHost
-    from compat.engine.session import MicroBatch
+    from compat.engine.host import RunState, TrainerHost
+    from compat.engine.micro_batch import MicroBatch
     from compat.translate import LightningPlan
 
 logger = logging.get_logger("transformers.trainer")
@@ -130,7 +130,7 @@ class Fit(Component):
     def make_module(self) -> TrainerModule:
         """A LightningModule around the model."""
         hf = self.hf
-        return (GuestModule if is_guest(hf.model) else TrainerModule)(hf, hf.model)
+        return (UserModuleAdapter if is_user_module(hf.model) else TrainerModule)(hf, hf.model)
 
     def build(self) -> pl.Trainer:
         """A Lightning Trainer as the plan has it."""
@@ -205,7 +205,7 @@ class Fit(Component):
             accumulation=hf.args.gradient_accumulation_steps,
             replays_data=bool(self.flags.get("replay_data")),
             defers_backward=self._leaves_backward_to_lightning(),
-            surprises=None if is_guest(hf.model) else hf._surprises,
+            surprises=None if is_user_module(hf.model) else hf._surprises,
         )
 
     def run(self, session: Session) -> TrainOutput:
@@ -330,7 +330,7 @@ class Fit(Component):
             if not getattr(one, "belongs_to_hf", False):
                 one.log_metrics(rewrite_logs(numbers), step=hf.state.global_step)
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: RunState) -> None:
         """Log how long the run is.
 
         Args:
@@ -366,7 +366,7 @@ class Fit(Component):
         engine = f"Lightning {lightning.__version__} ({flags['accelerator']}, {flags['precision']})"
         sys.stderr.write(f"compat: training on {engine}\n{self.plan.summary()}\n")
 
-    def warn_of_empty_epoch(self, session: Session) -> None:
+    def warn_of_empty_epoch(self, session: RunState) -> None:
         """Stop a run whose epoch has no batch.
 
         Args:

@@ -13,8 +13,8 @@ from compat.callbacks.limits import TimeLimit
 from compat.callbacks.preemption import SIGNALS, TIME, Ending, leave
 from compat.engine.signals import Listener, Survivor
 from compat.trainer.component import Component
-from compat.upstream.agreement import agreement
 from compat.upstream.slurm import job_name, requeue, requeue_signal
+from compat.upstream.stop_consensus import stop_consensus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ class Shutdown(Component):
             yield
             return
         args = self.hf.args
-        agreed = agreement(args.device, args.world_size)
+        agreed = stop_consensus(args.device, args.world_size)
         self._ending = ending = Ending(agreed, self._reason_to_stop)
         try:
             yield

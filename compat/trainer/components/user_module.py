@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from compat.arguments.fields import shown
 from compat.arguments.optimizers import optimizer_problems
-from compat.engine.guest import GuestModule, is_guest, loss_of
+from compat.engine.user_module import UserModuleAdapter, is_user_module, loss_of
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
@@ -107,7 +107,7 @@ class UserModule(Component):
         Args:
             inputs: the batch.
         """
-        return {} if is_guest(self.hf.model) and not isinstance(inputs, Mapping) else inputs
+        return {} if is_user_module(self.hf.model) and not isinstance(inputs, Mapping) else inputs
 
     def is_without_flops(self, inputs: Any) -> bool:
         """Whether nothing tells what a batch costs.
@@ -116,7 +116,9 @@ class UserModule(Component):
             inputs: the batch.
         """
         model = self.hf.model
-        return is_guest(model) and not (hasattr(model, "floating_point_ops") or isinstance(inputs, Mapping))
+        return is_user_module(model) and not (
+            hasattr(model, "floating_point_ops") or isinstance(inputs, Mapping)
+        )
 
     def prepare_inputs(self, inputs: Any) -> Any:
         """Each tensor as HF would have it, then what only Lightning knows to move.
@@ -132,10 +134,10 @@ class UserModule(Component):
     # Steps.
 
     @property
-    def _module(self) -> GuestModule:
+    def _module(self) -> UserModuleAdapter:
         built = self.hf._fit.built
         module = None if built is None else built.lightning_module
-        assert isinstance(module, GuestModule), "in one of Lightning's loops"
+        assert isinstance(module, UserModuleAdapter), "in one of Lightning's loops"
         return module
 
     def compute_loss(self, model: Any, inputs: Any, *, return_outputs: bool) -> Any:
@@ -203,7 +205,7 @@ class UserModule(Component):
         hf = self.hf
         if hf.optimizer is not None:
             return None
-        if not (is_guest(hf.model) and is_overridden("configure_optimizers", hf.model)):
+        if not (is_user_module(hf.model) and is_overridden("configure_optimizers", hf.model)):
             device = next((parameter.device for parameter in hf.model.parameters()), hf.args.device)
             if problems := optimizer_problems(hf.args, device):
                 raise ArgumentError("\n".join(problems))

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fields import FIELDS, GENERATIONS
-from compat.translate.plan import plain
 from compat.translate.rules import Kind
+from compat.translate.setting import plain
 from compat.translate.source.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from compat.translate.plan import LightningPlan, Setting
+    from compat.translate.plan import LightningPlan
+    from compat.translate.setting import Setting
 
 CARRIED = frozenset(
     {
@@ -192,7 +193,7 @@ class Recipe:
         if name.startswith("lightning."):
             return self.has_flag(name.removeprefix("lightning."))
         if setting.kind is Kind.HF and "=" in setting.target:
-            # Given by another generation's name: its fate is that of the argument that says it here.
+            # Given by another generation's name: handled as the argument that says it here.
             name = setting.target.partition("=")[0]
         if name in CARRIED_VALUES:
             return self.values[name] in CARRIED_VALUES[name]

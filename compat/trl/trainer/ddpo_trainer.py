@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import ProjectConfiguration
 
 from compat.errors import ArgumentError
-from compat.trainer.fabric import FabricAccelerator
+from compat.fabric.accelerator import FabricAccelerator
 from compat.trl.core import set_seed
 from compat.trl.trainer.base import BaseTrainer, write_model_card
 from compat.trl.trainer.model_cards import DDPO_CARD

@@ -17,8 +17,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy, has_length
 
 from compat.arguments import TrainingArguments
+from compat.fabric.accelerator import AgreedSampler
 from compat.trainer import Trainer
-from compat.trainer.fabric import AgreedSampler
 from compat.trl.import_utils import is_peft_available
 from compat.trl.trainer.utils import trl_sanitze_kwargs_for_tagging
 

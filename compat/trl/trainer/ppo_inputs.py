@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from compat.trainer.fabric import FabricAccelerator
+    from compat.fabric.accelerator import FabricAccelerator
     from compat.trl.trainer.ppo_config import PPOConfig
     from compat.trl.trainer.utils import RunningMoments
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from compat.trainer.fabric import FabricAccelerator
+    from compat.fabric.accelerator import FabricAccelerator
 
 
 def gathered_columns(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import ProjectConfiguration
 
-from compat.trainer.fabric import FabricAccelerator
+from compat.fabric.accelerator import FabricAccelerator
 from compat.trl.import_utils import is_npu_available, is_xpu_available
 from compat.trl.models import create_reference_model
 from compat.trl.trainer.utils import AdaptiveKLController, FixedKLController

@@ -10,9 +10,9 @@ import transformers
 
 from compat.checkpoint.convert import convert
 from compat.checkpoint.convert.secrets import without_secrets
-from compat.checkpoint.inert import read_arguments
 from compat.checkpoint.layout import ARGUMENTS
 from compat.checkpoint.manifest import MANIFEST
+from compat.checkpoint.safe_unpickler import read_arguments
 from tests.checkpoint.convert import harms
 from tests.parity.record import isolated
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from compat.checkpoint.whole import last_whole
+from compat.checkpoint.selection import last_whole
 from tests.small import Regression, rows, trainer
 
 OPTIONS = {

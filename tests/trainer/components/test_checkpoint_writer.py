@@ -14,7 +14,7 @@ import transformers
 
 from compat.checkpoint import partial
 from compat.checkpoint.manifest import differences, read
-from compat.checkpoint.whole import last_whole
+from compat.checkpoint.selection import last_whole
 from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
 from compat.trainer.components import checkpoint_writer

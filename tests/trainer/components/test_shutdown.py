@@ -13,8 +13,8 @@ import pytest
 import transformers
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from compat.checkpoint.whole import last_whole
-from compat.upstream.trainer import HFTrainer
+from compat.checkpoint.selection import last_whole
+from compat.upstream.seams.common import HFTrainer
 from tests.small import rows, trainer, weights
 from tests.warm import PYTHON
 

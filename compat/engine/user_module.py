@@ -1,0 +1,360 @@
+"""A LightningModule of the user's, trained by an HF Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.core.optimizer import (
+    _configure_optimizers,
+    _configure_schedulers_automatic_opt,
+)
+from lightning.pytorch.strategies.strategy import _ForwardRedirection
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
+
+from compat.engine.evaluation import Evaluation
+from compat.engine.module import TrainerModule
+from compat.errors import ArgumentError
+from compat.translate.metric_names import bare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+OPENING = (
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+    "on_predict_start",
+    "on_predict_epoch_start",
+    "on_predict_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+"""Hooks of the user's module that are called after HF's events of the same moment."""
+
+CLOSING = (
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "on_validation_batch_end",
+    "on_validation_end",
+    "on_predict_batch_end",
+    "on_predict_epoch_end",
+    "on_predict_end",
+    "on_train_end",
+    "on_fit_end",
+)
+"""Those called ahead of them: what they log, HF's evaluation and control can see."""
+
+TRANSFERS = ("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer")
+"""Hooks around the moving of batches."""
+
+UNSERVED = {
+    "configure_gradient_clipping": "gradients are clipped as `max_grad_norm` says",
+    "optimizer_step": "the optimizer steps where HF's window ends",
+    "optimizer_zero_grad": "gradients are zeroed after each optimizer step",
+    "lr_scheduler_step": "schedulers are stepped by Lightning's own rule",
+    "backward": "the backward is run by the strategy",
+    "on_validation_model_zero_grad": "gradients are zeroed after each optimizer step",
+    **dict.fromkeys(TRANSFERS, "batches are moved by HF's dataloaders"),
+}
+"""Methods whose place an HF Trainer has for itself → how."""
+
+
+def check_user_module(module: Any) -> None:
+    """Refuse a LightningModule that an HF Trainer cannot train as it is meant.
+
+    Raises:
+        ArgumentError: what stands against it, and the way out.
+    """
+    name = type(module).__name__
+    way_out = "Train it with `lightning.Trainer` itself."
+    if not module.automatic_optimization:
+        msg = f"`model={name}`: it optimizes by hand, and the steps of an HF Trainer are its own. {way_out}"
+        raise ArgumentError(msg)
+    if not is_overridden("training_step", module):
+        msg = f"`model={name}`: it has no `training_step`. Add one that returns the loss."
+        raise ArgumentError(msg)
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        msg = f"`model={name}`: its `training_step` draws batches by itself, and HF's loop does. {way_out}"
+        raise ArgumentError(msg)
+    reasons = [f"`{hook}` ({why})" for hook, why in UNSERVED.items() if is_overridden(hook, module)]
+    if reasons:
+        msg = f"`model={name}`: it overrides {', '.join(reasons)}. Remove that, or: {way_out}"
+        raise ArgumentError(msg)
+
+
+class UserModuleAdapter(TrainerModule):
+    """Calls the hooks and steps of the user's module where HF's Trainer has its own.
+
+    The module is the `model` of the Trainer; its `self.trainer`, `self.log` and `self.global_step` are
+    Lightning's.
+    """
+
+    _redirect = _ForwardRedirection()
+    has_user_module = True
+
+    @property
+    @override
+    def flops_per_batch(self) -> Any:
+        """What the user's module says; Lightning looks whether it says anything."""
+        user_module: Any = self.model
+        return user_module.flops_per_batch
+
+    def call(self, hook: str, *args: Any) -> Any:
+        """Call a method of the user's module as Lightning would, so that it can log."""
+        with self._calling(hook) as user_module:
+            return getattr(user_module, hook)(*args)
+
+    @contextlib.contextmanager
+    def _calling(self, hook: str) -> Iterator[Any]:
+        user_module: Any = self.model
+        outer, user_module._current_fx_name = user_module._current_fx_name, hook
+        try:
+            yield user_module
+        finally:
+            user_module._current_fx_name = outer
+
+    def step(self, name: str, model: nn.Module, batch: Any) -> Any:
+        """Run `training_step`, `validation_step` or `predict_step`, through a wrapper where there is one.
+
+        Args:
+            name: the step.
+            model: the model as HF calls it.
+            batch: on its device.
+        """
+        with self._calling(name) as user_module, _train_of(user_module, None):
+            takes_index = is_param_in_hook_signature(getattr(user_module, name), "batch_idx", min_args=2)
+            args = (batch, self.batch_idx) if takes_index else (batch,)
+            return self._redirect(model, user_module, name, *args)
+
+    @property
+    def batch_idx(self) -> int:
+        """The index of the batch in progress, in its pass over the data."""
+        loop: Any = self.trainer._active_loop
+        return int(getattr(loop, "epoch_loop", loop).batch_progress.current.ready) - 1
+
+    # Modes are the user's: HF's `model.train()` before each step has no place here.
+
+    @override
+    def configure_optimizers(self) -> Any:
+        with _train_of(self.hf.model, _keep_modes):
+            return super().configure_optimizers()
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        with _train_of(self.run.model, _keep_modes):
+            return super().training_step(batch, batch_idx)
+
+    @override
+    def look_at(self, batch: Any) -> None:
+        with _train_of(self.run.model, _keep_modes):
+            super().look_at(batch)
+
+    @override
+    def on_validation_model_eval(self) -> None:
+        self._set_eval_mode_by("on_validation_model_eval")
+
+    @override
+    def on_predict_model_eval(self) -> None:
+        self._set_eval_mode_by("on_predict_model_eval")
+
+    def _set_eval_mode_by(self, hook: str) -> None:
+        if is_overridden(hook, self.model):
+            self.call(hook)
+        else:
+            self._set_eval_mode()
+
+    @override
+    def setup(self, stage: str) -> None:
+        data = self.hf.train_dataset
+        if getattr(data, "source", None) is self.model and data.is_set_up(stage):
+            return  # for its dataloaders
+        self.call("setup", stage)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self.call("teardown", stage)
+
+    @override
+    def configure_callbacks(self) -> Any:
+        return self.call("configure_callbacks")
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        super().on_train_batch_start(batch, batch_idx)
+        return self.call("on_train_batch_start", batch, batch_idx)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.call("on_validation_epoch_end")
+        if self.evaluation is not None:
+            self.evaluation.logged = self.logged()
+            # HF logs them, as `eval_*`.
+            self.trainer._logger_connector.leave_to_hf()  # type: ignore[attr-defined]
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Have the file be the user's module's own, for its `load_from_checkpoint`."""
+        super().on_save_checkpoint(checkpoint)
+        user_module: Any = self.model
+        for name in {"state_dict", "current_model_state"} & checkpoint.keys():
+            weights = checkpoint[name]
+            checkpoint[name] = {key.removeprefix("model."): value for key, value in weights.items()}
+        if user_module.hparams:
+            checkpoint[user_module.CHECKPOINT_HYPER_PARAMS_KEY] = dict(user_module.hparams)
+            if user_module._hparams_name is not None:
+                checkpoint[user_module.CHECKPOINT_HYPER_PARAMS_NAME] = user_module._hparams_name
+        self.call("on_save_checkpoint", checkpoint)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.call("on_load_checkpoint", checkpoint)
+
+    def logged(self) -> dict[str, float]:
+        """What the user's module has logged of a validation, `val_loss` as `loss`."""
+        results: Any = self.trainer._results
+        found = {} if results is None else results.metrics(on_step=False)["callback"]
+        reduce = self.trainer.strategy.reduce
+        # HF's metrics are those of all processes, and control follows them.
+        return {bare("eval", name): float(reduce(value, reduce_op="mean")) for name, value in found.items()}
+
+    def optimizer_and_config(self) -> tuple[Any, Any]:
+        """The optimizer that the user's module configures, and the configuration of its scheduler.
+
+        Returns:
+            The optimizer and Lightning's LRSchedulerConfig; a constant schedule where it has none.
+
+        Raises:
+            ArgumentError: it has several optimizers, or schedulers, or none at all.
+        """
+        configured = self.call("configure_optimizers")
+        optimizers, configs, monitor = (
+            ([], [], None) if configured is None else _configure_optimizers(configured)
+        )
+        if len(optimizers) != 1 or len(configs) > 1:
+            msg = (
+                f"`model={type(self.model).__name__}`: `configure_optimizers` returns {len(optimizers)} "
+                f"optimizers and {len(configs)} schedulers; an HF Trainer has one of each. Return one."
+            )
+            raise ArgumentError(msg)
+        optimizer = optimizers[0]
+        shown = configs or [LambdaLR(optimizer, lambda _: 1.0)]
+        return optimizer, _configure_schedulers_automatic_opt(shown, monitor)[0]
+
+
+def _keep_modes(mode: bool = True) -> None:
+    """Stands for `train` where HF calls it on a user's module, whose modes stay as they are."""
+
+
+@contextlib.contextmanager
+def _train_of(model: Any, method: Callable[..., Any] | None) -> Iterator[None]:
+    """Shadow a module's `train` by `method`; take a shadow of ours away where it is None.
+
+    Args:
+        model: the module, wrapped where it is wrapped.
+        method: what is called in place of its `train`.
+    """
+    own = vars(model)
+    outer = own.get("train")
+    if method is not None:
+        own["train"] = method
+    elif outer is _keep_modes:
+        del own["train"]
+    try:
+        yield
+    finally:
+        if outer is not None:
+            own["train"] = outer
+        else:
+            own.pop("train", None)
+
+
+class UserModuleEvaluation(Evaluation):
+    """Evaluates a LightningModule of the user's as Lightning does.
+
+    What the module has logged is the truth. A loss that it returns and does not log weighs as many samples as
+    its batch has, whatever `per_device_eval_batch_size` says of loaders that HF makes.
+    """
+
+    @override
+    def observe(self, inputs: Any) -> None:
+        try:
+            self._batch_size = extract_batch_size(inputs)
+        except MisconfigurationException:
+            # A batch without a tensor: Lightning counts it as one where its size is not given.
+            self._batch_size = 1
+        self._observed += self._batch_size
+
+    @override
+    def gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
+        accelerator = self._hf.accelerator
+        # Batches of processes may differ in size: each says how many samples its loss stands for.
+        size = loss.new_tensor([self._batch_size], dtype=torch.long)
+        losses: torch.Tensor = accelerator.gather(loss.reshape(1))
+        losses = losses.repeat_interleave(accelerator.gather(size))
+        state = accelerator.gradient_state
+        repeated = state.end_of_dataloader and state.remainder > 0
+        return losses[: state.remainder] if repeated else losses
+
+
+def _hook(name: str, *, opens: bool) -> Callable[..., Any]:
+    ours = getattr(TrainerModule, name)
+
+    def hook(self: UserModuleAdapter, *args: Any, **kwargs: Any) -> Any:
+        if not opens:
+            self.call(name, *args, *kwargs.values())
+        answer = ours(self, *args, **kwargs)
+        if opens:
+            self.call(name, *args, *kwargs.values())
+        return answer
+
+    hook.__name__ = name
+    return hook
+
+
+for _name in (*OPENING, *CLOSING):
+    setattr(UserModuleAdapter, _name, _hook(_name, opens=_name in OPENING))
+
+
+def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
+    """The loss in what a step of a LightningModule returns.
+
+    Args:
+        output: a scalar, a dict with `loss`, or something else.
+        module: the module, for the message.
+        step: the step; only `training_step` has to return a loss.
+
+    Raises:
+        ArgumentError: a training step returns none.
+    """
+    if isinstance(output, torch.Tensor) and output.numel() == 1:
+        return output
+    if isinstance(output, dict) and isinstance(output.get("loss"), torch.Tensor):
+        loss: torch.Tensor = output["loss"]
+        return loss
+    if step != "training_step":
+        return None
+    msg = (
+        f"`model={type(module).__name__}`: `training_step` returned {type(output).__name__}, and an HF "
+        "Trainer steps on every batch. Return the loss, or a dict that has it under `loss`."
+    )
+    raise ArgumentError(msg)
+
+
+def is_user_module(model: Any) -> bool:
+    """Whether a model is a LightningModule of the user's."""
+    return isinstance(model, pl.LightningModule)

@@ -1,0 +1,1 @@
+"""Training loops that users write: accelerate's interface on Lightning's Fabric."""

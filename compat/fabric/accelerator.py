@@ -1,0 +1,470 @@
+"""accelerate's face over Lightning Fabric, for trainers whose loop is their user's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+import accelerate
+import torch
+from accelerate.scheduler import AcceleratedScheduler
+from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, is_compiled_module
+from lightning.fabric.plugins.precision import Precision
+from lightning.fabric.strategies import STRATEGY_REGISTRY
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import RandomSampler
+from typing_extensions import override
+
+from compat.engine.optimizer import SyncedOptimizer
+from compat.errors import ArgumentError
+from compat.fabric.build import (
+    PRECISIONS,
+    build_fabric,
+    check_flags,
+    compute_in,
+    is_sharding,
+    sets_up_jointly,
+)
+from compat.trainer.accelerator import LightningAccelerator
+from compat.upstream import started
+from compat.upstream.environment import Facts, concealed, configuration, detached, own_accelerator_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lightning.fabric import Fabric
+
+REFUSED = ("megatron_lm_plugin", "parallelism_config", "torch_tp_plugin", "dynamo_backend", "dynamo_plugin")
+"""Arguments of `accelerate.Accelerator` that Fabric has no answer to."""
+
+OF_DATA = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
+"""Options of data that accelerate 0.27 took by themselves; they have had a configuration since."""
+
+ASK_FOR_STRATEGIES = {"fsdp_plugin": "fsdp", "deepspeed_plugin": "deepspeed"}
+"""Arguments of `accelerate.Accelerator` that ask for a strategy, and its name."""
+
+LAUNCHED = {"ACCELERATE_USE_FSDP": "fsdp", "ACCELERATE_USE_DEEPSPEED": "deepspeed"}
+"""Variables by which `accelerate launch` asks for a strategy, and its name."""
+
+HIDDEN = (*LAUNCHED, "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
+"""Variables upon which accelerate would wrap models itself."""
+
+
+class FabricOptimizer(SyncedOptimizer):
+    """Stands for an optimizer of Fabric's, whose step it leaves out in the middle of an accumulation window.
+
+    Mirrors `accelerate.optimizer.AcceleratedOptimizer` of 0.27, which leaves gradients of zeros behind.
+
+    Args:
+        optimizer: Fabric's wrapper of the optimizer.
+        gradient_state: accelerate's.
+        scaler: of gradients, with fp16.
+        engine: DeepSpeed's, which keeps count of windows by itself, and is stepped after each micro-batch.
+    """
+
+    def __init__(
+        self, optimizer: Any, gradient_state: Any, scaler: Any | None = None, engine: Any | None = None
+    ) -> None:
+        super().__init__(optimizer, gradient_state)
+        self._scaler = scaler
+        self._engine = engine
+
+    @override
+    def step(self, closure: Any = None) -> Any:
+        if self._engine is not None:
+            return self._engine.step()
+        if not self._gradient_state.sync_gradients:
+            return None
+        scaler = self._scaler
+        before = 0.0 if scaler is None else scaler.get_scale()
+        result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        # The scale shrinks exactly when gradients overflowed and the step was left out.
+        self.step_was_skipped = scaler is not None and scaler.get_scale() < before
+        return result
+
+    @override
+    def zero_grad(self, set_to_none: bool | None = None) -> None:
+        # Users look at gradients after a step: none of them disappears, unless they say so.
+        super().zero_grad(set_to_none=bool(set_to_none))
+
+
+class AgreedSampler(RandomSampler):
+    """A `RandomSampler` that takes each order from torch's generator when it is iterated.
+
+    The orders are those of accelerate 0.27, which left the sampler to itself: they are the same on all
+    processes as long as their generators are. Where these part, the first process's order is everybody's.
+    """
+
+    @classmethod
+    def of(cls, sampler: RandomSampler) -> AgreedSampler:
+        """The same sampler, agreed upon."""
+        # Without a generator, accelerate would draw one when it prepares the dataloader, and every later
+        # number would be another.
+        sampler.__class__, sampler.generator = cls, torch.Generator()
+        return cast("AgreedSampler", sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        seed = [int(torch.empty((), dtype=torch.int64).random_().item())]
+        self.generator.manual_seed(broadcast_object_list(seed)[0])
+        yield from super().__iter__()
+
+
+class FabricAccelerator(LightningAccelerator):
+    """An `accelerate.Accelerator` whose devices, processes, wrappers and steps are Lightning Fabric's.
+
+    accelerate shards the data, gathers results, keeps count of accumulation and writes to trackers.
+
+    Args:
+        lightning: flags of Fabric: accelerator, strategy, devices, num_nodes, precision, plugins, callbacks,
+            loggers. "fsdp" is FSDP 2.
+        further: what a user has given for `accelerate.Accelerator`, in the words of 0.27.
+        options: those of `accelerate.Accelerator` that the trainer gives.
+
+    Attributes:
+        fabric: the Fabric.
+
+    Raises:
+        ArgumentError: a flag that Fabric does not take, or an option that it has no answer to.
+    """
+
+    fabric: Fabric
+    state: Any
+
+    def __init__(
+        self,
+        *,
+        lightning: Mapping[str, Any] | None = None,
+        further: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        check_flags(lightning or {})
+        flags = {name: value for name, value in (lightning or {}).items() if value is not None}
+        options.update(_accelerate_options(further or {}, options))
+        plugins = {name: options.pop(name, None) for name in ASK_FOR_STRATEGIES}
+        started.join()
+        started.start(*_processes(flags))
+        if flags.get("accelerator") == "cpu" or Facts.device_type_here() == "cpu":
+            # Otherwise accelerate looks for devices only, and takes each process for one by itself.
+            options["cpu"] = True
+        asked = [ASK_FOR_STRATEGIES[name] for name, plugin in plugins.items() if plugin is not None]
+        launched = configuration()
+        asked += [name for variable, name in LAUNCHED.items() if launched.get(variable, "").lower() == "true"]
+        with own_accelerator_state(), concealed(HIDDEN):
+            accelerate.Accelerator.__init__(self, **options)
+            self._lightning = self._session = None
+            self.state = detached(self.state)
+        strategy = flags.setdefault("strategy", asked[0] if asked else "auto")
+        if isinstance(strategy, str) and strategy.startswith("deepspeed") and strategy in STRATEGY_REGISTRY:
+            started.form_job_of_one()
+        self._wrapped: dict[int, Any] = {}
+        self._fabric_optimizers: list[FabricOptimizer] = []
+        handler = self.ddp_handler
+        self.fabric = build_fabric(
+            Facts.of_state(self.state),
+            flags,
+            self._agreed_precision(flags.get("precision")),
+            ddp={} if handler is None else handler.to_kwargs(),
+            deepspeed={
+                **_deepspeed_options(plugins["deepspeed_plugin"], launched),
+                "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            },
+        )
+        self.scaler = getattr(self._precision, "scaler", None)
+
+    def _agreed_precision(self, flag: Any) -> str:
+        """The mixed precision that accelerate is told of and that Fabric computes in, whoever has said it."""
+        told = self.mixed_precision if self.mixed_precision in PRECISIONS else "no"
+        named = next((ours for ours, names in PRECISIONS.items() if str(flag) in names), None)
+        if flag is None or isinstance(flag, Precision):
+            return told
+        if told not in {"no", named}:
+            msg = (
+                f"`lightning={{'precision': {flag!r}}}`: `mixed_precision={told!r}` says otherwise. Say "
+                "the same by both, or `mixed_precision='no'`."
+            )
+            raise ArgumentError(msg)
+        if named is not None:
+            self.state._mixed_precision = named
+        return named or "no"
+
+    @property
+    def _precision(self) -> Any:
+        return self.fabric.strategy.precision
+
+    @property
+    def is_sharding(self) -> bool:
+        """Whether models are in parts, which `get_state_dict` puts together on all processes."""
+        return is_sharding(self.fabric.strategy)
+
+    @override
+    def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
+        """Shard dataloaders, set models and optimizers up on Fabric, and count schedulers' steps.
+
+        Args:
+            args: models, optimizers, dataloaders and schedulers, in any order; anything else is given back.
+            device_placement: of each, whether it is moved.
+        """
+        optimizers = [arg for arg in args if isinstance(arg, torch.optim.Optimizer)]
+        models = [arg for arg in args if isinstance(arg, nn.Module)]
+        before = [dict(self.unwrap_model(model).named_parameters()) for model in models]
+        if sets_up_jointly(self.fabric.strategy) and len(models) == 1 and optimizers:
+            args = self._set_up_jointly(args, models[0], optimizers)
+        prepared = super().prepare(*args, device_placement=device_placement)
+        if len(args) == 1:
+            return self._prepare_last(prepared)
+        prepared = tuple(map(self._prepare_last, prepared))
+        if self.is_sharding:
+            for model, names in zip(models, before, strict=True):
+                _follow(optimizers, names, dict(self.unwrap_model(model).named_parameters()))
+        return prepared
+
+    def _prepare_last(self, obj: Any) -> Any:
+        """Schedulers come after the optimizers that they belong to."""
+        return self.prepare_scheduler(obj) if isinstance(obj, LRScheduler) else obj
+
+    def _set_up_jointly(self, args: Any, model: nn.Module, optimizers: list[Any]) -> tuple[Any, ...]:
+        """DeepSpeed's engine takes a model together with its optimizer."""
+        module, *stepping = self.fabric.setup(model, *optimizers)
+        places: dict[int, Any] = {id(model): self._keep_model(module)}
+        for old, new in zip(optimizers, stepping, strict=True):
+            places[id(old)] = self._keep_optimizer(new)
+        return tuple(places.get(id(arg), arg) for arg in args)
+
+    @override
+    def prepare_model(
+        self, model: nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
+    ) -> nn.Module:
+        """Place a model, have it compute in Fabric's precision, and wrap it by Fabric's strategy.
+
+        Args:
+            model: the model.
+            device_placement: whether to move it to the device; decided by its device map where None.
+            evaluation_mode: whether it is only to evaluate, and needs no wrapper.
+
+        Returns:
+            What the strategy makes of it: itself on one device, DDP's wrapper, DeepSpeed's engine.
+        """
+        if id(model) in self._wrapped:
+            return model
+        places = self.device_placement if device_placement is None else device_placement
+        moves = bool(places and not self.verify_device_map(model))
+        trains = any(parameter.requires_grad for parameter in model.parameters()) and not evaluation_mode
+        if not is_compiled_module(model):
+            compute_in(model, self._precision)
+        # DeepSpeed's engine takes a model that trains with its optimizer; alone it is a reference.
+        if self.is_sharding or (trains and not sets_up_jointly(self.fabric.strategy)):
+            return self._keep_model(self.fabric.setup_module(model, move_to_device=moves))
+        # A wrapper of a model that does not train has nothing to do, and DDP refuses it.
+        model = self._precision.convert_module(model)
+        self._models.append(model)
+        return self.fabric.to_device(model) if moves else model
+
+    def _keep_model(self, module: Any) -> nn.Module:
+        forward = cast("nn.Module", module._forward_module)
+        self._wrapped[id(forward)] = module
+        self._models.append(forward)
+        return forward
+
+    @override
+    def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
+        """Have an optimizer step by Fabric's precision and strategy, at the end of accumulation windows."""
+        if isinstance(optimizer, FabricOptimizer):
+            return optimizer
+        return self._keep_optimizer(self.fabric.setup_optimizers(optimizer))
+
+    def _keep_optimizer(self, optimizer: Any) -> FabricOptimizer:
+        engine = self.fabric.strategy.model if sets_up_jointly(self.fabric.strategy) else None  # type: ignore[attr-defined]
+        kept = FabricOptimizer(optimizer, self.gradient_state, self.scaler, engine)
+        self._optimizers.append(optimizer.optimizer)
+        self._fabric_optimizers.append(kept)
+        return kept
+
+    @override
+    def prepare_scheduler(self, scheduler: Any) -> Any:
+        """A scheduler that steps when its optimizer did, once for each process, as under accelerate."""
+        if isinstance(scheduler, AcceleratedScheduler):
+            return scheduler
+        stepping = [
+            one
+            for one, bare in zip(self._fabric_optimizers, self._optimizers, strict=True)
+            if getattr(scheduler, "optimizer", None) in {one, bare}
+        ]
+        kept = AcceleratedScheduler(
+            scheduler,
+            stepping or self._fabric_optimizers,
+            step_with_optimizer=self.step_scheduler_with_optimizer,
+            split_batches=self.split_batches,
+        )
+        self._schedulers.append(kept)
+        return kept
+
+    @override
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """Run the backward pass of a loss, divided by the micro-batches of a window.
+
+        Args:
+            loss: a scalar with its graph.
+            kwargs: options of `torch.Tensor.backward`.
+        """
+        model = None
+        if sets_up_jointly(self.fabric.strategy):
+            model = next(m for m in self._wrapped.values() if any(p.requires_grad for p in m.parameters()))
+        else:
+            # DeepSpeed divides by itself.
+            loss = loss / self.gradient_accumulation_steps
+        self.fabric.backward(loss, model=model, **kwargs)
+
+    @override
+    @contextlib.contextmanager
+    def no_sync(self, model: nn.Module) -> Iterator[None]:
+        """Leave out the reduction of gradients among processes.
+
+        Args:
+            model: as `prepare` has given it back.
+        """
+        module = self._wrapped.get(id(model))
+        if module is None or sets_up_jointly(self.fabric.strategy):
+            yield
+            return
+        with self.fabric.no_backward_sync(module):
+            yield
+
+    @override
+    def clip_grad_norm_(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
+        """Clip gradients by their norm; DeepSpeed does by its own configuration.
+
+        Args:
+            parameters: whose gradients are clipped.
+            max_norm: the largest norm.
+            norm_type: of which order it is.
+
+        Returns:
+            The norm before, or None under DeepSpeed.
+        """
+        if sets_up_jointly(self.fabric.strategy):
+            return None
+        self.unscale_gradients()
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type=norm_type)
+
+    @override
+    def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:
+        """The whole weights of a model; every process has to ask for them.
+
+        Args:
+            model: a model, wrapped or not.
+            unwrap: whether names are those of the model itself.
+        """
+        bare = self.unwrap_model(model)
+        if any(hasattr(parameter, "ds_id") for parameter in bare.parameters()):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters(list(bare.parameters())):
+                return {name: tensor.detach().cpu().clone() for name, tensor in bare.state_dict().items()}
+        if not self.is_sharding:
+            return super().get_state_dict(model, unwrap)
+        state = bare.state_dict(keep_vars=True)
+        # Each parameter once: tied weights stay tied, and are saved once.
+        parts = {id(part): part for part in state.values() if isinstance(part, DTensor)}
+        whole = {key: part.full_tensor().detach().cpu() for key, part in parts.items()}
+        return {name: whole.get(id(tensor), tensor.detach()) for name, tensor in state.items()}
+
+    @override
+    def prepare_data_loader(self, data_loader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Shard a dataloader; shuffled ones draw their order as torch's does, agreed upon by all processes.
+
+        Args:
+            data_loader: the dataloader.
+            args: see `accelerate.Accelerator.prepare_data_loader`.
+            kwargs: likewise.
+        """
+        sampler = getattr(data_loader, "sampler", None)
+        if self.num_processes > 1 and type(sampler) is RandomSampler and sampler.generator is None:
+            AgreedSampler.of(sampler)
+        return super().prepare_data_loader(data_loader, *args, **kwargs)
+
+    @override
+    def log(self, values: dict[str, Any], step: int | None = None, log_kwargs: Any = None) -> None:
+        """Log values to the trackers, and those that are numbers to Fabric's loggers, too.
+
+        Args:
+            values: name → value.
+            step: the step they belong to.
+            log_kwargs: a tracker's name → its further arguments.
+        """
+        super().log(values, step=step, log_kwargs=log_kwargs or {})
+        if self.fabric.loggers:
+            self.fabric.log_dict({k: float(v) for k, v in values.items() if _is_number(v)}, step=step)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor) or hasattr(value, "dtype"):
+        return bool(value.ndim == 0)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _accelerate_options(further: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """What `accelerate.Accelerator` of today takes for what a user has given in the words of 0.27.
+
+    Raises:
+        ArgumentError: an option that Fabric has no answer to, that is the trainer's to give, or that there is
+            not.
+    """
+    found = dict(further)
+    known = inspect.signature(accelerate.Accelerator).parameters
+    for name, value in found.items():
+        why = (
+            "Lightning Fabric has no such thing"
+            if name in REFUSED and value is not None
+            else "the trainer gives it by an argument of its own"
+            if name in ours
+            else "accelerate has no such option"
+            if name not in known and name not in OF_DATA
+            else None
+        )
+        if why:
+            msg = f"`accelerator_kwargs={{{name!r}: ...}}`: {why}. Remove it."
+            raise ArgumentError(msg)
+    of_data = {name: found.pop(name) for name in OF_DATA if name in found}
+    if of_data:
+        configuration = found.get("dataloader_config") or DataLoaderConfiguration()
+        found["dataloader_config"] = dataclasses.replace(configuration, **of_data)
+    return found
+
+
+def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
+    """How many processes a machine is to run, and how many machines there are."""
+    devices = flags.get("devices", 1)
+    count = len(devices) if isinstance(devices, (list, tuple)) else devices
+    if count in {"auto", -1, "-1"}:
+        count = max(1, torch.cuda.device_count())
+    is_chosen = isinstance(devices, (list, tuple)) and list(devices) != list(range(len(devices)))
+    nodes = flags.get("num_nodes", 1)
+    for name, value, is_wrong in (
+        ("devices", devices, is_chosen or not str(count).isdigit() or int(count) < 1),
+        ("num_nodes", nodes, not str(nodes).isdigit() or int(nodes) < 1),
+    ):
+        if is_wrong:
+            msg = (
+                f"`lightning={{{name!r}: {value!r}}}`: not a number of them. Give 1 or more; which devices "
+                "are used is said by CUDA_VISIBLE_DEVICES."
+            )
+            raise ArgumentError(msg)
+    return int(count), int(nodes)
+
+
+def _deepspeed_options(plugin: Any, launched: Mapping[str, str]) -> dict[str, Any]:
+    if plugin is None and launched.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        plugin = accelerate.DeepSpeedPlugin()
+    return {} if plugin is None else {"config": plugin.deepspeed_config}
+
+
+def _follow(optimizers: list[Any], before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Give optimizers the parameters that sharding has put in the place of theirs."""
+    moved = {id(parameter): after[name] for name, parameter in before.items()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [moved.get(id(parameter), parameter) for parameter in group["params"]]

@@ -1,0 +1,269 @@
+"""Lightning Fabric, for loops that their user drives: the one place that builds it.
+
+`compat.fabric.accelerator.FabricAccelerator` is what such loops see of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.accelerators.accelerator import Accelerator
+from lightning.fabric.loggers.logger import Logger
+from lightning.fabric.plugins.precision import MixedPrecision
+from lightning.fabric.strategies import STRATEGY_REGISTRY
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.deepspeed import DeepSpeedStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from typing_extensions import override
+
+from compat.engine.build import quiet
+from compat.engine.environment import HFEnvironment
+from compat.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.fabric.plugins.precision import Precision
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from compat.upstream.environment import Facts
+
+FLAGS = (
+    "accelerator",
+    "strategy",
+    "devices",
+    "num_nodes",
+    "precision",
+    "plugins",
+    "callbacks",
+    "loggers",
+)
+"""The flags of Fabric that a `lightning={...}` dictionary may hold."""
+
+PRECISIONS = {"no": ("32-true", "32"), "bf16": ("bf16-mixed",), "fp16": ("16-mixed", "16")}
+"""accelerate's name of a precision → Fabric's names of it, the first of which is given."""
+
+GPUS = ("cuda", "mps")
+"""Kinds of devices that Lightning calls "gpu"."""
+
+FORWARD_METHODS = ("generate", "compute_reward_score")
+"""Methods, beside `forward`, for which a sharded model puts its weights together."""
+
+
+def check_flags(flags: Any) -> None:
+    """Refuse what is no flag of Fabric's.
+
+    Raises:
+        ArgumentError: the name of the flag, and those that there are.
+    """
+    if not isinstance(flags, Mapping):
+        msg = f"`lightning={flags!r}`: not a dictionary of Fabric's flags. Give {{'strategy': 'ddp'}}, say."
+        raise ArgumentError(msg)
+    for name in flags:
+        if name not in FLAGS:
+            msg = f"`lightning={{{name!r}: ...}}`: Fabric has no such flag. Choose among {', '.join(FLAGS)}."
+            raise ArgumentError(msg)
+    loggers = flags.get("loggers") or []
+    for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
+        if not isinstance(logger, Logger):
+            msg = f"`lightning={{'loggers': {logger!r}}}`: not a Lightning logger. Give an instance of one."
+            raise ArgumentError(msg)
+
+
+def check_device(asked: Any, facts: Facts) -> None:
+    """Refuse a kind of device that is not the one that this process has.
+
+    Args:
+        asked: Fabric's flag `accelerator`.
+        facts: the machine and the process.
+
+    Raises:
+        ArgumentError: the kind that was asked for, and the one that there is.
+    """
+    kinds = {"auto", None, facts.device_type} | ({"gpu"} if facts.device_type in GPUS else set())
+    if not isinstance(asked, Accelerator) and asked not in kinds:
+        msg = (
+            f"`lightning={{'accelerator': {asked!r}}}`: this process runs on {facts.device_type!r}. Give "
+            f"{facts.device_type!r}, or leave it out."
+        )
+        raise ArgumentError(msg)
+
+
+def build_fabric(
+    facts: Facts, flags: Mapping[str, Any], mixed_precision: str = "no", **options: dict[str, Any]
+) -> Fabric:
+    """Build and launch Fabric in a process that is already one of its job.
+
+    Args:
+        facts: the machine and the process.
+        flags: Fabric's, checked by `check_flags`; what is missing is taken from `facts`.
+        mixed_precision: accelerate's name of the precision, where no flag says another.
+        options: a strategy's name → its options.
+
+    Raises:
+        ArgumentError: a flag that Fabric does not take.
+    """
+    given = dict(flags)
+    check_device(given.pop("accelerator", None), facts)
+    strategy = given.pop("strategy", "auto")
+    plugins = given.pop("plugins", None) or []
+    plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
+    if not isinstance(strategy, Strategy):
+        strategy = _strategy(str(strategy), facts, options)
+    is_alone = facts.world_size == 1 and strategy == "auto"
+    if not is_alone:
+        plugins.append(HFEnvironment(facts))
+    given.setdefault("precision", PRECISIONS[mixed_precision][0])
+    index = facts.device_index
+    given["devices"] = [index] if is_alone and index is not None else facts.devices
+    given["num_nodes"] = facts.num_nodes
+    try:
+        with quiet():
+            fabric = Fabric(accelerator=facts.device_type, strategy=strategy, plugins=plugins, **given)
+            fabric.launch()
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        msg = f"`lightning={dict(flags)!r}`: Fabric does not take it ({error}). Change or remove it."
+        raise ArgumentError(msg) from error
+    return fabric
+
+
+def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> Any:
+    """What a name stands for: ours where accelerate's settings have to reach it, else Fabric's own."""
+    if name.startswith("deepspeed"):
+        if name not in STRATEGY_REGISTRY:
+            known = ", ".join(found for found in STRATEGY_REGISTRY if found.startswith("deepspeed"))
+            msg = f"`lightning={{'strategy': {name!r}}}`: no such strategy. Choose among {known}."
+            raise ArgumentError(msg)
+        # Not by `get`, which would build one.
+        return _deepspeed(facts, {**options.get("deepspeed", {}), **STRATEGY_REGISTRY[name]["init_params"]})
+    build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp}.get(name)
+    return name if build is None else build(facts, options.get("ddp", {}))
+
+
+def _auto(facts: Facts, options: dict[str, Any]) -> Any:
+    return "auto" if facts.world_size == 1 else _ddp(facts, options)
+
+
+def _ddp(facts: Facts, options: dict[str, Any]) -> Any:
+    return DDPStrategy(**options)
+
+
+def _fsdp(facts: Facts, options: dict[str, Any]) -> Any:
+    return ModelParallelStrategy(shard, data_parallel_size=facts.world_size, tensor_parallel_size=1)
+
+
+def _deepspeed(facts: Facts, options: dict[str, Any]) -> Any:
+    accumulation = options.pop("gradient_accumulation_steps", 1)
+    strategy = DeepSpeedAnywhere(**options)
+    # The engine keeps count of accumulation by itself.
+    if isinstance(strategy.config, dict):
+        strategy.config["gradient_accumulation_steps"] = accumulation
+        # Its own default, 1.0, is not what anybody has asked for.
+        strategy.config.setdefault("gradient_clipping", 0.0)
+    return strategy
+
+
+class DeepSpeedAnywhere(DeepSpeedStrategy):
+    """DeepSpeed's engine on any device: it also runs on a CPU, which Lightning's checks do not let it."""
+
+    @override
+    def setup_environment(self) -> None:
+        DDPStrategy.setup_environment(self)
+
+    @override
+    def _setup_distributed(self) -> None:
+        self._set_world_ranks()
+        self._init_deepspeed_distributed()
+        if not self._config_initialized:
+            self._format_config()
+            self._config_initialized = True
+
+    @override
+    def _initialize_engine(self, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> Any:
+        import deepspeed
+
+        # Lightning names the device by its index, which a CPU has not; the engine finds its rank by itself.
+        engine, stepping, _, counting = deepspeed.initialize(
+            config=self.config,
+            model=model,
+            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=scheduler,
+            dist_init_required=False,
+        )
+        return engine, stepping, counting
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard a model in place by FSDP 2: each block by itself, all the rest together.
+
+    Args:
+        model: the model; what it names `_no_split_modules`, at any depth, are its blocks.
+        mesh: with a dimension `data_parallel`.
+
+    Returns:
+        The model.
+    """
+    names = {
+        name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())
+    }
+    blocks = [module for module in model.modules() if type(module).__name__ in names and module is not model]
+    # From the inside out: what lies within another block is no longer the outer one's to shard.
+    for block in reversed(blocks):
+        fully_shard(block, mesh=mesh["data_parallel"])
+    fully_shard(model, mesh=mesh["data_parallel"])
+    for name in FORWARD_METHODS:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
+    return model
+
+
+def is_sharding(strategy: Strategy) -> bool:
+    """Whether a strategy takes a model's parameters apart."""
+    return isinstance(strategy, ModelParallelStrategy)
+
+
+def sets_up_jointly(strategy: Strategy) -> bool:
+    """Whether a strategy wants a model together with its optimizer."""
+    return isinstance(strategy, DeepSpeedStrategy)
+
+
+class PrecisionForward:
+    """A model's forward in Fabric's precision; copies and pickles with its model.
+
+    Args:
+        model: the model.
+        precision: Fabric's plugin.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision) -> None:
+        self.forward: Callable[..., Any] = model.forward
+        self.precision = precision
+        # Sets `__wrapped__`, by which `inspect.signature` tells which columns the model takes.
+        functools.update_wrapper(self, self.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model's own forward."""
+        # Autocast casts where it has to: accelerate hands inputs on as they are.
+        if not isinstance(self.precision, MixedPrecision):
+            args, kwargs = self.precision.convert_input((args, kwargs))
+        with self.precision.forward_context():
+            outputs = self.forward(*args, **kwargs)
+        return self.precision.convert_output(outputs)
+
+
+def compute_in(model: nn.Module, precision: Precision) -> None:
+    """Have `model` compute in a precision of Fabric's, in place of one that an earlier Fabric has set."""
+    current = vars(model).get("forward")
+    if isinstance(current, PrecisionForward):
+        del vars(model)["forward"]
+    if precision.precision != "32-true":
+        vars(model)["forward"] = PrecisionForward(model, precision)

@@ -1,0 +1,188 @@
+"""HF's dataloaders for one's own Lightning Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from torch import nn
+from typing_extensions import override
+
+from compat.errors import ArgumentError
+from compat.modules.headless import build_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from compat.trainer.trainer import Trainer
+
+
+class HFLoader:
+    """A dataloader of HF's as Lightning takes it: batch by batch, in the order that HF gives each epoch.
+
+    Args:
+        loader: HF's loader.
+        seed: called with it ahead of each epoch.
+        name: the name of the dataset, where there are several.
+    """
+
+    def __init__(
+        self, loader: Any, seed: Callable[[Any], None] | None = None, name: str | None = None
+    ) -> None:
+        self.loader: Any = loader
+        self._seed = seed
+        self.name = name
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset."""
+        return self.loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.seed(self.loader)
+        with ended(self.loader):
+            yield from self.loader
+
+    def seed(self, loader: Any) -> None:
+        """Tell a loader, this one's or the rest of it, which epoch it is."""
+        if self._seed is not None:
+            self._seed(loader)
+
+
+@contextlib.contextmanager
+def ended(loader: Any) -> Iterator[None]:
+    """End a loader of accelerate's, which counts as the one in use until it is taken to its end."""
+    try:
+        yield
+    finally:
+        state = getattr(loader, "gradient_state", None)
+        if state is not None and any(loader is used for used in state.dataloader_references):
+            loader.end()
+
+
+class HFDataModule(pl.LightningDataModule):
+    """The dataloaders of `transformers.Trainer`, for any Lightning Trainer and any LightningModule.
+
+    Batch sizes, samplers and their seeds, workers, collation and the columns that the model takes are HF's,
+    and so is the share of each process: Lightning puts no sampler of its own in.
+
+    Args:
+        args: HF's arguments.
+        train_dataset: as in `transformers.Trainer`.
+        eval_dataset: as in `transformers.Trainer`: a dataset, or several by name.
+        test_dataset: for `trainer.test`, and for `trainer.predict` where `predict_dataset` is None.
+        predict_dataset: for `trainer.predict`.
+        data_collator: as in `transformers.Trainer`.
+        processing_class: pads, where no collator is given.
+        model: whose forward decides which columns stay; the model of the HFModule where None. Beside another
+            LightningModule all columns stay.
+        trainer_class: whose `get_train_dataloader` and so on are used: a subclass of `compat.Trainer`.
+    """
+
+    def __init__(
+        self,
+        args: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        test_dataset: Any = None,
+        predict_dataset: Any = None,
+        *,
+        data_collator: Any = None,
+        processing_class: Any = None,
+        model: nn.Module | None = None,
+        trainer_class: type[Trainer] | None = None,
+    ) -> None:
+        super().__init__()
+        self.args = args
+        self.train_dataset = train_dataset
+        self.eval_dataset = eval_dataset
+        self.test_dataset = test_dataset
+        self.predict_dataset = predict_dataset
+        self.data_collator = data_collator
+        self.processing_class = processing_class
+        self._model = model
+        self._kind = trainer_class
+
+    @property
+    def batch_size(self) -> int:
+        """`args.per_device_train_batch_size`, for Lightning's `BatchSizeFinder`."""
+        size: int = self.args.per_device_train_batch_size
+        return size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.args.per_device_train_batch_size = size
+
+    def _hf(self) -> Any:
+        """The HF Trainer that makes the loaders, as the arguments are now."""
+        module = getattr(self.trainer, "lightning_module", None)
+        known = self._model
+        if known is None and getattr(module, "reads_windows", False):
+            known = module.model  # type: ignore[union-attr]
+        hf = build_parts(
+            nn.Identity() if known is None else known,
+            self.args,
+            self._kind,
+            data_collator=self.data_collator,
+            processing_class=self.processing_class,
+        )
+        if known is None:
+            hf.args.remove_unused_columns = False
+        hf.train_dataset, hf.eval_dataset = self.train_dataset, self.eval_dataset
+        return hf
+
+    def _require(self, name: str, use: str) -> Any:
+        dataset = getattr(self, name)
+        if dataset is None:
+            msg = f"`{name}=None`: there is nothing to {use}. Give `HFDataModule({name}=...)`."
+            raise ArgumentError(msg)
+        return dataset
+
+    @override
+    def train_dataloader(self) -> HFLoader:
+        self._require("train_dataset", "train on")
+        hf = self._hf()
+        if getattr(self.trainer, "overfit_batches", 0):
+            # The same batches in each epoch.
+            hf._get_train_sampler = lambda *_: None
+        return HFLoader(hf.get_train_dataloader(), lambda loader: hf._seed_epoch(loader, self._epoch))
+
+    @property
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer is not None else 0
+
+    @property
+    def val_dataloader(self) -> Any:
+        """A function that makes the loaders; one that Lightning takes for none, where there is no dataset."""
+        if self.eval_dataset is not None:
+            return self._val_dataloaders
+
+        # Its `BatchSizeFinder` calls it nevertheless.
+        @functools.wraps(super().val_dataloader)
+        def none() -> list[Any]:
+            return []
+
+        return none
+
+    def _val_dataloaders(self) -> Any:
+        hf = self._hf()
+        if isinstance(self.eval_dataset, Mapping):
+            return [HFLoader(hf.get_eval_dataloader(name), name=name) for name in self.eval_dataset]
+        return HFLoader(hf.get_eval_dataloader())
+
+    @override
+    def test_dataloader(self) -> HFLoader:
+        dataset = self._require("test_dataset", "test on")
+        return HFLoader(self._hf().get_test_dataloader(dataset))
+
+    @override
+    def predict_dataloader(self) -> HFLoader:
+        dataset = self.predict_dataset
+        dataset = self._require("test_dataset", "predict") if dataset is None else dataset
+        return HFLoader(self._hf().get_test_dataloader(dataset))

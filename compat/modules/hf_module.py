@@ -1,0 +1,513 @@
+"""A model of HF's style as a module for one's own Lightning Trainer."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+import transformers
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from transformers.trainer_pt_utils import find_batch_size
+from transformers.utils import logging
+from typing_extensions import override
+
+from compat.callbacks.misplaced import refuse_callbacks_of_hf
+from compat.checkpoint.convert.lightning import FILES
+from compat.checkpoint.io import keep_files_whole, load_plain
+from compat.checkpoint.layout import OPTIMIZER_EXTRA
+from compat.engine.evaluation import Evaluation
+from compat.engine.optimizer import has_modes
+from compat.engine.optimizer_state import held_state, load_held_state
+from compat.engine.precision import set_autocast
+from compat.errors import ArgumentError
+from compat.modules.headless import Losses, build_parts, check
+from compat.modules.hf_datamodule import HFLoader
+from compat.modules.windows import Place, WindowReader, WindowSource, total_steps
+from compat.translate import plan
+from compat.upstream.environment import Facts
+from compat.upstream.features import SCHEDULERS_THAT_WAIT
+from compat.upstream.models import activated_neftune, checkpoint_activations
+from compat.upstream.started import HOW_TO_START
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from compat.trainer.trainer import Trainer
+
+NEVER = 2**53
+"""A number of epochs that no run has: HF's module steps such a scheduler itself."""
+
+MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""Lightning's name of a mixed precision → HF's."""
+
+TRANSIENT = ("_hf", "reader", "_passes", "_neftune", "_surprises")
+"""What belongs to a run, and neither to a copy of the module nor to a pickle."""
+
+HELD = "optimizer_extra"
+"""Where a Lightning checkpoint has what an optimizer keeps outside of its state."""
+
+FLAGS = ("accumulate_grad_batches", "gradient_clip_val", "max_epochs", "max_steps", "precision")
+"""Flags of the Lightning Trainer that HF's arguments speak of, too."""
+
+
+class HFModule(pl.LightningModule):
+    """Trains a model that returns its own loss as `transformers.Trainer` would, in any Lightning Trainer.
+
+    The Lightning Trainer decides on devices, precision, the length of the run, accumulation and clipping;
+    what `args` say otherwise is told in a warning, and `compat.plan(args).flags` are the flags that say the
+    same. The rest is HF's own code, asked of a `compat.Trainer` that never trains: losses averaged over the
+    tokens of a whole accumulation window, label smoothing, train mode at each step, optimizer and schedule,
+    metrics. With the same flags and an `HFDataModule` the weights are those of `transformers.Trainer`, to the
+    bit; a run that goes on by `ckpt_path` in the middle of an epoch ends as one that was never stopped.
+
+    Names of its parameters and the order of its optimizer's groups are those of `Trainer`, so that a file
+    which `trainer.lightning.save_checkpoint` has written loads here by `ckpt_path`.
+
+    Args:
+        model: returns a loss, as the `loss` of its output or as the first item, when called with labels.
+        args: HF's arguments, transformers' or ours. When to log, evaluate and save is for
+            `compat.callbacks.to_lightning`.
+        processing_class: what `save_pretrained` writes beside the model, a tokenizer for instance.
+        compute_loss_func: as in `transformers.Trainer`: (outputs, labels, num_items_in_batch) → loss.
+        compute_metrics: as in `transformers.Trainer`, or a metric or collection of torchmetrics.
+        preprocess_logits_for_metrics: as in `transformers.Trainer`.
+        optimizers: an optimizer and a scheduler to use in place of those that `args` describe.
+        trainer_class: whose `compute_loss`, `create_optimizer`, `prediction_step` and so on are used: a
+            subclass of `compat.Trainer`.
+
+    Raises:
+        ArgumentError: arguments that cannot be honoured in one's own Lightning Trainer, all of them at once.
+
+    Attributes:
+        micro_loss: the loss of the last micro-batch, divided by its window as HF divides it.
+    """
+
+    reads_windows = True
+    _hf: Any = None
+    reader: WindowReader | None = None
+    _neftune: Any = None
+    is_hf_module: ClassVar[bool] = True
+    """What `compat.Trainer` knows an HFModule by, which wraps the model that it is to train."""
+
+    _surprises: Any = None
+    _precision: str = "no"
+    _held: Any = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Any,
+        *,
+        processing_class: Any = None,
+        compute_loss_func: Any = None,
+        compute_metrics: Any = None,
+        preprocess_logits_for_metrics: Any = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        trainer_class: type[Trainer] | None = None,
+    ) -> None:
+        super().__init__()
+        check(args)
+        self.model = model
+        self.args = args
+        # In a dict: a metric of torchmetrics is a module, and no part of this one.
+        self._parts = {
+            "processing_class": processing_class,
+            "compute_loss_func": compute_loss_func,
+            "compute_metrics": compute_metrics,
+            "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
+            "optimizers": optimizers,
+            "kind": trainer_class,
+        }
+        self._passes: dict[int, _Pass] = {}
+        self._window_loss: Any = 0.0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        auto: str,
+        name_or_path: str,
+        args: Any,
+        *,
+        parts: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> HFModule:
+        """A module around a pretrained model.
+
+        Args:
+            auto: name of one of transformers' classes, "AutoModelForSequenceClassification" for instance.
+            name_or_path: the model, on the Hub or in a folder.
+            args: HF's arguments.
+            parts: what else the constructor takes.
+            kwargs: of the class's `from_pretrained`, `num_labels` for instance.
+        """
+        model = getattr(transformers, auto).from_pretrained(name_or_path, **kwargs)
+        return cls(model, args, **(parts or {}))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in TRANSIENT} | {"_passes": {}}
+
+    @property
+    def hf(self) -> Any:
+        """The HF Trainer whose parts are used; it never trains."""
+        if self._hf is None:
+            self._hf = build_parts(self.model, self.args, precision=self._precision, **self._parts)
+            self._losses = Losses()
+            self._hf.accelerator.backward = self._losses
+        return self._hf
+
+    @property
+    def learning_rate(self) -> float:
+        """`args.learning_rate`, for Lightning's `LearningRateFinder`."""
+        rate: float = self.args.learning_rate
+        return rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.args.learning_rate = rate
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model without its head, for Lightning's `BackboneFinetuning`."""
+        backbone: nn.Module = getattr(self.model, "base_model", self.model)
+        return backbone
+
+    @override
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    # Set-up.
+
+    @override
+    def configure_callbacks(self) -> list[Any]:
+        # The first that Lightning asks of a module, and ahead of the callbacks' own first hook.
+        refuse_callbacks_of_hf(self.trainer)
+        return []
+
+    @override
+    def setup(self, stage: str) -> None:
+        self._show_evaluated_weights()
+        self._hf = self.reader = None
+        keep_files_whole(self.trainer.strategy)
+        plugin = self.trainer.precision_plugin
+        self._precision = MIXED.get(plugin.precision, "no") if isinstance(plugin, MixedPrecision) else "no"
+        set_autocast(self.model, self.trainer.strategy.root_device.type, self._precision)
+        if stage != TrainerFn.FITTING:
+            return
+        self._require_gradients_of_ours()
+        self._tell_differences()
+        WindowSource.put_into(self.trainer)
+        seed = transformers.enable_full_determinism if self.args.full_determinism else transformers.set_seed
+        # As HF's Trainer does where it is made.
+        seed(self.args.seed)
+        if getattr(self.args, "torch_compile", False):
+            self.model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        checkpoint_activations(self.model, self.args)
+        self.model.train()
+
+    @override
+    def teardown(self, stage: str) -> None:
+        # With it go the workers of its loader.
+        self.reader = None
+
+    def _show_evaluated_weights(self) -> None:
+        """After training, a schedule-free optimizer is still to be told that an evaluation comes."""
+        optimizer: Any = None if self._hf is None else self._hf.optimizer
+        if has_modes(optimizer):
+            optimizer.eval()
+
+    def _require_gradients_of_ours(self) -> None:
+        size, strategy = self.trainer.accumulate_grad_batches, self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and size != 1:
+            msg = (
+                f"`accumulate_grad_batches={size}`: DeepSpeed's engine divides losses by itself, and an "
+                "HFModule could not undo it. Train with `compat.Trainer` and `deepspeed`."
+            )
+            raise ArgumentError(msg)
+        if self.args.world_size != self.trainer.world_size:
+            msg = (
+                f"`devices`: the Lightning Trainer has {self.trainer.world_size} processes, and HF's "
+                f"arguments were made for {self.args.world_size}. {HOW_TO_START}"
+            )
+            raise ArgumentError(msg)
+
+    def _tell_differences(self) -> None:
+        """Warn of what the arguments say and the Lightning Trainer does not do."""
+        trainer = self.trainer
+        has = {name: getattr(trainer, name, None) for name in FLAGS}
+        for setting in plan(self.args, Facts.of(self.args)).changed():
+            name = setting.target
+            if name in has and (has[name] or 0) != setting.becomes:
+                logging.get_logger("transformers.trainer").warning(
+                    f"`{setting.field}={setting.value!r}`: the Lightning Trainer has {name}={has[name]!r}, "
+                    f"which holds. Give it {name}={setting.becomes!r}, or all of `compat.plan(args).flags`."
+                )
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """HF's optimizer and scheduler over the steps that the Lightning Trainer will make."""
+        self._hf = None
+        hf, steps = self.hf, total_steps(self.trainer)
+        # A layerwise optimizer refuses accumulation.
+        hf.args.gradient_accumulation_steps = self.trainer.accumulate_grad_batches
+        hf.create_optimizer_and_scheduler(steps)
+        optimizer, scheduler = hf.optimizer, hf.lr_scheduler
+        if self._waits(scheduler):
+            # HF steps it with the metrics of each evaluation, wherever in the epoch that is.
+            config = {"scheduler": scheduler, "interval": "epoch", "frequency": NEVER, "monitor": "eval_loss"}
+        else:
+            name = f"lr-{type(getattr(optimizer, 'optimizer', optimizer)).__name__}"
+            config = {"scheduler": scheduler, "interval": "step", "name": name}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    @staticmethod
+    def _waits(scheduler: Any) -> bool:
+        return isinstance(scheduler, SCHEDULERS_THAT_WAIT)
+
+    @override
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        # Rates of groups that came later are for the callback that has added them to set.
+        optimizer = scheduler.optimizer
+        groups = optimizer.param_groups
+        optimizer.param_groups = groups[: len(getattr(scheduler, "base_lrs", groups))]
+        try:
+            super().lr_scheduler_step(scheduler, metric)
+        finally:
+            optimizer.param_groups = groups
+
+    @override
+    def on_train_start(self) -> None:
+        if self._waits(self.hf.lr_scheduler) and not self.trainer.enable_validation:
+            msg = (
+                f"`lr_scheduler_type={self.args.lr_scheduler_type.value!r}`: it waits for the metrics of an "
+                "evaluation, and there is none. Give `fit` data to validate on."
+            )
+            raise ArgumentError(msg)
+        WindowSource.go_on(self.trainer)
+        load_held_state(self.hf.optimizer, self.model, self._held or {})
+        self._held = None
+        self._surprises = self.hf._surprises
+        self._end_neftune()
+        self._neftune = activated_neftune(self.hf)
+
+    @override
+    def on_train_end(self) -> None:
+        self._end_neftune()
+
+    def _end_neftune(self) -> None:
+        handle, self._neftune = self._neftune, None
+        if handle is not None:
+            handle.remove()
+
+    # Training.
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        self.hf._forget_past()
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """HF's training step, up to its backward.
+
+        Returns:
+            The loss of the micro-batch, divided by its window as HF divides it, with its graph.
+        """
+        hf, place = self.hf, self._place_of(batch)
+        hf.args.gradient_accumulation_steps = place.size
+        hf.current_gradient_accumulation_steps = place.count
+        surprises, self._surprises = self._surprises, None
+        num_items = place.num_items if surprises is None else surprises.watch(place.num_items)
+        with self._without_autocast():
+            hf.training_step(self.model, batch, num_items)
+        if surprises is not None:
+            surprises.tell(batch, num_items, place.count)
+        loss: torch.Tensor = self._losses.take()
+        self.micro_loss = loss.detach()
+        self._window_loss = self._window_loss + self.micro_loss
+        if place.closes:
+            self.log("train_loss", self._window_loss, prog_bar=True)
+            self._window_loss = 0.0
+        return loss
+
+    def _without_autocast(self) -> Any:
+        """Leave autocast to the model's forward, as HF does: Lightning's covers the whole step."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _place_of(self, batch: Any) -> Place:
+        if self.reader is not None:
+            return self.reader.take()
+        # Called by hand: a window of its own.
+        _, num_items = self.hf.get_batch_samples(iter([batch]), 1, self.device)
+        return Place(num_items, 1, 1, closes=False)
+
+    @override
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run the backward pass of a loss that Lightning has divided by N, HF having divided it already.
+
+        N times (1 / N) is 1 exactly, so that nothing is rounded.
+        """
+        loss.backward(  # type: ignore[no-untyped-call]
+            torch.full_like(loss, self.trainer.accumulate_grad_batches), *args, **kwargs
+        )
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm as HF does: over the parameters in the order of the model."""
+        is_whole = isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        if not gradient_clip_val or gradient_clip_algorithm == "value" or not is_whole:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        self.log("grad_norm", norm)
+
+    @override
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        # A Trainer that does without logs warns of each.
+        if not self.trainer.barebones:
+            super().log(*args, **kwargs)
+
+    # Evaluation.
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._passes = {}
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self._passes = {}
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        with self._without_autocast():
+            self._pass("eval", self.trainer.val_dataloaders, dataloader_idx).step(batch)
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        with self._without_autocast():
+            self._pass("test", self.trainer.test_dataloaders, dataloader_idx).step(batch)
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> tuple[Any, Any, Any]:
+        """HF's prediction step.
+
+        Returns:
+            Loss, logits of shape (batch, …) and labels of shape (batch, …); each may be None.
+        """
+        with self._without_autocast():
+            step: tuple[Any, Any, Any] = self.hf.prediction_step(
+                self.model, batch, prediction_loss_only=False
+            )
+        return step
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        metrics = self._log_passes()
+        is_in_training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if is_in_training and self._waits(self.hf.lr_scheduler):
+            self._step_scheduler(metrics)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_passes()
+
+    def _pass(self, prefix: str, loaders: Any, index: int) -> _Pass:
+        if index not in self._passes:
+            loader = loaders[index] if isinstance(loaders, (list, tuple)) else loaders
+            name = getattr(loader, "name", None)
+            is_one = not isinstance(loaders, (list, tuple)) or len(loaders) == 1
+            several = "" if is_one and name is None else f"_{index if name is None else name}"
+            self._passes[index] = _Pass(self.hf, self.model, loader, prefix + several)
+        return self._passes[index]
+
+    def _log_passes(self) -> dict[str, Any]:
+        """Compute the metrics of the passes, log those that are numbers, and give them all."""
+        metrics: dict[str, Any] = {}
+        for each in self._passes.values():
+            metrics |= each.result(None).metrics or {}
+        self._passes = {}
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        self.log_dict(numbers, prog_bar=True, sync_dist=True)
+        return metrics
+
+    def _step_scheduler(self, metrics: dict[str, Any]) -> None:
+        name = self.args.metric_for_best_model or "loss"
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        if name not in metrics:
+            msg = (
+                f"`metric_for_best_model={self.args.metric_for_best_model!r}`: the evaluation has given no "
+                f"{name!r}, for which the schedule waits. There is {', '.join(metrics) or 'nothing'}."
+            )
+            raise ArgumentError(msg)
+        self.hf.lr_scheduler.step(metrics[name])
+
+    # Files.
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put what the optimizer keeps outside of its state beside it.
+
+        Args:
+            checkpoint: gets `optimizer_extra`, where there is any.
+        """
+        optimizer = None if self._hf is None else self._hf.optimizer
+        if optimizer is not None and (held := held_state(optimizer, self.model)):
+            checkpoint[HELD] = held
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning loads the optimizer's own state after this. A file of `compat convert`'s or of `Trainer`'s
+        # has it as they keep it.
+        file = checkpoint.get(FILES, {}).get(OPTIMIZER_EXTRA)
+        self._held = checkpoint.get(HELD) if file is None else load_plain(io.BytesIO(file.numpy().tobytes()))
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write a folder that `from_pretrained` reads: the model, and the processing class if there is one.
+
+        Args:
+            folder: the folder. With several processes each has to ask; the first writes.
+        """
+        trainer, state = self._trainer, None
+        if trainer is not None and not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            whole = trainer.strategy.lightning_module_state_dict()
+            state = {name.removeprefix("model."): value for name, value in whole.items()}
+        if trainer is None or trainer.is_global_zero:
+            own, self.hf.args = self.hf.args, self.args
+            try:
+                self.hf._save(folder, state)
+            finally:
+                self.hf.args = own
+
+
+class _Pass(Evaluation):
+    """One evaluation, over a loader of HF's or of anybody's."""
+
+    def __init__(self, hf: Any, model: nn.Module, loader: Any, prefix: str) -> None:
+        super().__init__(
+            hf,
+            model,
+            description="Evaluation",
+            prediction_loss_only=hf.args.prediction_loss_only or hf.compute_metrics is None,
+            ignore_keys=None,
+            metric_key_prefix=prefix,
+        )
+        # Only accelerate's loaders tell which samples they have repeated to fill the last batch.
+        knows_end = isinstance(loader, HFLoader)
+        hf.gather_function = hf.accelerator.gather_for_metrics if knows_end else hf.accelerator.gather
+        self.set_eval_mode()
+
+    @override
+    def step(self, inputs: Any) -> tuple[Any, Any, Any]:
+        # A short last batch weighs what it has.
+        self._batch_size = find_batch_size(inputs) or self._batch_size
+        return super().step(inputs)

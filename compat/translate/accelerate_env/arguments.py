@@ -1,0 +1,45 @@
+"""HF arguments together with what `accelerate launch` has set where they say nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compat.translate.strategy import fsdp_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from compat.translate.accelerate_env.override import LauncherOverride
+
+
+class AsLaunched:
+    """HF arguments as the run has them: the launcher's word where they say nothing.
+
+    Attributes:
+        overrides: all that the launcher has said about them.
+        defaults: argument → default, of the arguments that the installed release has.
+    """
+
+    def __init__(
+        self, args: Any, overrides: tuple[LauncherOverride, ...], defaults: Mapping[str, Any]
+    ) -> None:
+        self.overrides = overrides
+        self.defaults = defaults
+        self._args = args
+        self._values: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
+        for override in overrides:
+            if override.holds and not override.because:
+                name, _, entry = override.field.partition(".")
+                (entries if entry else self._values)[entry or name] = override.value
+        if entries:
+            own = fsdp_config(args) if args.fsdp else {}
+            self._values["fsdp_config"] = {**own, **entries}
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__["_values"]
+        return values[name] if name in values else getattr(self.__dict__["_args"], name)
+
+    def is_from_launcher(self, name: str) -> bool:
+        """Whether an argument has its value from the launcher."""
+        return name in self._values

@@ -1,0 +1,59 @@
+"""What a launcher has said about one argument, and the names of its variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compat.upstream.environment import TRUE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+USE_FSDP, USE_DEEPSPEED, USE_PARALLELISM, USE_MEGATRON = (
+    f"ACCELERATE_USE_{kind}" for kind in ("FSDP", "DEEPSPEED", "PARALLELISM_CONFIG", "MEGATRON_LM")
+)
+PRECISION, DYNAMO, DEEPSPEED_FILE = (
+    f"ACCELERATE_{what}" for what in ("MIXED_PRECISION", "DYNAMO_BACKEND", "DEEPSPEED_CONFIG_FILE")
+)
+
+
+def is_true(text: str | None) -> bool:
+    """Whether a variable says yes."""
+    return (text or "").lower() in TRUE
+
+
+@dataclass(frozen=True)
+class LauncherOverride:
+    """What a launcher has said about one argument.
+
+    Attributes:
+        field: the argument; `fsdp_config.` and an entry for one of those.
+        value: what the launcher has said about it.
+        variables: how, as NAME=value.
+        holds: whether that holds; otherwise the arguments have said something else, and win.
+        because: why it has no effect, where it has none.
+    """
+
+    field: str
+    value: Any
+    variables: tuple[str, ...]
+    holds: bool = True
+    because: str = ""
+
+    @property
+    def note(self) -> str:
+        """Where the value comes from, for a reader."""
+        said = ", ".join(self.variables)
+        if self.because:
+            return f"`accelerate launch` asks for it ({said}): {self.because}"
+        return (
+            f"`accelerate launch` asks for it: {said}"
+            if self.holds
+            else f"wins over `accelerate launch`: {said}"
+        )
+
+
+def named(variables: Mapping[str, str], *names: str) -> tuple[str, ...]:
+    """Those of the variables that are set, as NAME=value."""
+    return tuple(f"{name}={variables[name]}" for name in names if name in variables)
