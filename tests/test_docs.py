@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -48,3 +49,21 @@ def test_the_page_of_strategies_has_them_all() -> None:
     assert dict(rows) == CLASSES
     words = re.findall(r"`(\w+)`", page)
     assert {*SHARDS, *OF_FIRST, *BESIDE, *SIZES} <= set(words)
+
+
+CONTRIBUTING = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", re.findall(r"`(compat/[\w/]+\.py):([\w.]+)`", CONTRIBUTING), ids=":".join)
+def test_the_places_that_contributors_are_led_to_exist(place: tuple[str, str]) -> None:
+    file, path = place
+    body: list[ast.stmt] = ast.parse((DOCS.parent / file).read_text(encoding="utf-8")).body
+    for name in path.split("."):
+        found = [node for node in body if getattr(node, "name", None) == name]
+        assert found, f"`{path}` is not in {file}"
+        body = getattr(found[0], "body", [])
+
+
+@pytest.mark.parametrize("name", re.findall(r"`((?:compat|tests|docs)/[\w/.]+)`", CONTRIBUTING))
+def test_the_files_that_contributors_are_led_to_exist(name: str) -> None:
+    assert (DOCS.parent / name).exists()
