@@ -27,10 +27,11 @@ def planned_steps(trainer: Any) -> int:
     if math.isinf(batches) or epochs is None or epochs == -1:
         return limit
     schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
-    if schedulers:
-        sizes = [schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
-    else:
-        sizes = [int(trainer.accumulate_grad_batches)] * max(epochs, 1)
+    if not schedulers:
+        # A run that update steps limit has `sys.maxsize` epochs.
+        per_epoch = int(update_steps(batches, [int(trainer.accumulate_grad_batches)]))
+        return min(limit, per_epoch * max(epochs, 1))
+    sizes = (schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs))
     return min(limit, int(update_steps(batches, sizes)))
 
 
