@@ -57,9 +57,6 @@ SUPPLIED = (
 
 _ABSENT = object()
 
-_FIELDS = "__dataclass_fields__"
-"""Where dataclasses keep what a class's fields are."""
-
 _lock = threading.RLock()
 _undo: list[tuple[Any, str, Any]] = []
 
@@ -195,7 +192,11 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
 
     Parsers of command lines and files make an option of each field, and call the constructor with all.
     """
+    from compat.arguments.names import FIELDS_OF_DATACLASS
     from compat.rebasing import is_generated, ours_for
+
+    def all_fields(kind: Any) -> dict[str, Any]:
+        return {**getattr(ours_for(kind), FIELDS_OF_DATACLASS), **getattr(kind, FIELDS_OF_DATACLASS)}
 
     return [
         change
@@ -204,7 +205,7 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
         if "__init__" in vars(kind) and is_generated(kind)
         for change in (
             (kind, "__init__", _taking_other_names(vars(kind)["__init__"])),
-            (kind, _FIELDS, {**getattr(ours_for(kind), _FIELDS), **vars(kind)[_FIELDS]}),
+            (kind, FIELDS_OF_DATACLASS, all_fields(kind)),
         )
     ]
 

@@ -53,8 +53,8 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         super()._add_dataclass_arguments(dtype)
-        # Switches that were on in transformers 4 had an option that turns them off. A class with a constructor of
-        # its own, put on ours after it was made, has the names of one release alone.
+        # Switches that were on in transformers 4 had an option that turns them off. What has a constructor of
+        # its own, and was put on ours later, has one release's names alone.
         names = {field.name for field in dataclasses.fields(dtype)}
         for name in sorted(names & getattr(dtype, "other_names", frozenset())):
             field = FIELDS[name]
