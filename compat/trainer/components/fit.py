@@ -30,6 +30,7 @@ from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
+from compat.upstream.instrumented import unheard_fit
 from compat.upstream.trainer import HF_RUN_EPOCH, HF_TRAINING_STEP
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Fit(Component):
         module.session = session
         try:
             with hf.accelerator.serving(built, session), propagating():
-                built.fit(module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
+                unheard_fit(built, module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
         finally:
             hf.args.gradient_accumulation_steps = session.accumulation
             module.session = None
