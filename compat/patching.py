@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 import types
 from dataclasses import dataclass
@@ -147,14 +148,25 @@ def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
 
 
 def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
-    """Constructors of argument classes that were made before, and know one release's names alone."""
-    from compat.rebasing import is_generated
+    """Constructors and fields of argument classes that were made before, and know one release's names alone.
+
+    Parsers of command lines and files make an option of each field, and call the constructor with all.
+    """
+    from compat.arguments.names import FIELDS_OF_DATACLASS
+    from compat.rebasing import is_generated, ours_for
+
+    def all_fields(kind: Any) -> dict[str, Any]:
+        return {**getattr(ours_for(kind), FIELDS_OF_DATACLASS), **getattr(kind, FIELDS_OF_DATACLASS)}
 
     return [
-        (kind, "__init__", _taking_other_names(vars(kind)["__init__"]))
+        change
         for kind in _with_descendants([kind for kind, _, _ in bases])
         # One that somebody has written hands on what it is given.
         if "__init__" in vars(kind) and is_generated(kind)
+        for change in (
+            (kind, "__init__", _taking_other_names(vars(kind)["__init__"])),
+            (kind, FIELDS_OF_DATACLASS, all_fields(kind)),
+        )
     ]
 
 
@@ -177,10 +189,12 @@ def _with_descendants(kinds: list[Any]) -> list[Any]:
 
 
 def _taking_other_names(constructor: Any) -> Any:
+    taken = inspect.signature(constructor).parameters
+
     @functools.wraps(constructor)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (takes its place)
-        for name in kwargs.keys() & {*getattr(self, "other_names", ()), "lightning"}:
-            if name not in self.__dataclass_fields__ and (value := kwargs.pop(name)) is not None:
+        for name in kwargs.keys() & {*getattr(self, "other_names", ()), "lightning"} - taken.keys():
+            if (value := kwargs.pop(name)) is not None:
                 vars(self)[name] = value
         constructor(self, *args, **kwargs)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from compat.arguments.callers import distance_to_user, is_read_by_dataclasses, is_read_by_name
 from compat.arguments.fields import FIELDS, Field
 from compat.arguments.generations import ALONE, NEW, OLD, migration
 
@@ -27,12 +27,19 @@ _TYPES: dict[str, Any] = {
 COMPLETE = "accelerate_environment"
 """An attribute that an instance has once it has been set up."""
 
+OURS = "lightning"
+"""The one field that no release of HF's has."""
+
+FIELDS_OF_DATACLASS = "__dataclass_fields__"
+"""Where dataclasses keep what a class's fields are."""
+
 
 class OtherName:
     """Attribute access by the name of another generation.
 
-    Where another name says the same, it is a view on that one; otherwise it holds the value that was given,
-    or else the default of its generation.
+    Where another name says the same, it is a view on that one; otherwise it holds the value that was given.
+    Where nobody has given one, `hasattr` and `getattr` find nothing, as with the installed release, and
+    `args.name` of a script that was written for another generation is that one's default.
 
     Args:
         field: the argument.
@@ -51,14 +58,20 @@ class OtherName:
         if self.field.name in values:
             return values[self.field.name]
         # A copy of the arguments gets what is said by the other name, and must not be told twice.
-        if _asked_by_dataclasses() or COMPLETE not in values:
+        if is_read_by_dataclasses() or COMPLETE not in values:
             return None
         # A subclass that has the name for itself, and empty, has it empty until it is given.
         own = own_fields(type(args))
         if self.field.name in own.keys() - args.given_otherwise.keys() and own[self.field.name] is None:
             return None
         found = migration(self.field.name, native_defaults(type(args)))
-        return self.field.default if found is None else found.read(values)
+        if found is not None:
+            return found.read(values)
+        # Libraries tell releases apart by such names.
+        if is_read_by_name() and not is_present(args, self.field.name):
+            msg = f"{type(args).__name__!r} object has no attribute {self.field.name!r}"
+            raise AttributeError(msg)
+        return self.field.default
 
     def __set__(self, args: Any, value: Any) -> None:
         values = vars(args)
@@ -73,8 +86,33 @@ class OtherName:
                 values["given_otherwise"] = {**args.given_otherwise, self.field.name: value}
 
 
-def _asked_by_dataclasses() -> bool:
-    return sys._getframe(2).f_globals.get("__name__") == "dataclasses"
+def is_present(args: Any, name: str) -> bool:
+    """Whether arguments have a field: their release or their class has it, or somebody has set it.
+
+    Args:
+        args: the arguments.
+        name: the name of a field of any generation.
+    """
+    kind, values = type(args), vars(args)
+    if name == OURS:
+        return values.get(name) is not None
+    return name not in getattr(kind, "other_names", ()) or name in values or name in own_fields(kind)
+
+
+class PresentFields:
+    """The fields of a class of arguments; an instance's are those that are present.
+
+    Args:
+        fields: what dataclasses have made of the class.
+    """
+
+    def __init__(self, fields: dict[str, dataclasses.Field[Any]]) -> None:
+        self.fields = fields
+
+    def __get__(self, args: Any, owner: type | None = None) -> dict[str, dataclasses.Field[Any]]:
+        if args is None:
+            return self.fields
+        return {name: field for name, field in self.fields.items() if is_present(args, name)}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -132,16 +170,19 @@ def drop_overruled(values: dict[str, Any], kind: Any) -> None:
             values.pop(name, None)
 
 
-def _uncover(kind: Any) -> None:
-    for base in kind.__mro__:
-        for name in kind.other_names & vars(base).keys():
-            default = vars(base)[name]
-            if hasattr(base, "other_names") and not hasattr(default, "__get__"):
-                setattr(base, name, OtherName(FIELDS[name], default))
+def uncover(kind: Any) -> None:
+    """Put access by other names back where a subclass's own defaults and fields, plain values, hide it.
 
-
-uncover: Callable[[Any], None] = functools.cache(_uncover)
-"""Put access by other names back on a class where a subclass's own default, a plain value, hides it."""
+    Args:
+        kind: the class of arguments. Not once for each: `install()` may have changed it since.
+    """
+    for base in [base for base in kind.__mro__ if hasattr(base, "other_names")]:
+        values = vars(base)
+        for name in kind.other_names & values.keys():
+            if not hasattr(values[name], "__get__"):
+                setattr(base, name, OtherName(FIELDS[name], values[name]))
+        if isinstance(fields := values.get(FIELDS_OF_DATACLASS), dict):
+            setattr(base, FIELDS_OF_DATACLASS, PresentFields(fields))
 
 
 def with_other_names(base: type[Any], module: str) -> type[Any]:
@@ -198,18 +239,4 @@ def warn_of_old_names(names: Iterable[str]) -> None:
             if found is not None
             else f"transformers 5 no longer has it ({ALONE[name]})"
         )
-        warnings.warn(f"`{name}` is an old name: {advice}.", FutureWarning, stacklevel=_distance_to_user())
-
-
-def _distance_to_user() -> int:
-    """Frames between the caller and the line that asked for the arguments, as `warnings` counts them."""
-    distance, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_machinery(frame):
-        distance, frame = distance + 1, frame.f_back
-    return distance
-
-
-def _is_machinery(frame: Any) -> bool:
-    module = str(frame.f_globals.get("__name__", ""))
-    ours = module.partition(".")[0] in {"compat", "transformers", "dataclasses"}
-    return ours or frame.f_code.co_name in {"__init__", "__post_init__"}
+        warnings.warn(f"`{name}` is an old name: {advice}.", FutureWarning, stacklevel=distance_to_user())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,10 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         super()._add_dataclass_arguments(dtype)
-        # Switches that were on in transformers 4 had an option that turns them off.
-        for name in getattr(dtype, "other_names", ()):
+        # Switches that were on in transformers 4 had an option that turns them off. What has a constructor of
+        # its own, and was put on ours later, has one release's names alone.
+        names = {field.name for field in dataclasses.fields(dtype)}
+        for name in sorted(names & getattr(dtype, "other_names", frozenset())):
             field = FIELDS[name]
             if field.kind.startswith("bool") and field.default is True:
                 options = (f"--no_{name}", f"--no-{name.replace('_', '-')}")

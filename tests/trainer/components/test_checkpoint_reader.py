@@ -316,3 +316,36 @@ def test_arguments_that_cannot_be_read_stop_no_run(tmp_path: Path) -> None:
     run = trainer(tmp_path, **options)
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert weights(run) == weights(expected)
+
+
+class Saves(transformers.TrainerCallback):
+    """Notes the update step of each save."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps.append(state.global_step)
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_checkpoint_that_a_run_goes_on_from_is_not_written_again(
+    size: int, strategy: str, tmp_path: Path
+) -> None:
+    options = {
+        "save_strategy": strategy,
+        "save_steps": 6 // size,
+        "gradient_accumulation_steps": size,
+        "max_steps": 12 // size,
+        "restore_callback_states_from_checkpoint": True,
+    }
+    first, second = Saves(), Saves()
+    trainer(tmp_path, callbacks=[first], train_dataset=rows(12), **options).train()
+    checkpoint = tmp_path / f"checkpoint-{6 // size}"
+    before = {file.name: file.stat().st_mtime_ns for file in checkpoint.iterdir()}
+    trainer(tmp_path, callbacks=[second], train_dataset=rows(12), **options).train(
+        resume_from_checkpoint=str(checkpoint)
+    )
+    assert (first.steps, second.steps) == ([6 // size, 12 // size], [12 // size])
+    assert {file.name: file.stat().st_mtime_ns for file in checkpoint.iterdir()} == before
