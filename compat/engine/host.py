@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import (
         PreTrainedModel,
-        PreTrainedTokenizerBase,
         TrainerControl,
         TrainerState,
         TrainingArguments,
     )
-    from transformers.processing_utils import ProcessorMixin
     from transformers.trainer_callback import CallbackHandler
     from transformers.trainer_utils import HPSearchBackend, TrainOutput
     from transformers.utils import PushInProgress
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from compat.upstream.environment import Facts
     from compat.upstream.schedule import Schedule
     from compat.upstream.seams.common import Prepared
-    from compat.upstream.values import Batch, Loader, NumItems, Output, Rows, Trial
+    from compat.upstream.values import Batch, Loader, NumItems, Output, ProcessingClass, Rows, Trial
 
 
 class RunState(Protocol):
@@ -267,7 +265,7 @@ class TrainerHost(Protocol):
     """The train data."""
     eval_dataset: Rows
     """The evaluation data, or several by name."""
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None
+    processing_class: ProcessingClass
     """What makes inputs of raw data: a tokenizer, for one."""
     compute_metrics: Callable[..., Any] | None
     """Makes metrics of predictions: a function of `EvalPrediction`, or metrics of torchmetrics."""

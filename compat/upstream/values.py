@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from transformers import (
+        BaseImageProcessor,
+        FeatureExtractionMixin,
+        PreTrainedTokenizerBase,
+        ProcessorMixin,
+    )
 
 Batch: TypeAlias = Any
 """What a collator makes of some rows: most often a mapping from names to tensors of shape (batch, …)."""
@@ -21,3 +29,8 @@ Rows: TypeAlias = Any
 
 NumItems: TypeAlias = Any
 """How many targets an accumulation window has: a number, a tensor on any device, or None."""
+
+ProcessingClass: TypeAlias = (
+    "PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | ProcessorMixin | None"
+)
+"""What makes inputs of raw data, as `processing_class` takes it."""

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
     from torch.utils.data import DataLoader
-    from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
-    from transformers.processing_utils import ProcessorMixin
+    from transformers import TrainerState, TrainingArguments
 
-    from compat.upstream.values import Loader, Output
+    from compat.upstream.values import Loader, Output, ProcessingClass
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -37,17 +36,17 @@ class LegacyMethods:
     is_tp_enabled = False
     args: TrainingArguments
     accelerator: Accelerator
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None
+    processing_class: ProcessingClass
     state: TrainerState
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase | ProcessorMixin | None:
+    def tokenizer(self) -> ProcessingClass:
         """The older name of `processing_class`. Mirrors `transformers.Trainer.tokenizer` of 4.53."""
         logger.warning_once("`Trainer.tokenizer` is deprecated. Use `Trainer.processing_class`.")
         return self.processing_class
 
     @tokenizer.setter
-    def tokenizer(self, processing_class: PreTrainedTokenizerBase | ProcessorMixin | None) -> None:
+    def tokenizer(self, processing_class: ProcessingClass) -> None:
         logger.warning_once("`Trainer.tokenizer` is deprecated. Set `Trainer.processing_class`.")
         self.processing_class = processing_class
 
