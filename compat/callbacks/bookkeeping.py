@@ -7,7 +7,7 @@ import dataclasses
 import os
 import warnings
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +21,15 @@ from compat.callbacks.light_arguments import LightArguments, light_arguments
 from compat.callbacks.trainer_state import logged, model_of, planned_epochs, planned_steps, single
 from compat.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from compat.upstream.values import Loader, ProcessingClass
+
 FLAGS = tuple(field.name for field in dataclasses.fields(transformers.TrainerControl))
 FIELDS = {field.name for field in dataclasses.fields(transformers.TrainerState)}
 
@@ -28,7 +37,11 @@ FIELDS = {field.name for field in dataclasses.fields(transformers.TrainerState)}
 class Handler(CallbackHandler):  # type: ignore[misc]
     """HF's handler, which calls nobody for events that no callback has a method for."""
 
-    def __init__(self, callbacks: list[transformers.TrainerCallback], processing_class: Any) -> None:
+    def __init__(
+        self,
+        callbacks: list[transformers.TrainerCallback],
+        processing_class: ProcessingClass,
+    ) -> None:
         # HF's constructor tells everyone to add the DefaultFlowCallback.
         self.callbacks = callbacks
         self.processing_class = processing_class
@@ -37,11 +50,11 @@ class Handler(CallbackHandler):  # type: ignore[misc]
 
     def forget(self) -> None:
         """Let go of what belongs to a run."""
-        self.model: Any = None
-        self.optimizer: Any = None
-        self.lr_scheduler: Any = None
-        self.train_dataloader: Any = None
-        self.eval_dataloader: Any = None
+        self.model: PreTrainedModel | None = None
+        self.optimizer: Optimizer | None = None
+        self.lr_scheduler: LRScheduler | None = None
+        self.train_dataloader: Loader = None
+        self.eval_dataloader: Loader = None
 
     def listen(self) -> None:
         """Look up which events have listeners."""
@@ -55,7 +68,14 @@ class Handler(CallbackHandler):  # type: ignore[misc]
         )
 
     @override
-    def call_event(self, event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+    def call_event(
+        self,
+        event: str,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        **kwargs: object,
+    ) -> transformers.TrainerControl:
         if event not in self.heard:
             return control
         return super().call_event(event, args, state, control, tokenizer=self.processing_class, **kwargs)
@@ -72,13 +92,16 @@ class Bookkeeping(pl.Callback):
     """
 
     def __init__(
-        self, callbacks: list[transformers.TrainerCallback], args: Any, processing_class: Any
+        self,
+        callbacks: list[transformers.TrainerCallback],
+        args: transformers.TrainingArguments | Mapping[str, Any] | None,
+        processing_class: ProcessingClass,
     ) -> None:
         self.callbacks = callbacks
         self.has_flow = any(isinstance(each, transformers.DefaultFlowCallback) for each in callbacks)
         self._takes_module_args = args is None
         is_complete = isinstance(args, transformers.TrainingArguments)
-        self.args = args if is_complete else light_arguments(args, has_flow=self.has_flow)
+        self.args: TrainingArguments = args if is_complete else light_arguments(args, has_flow=self.has_flow)
         self._light_args = self.args
         self.handler = Handler(callbacks, processing_class)
         self._trainer: weakref.ref[pl.Trainer] | None = None
@@ -91,7 +114,7 @@ class Bookkeeping(pl.Callback):
         return tuple(self.callbacks)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel | None:
         """The model of the run; None outside of one."""
         return self.handler.model
 
@@ -107,7 +130,7 @@ class Bookkeeping(pl.Callback):
         self._is_nested = False  # a validation runs that Lightning has not begun itself
         self._evaluated_at: int | None = None
         self._seen = self._logged_at = self._first = 0
-        self._loss: Any = None
+        self._loss: torch.Tensor | float | None = None
         self._total_loss = 0.0
         self._learning_rate: float | None = None
 
@@ -123,7 +146,7 @@ class Bookkeeping(pl.Callback):
     def state_key(self) -> str:
         return self._generate_state_key(callbacks=[type(each).__name__ for each in self.callbacks])
 
-    def _fire(self, event: str, **kwargs: Any) -> None:
+    def _fire(self, event: str, **kwargs: object) -> None:
         self.control = getattr(self.handler, event)(self.args, self.state, self.control, **kwargs)
 
     def _agree(self, trainer: pl.Trainer) -> None:

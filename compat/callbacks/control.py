@@ -48,7 +48,7 @@ class ControlActions(Bookkeeping):
         loop: Any = trainer.fit_loop.epoch_loop
         decide, finish = loop._should_check_val_fx, loop.on_iteration_done
 
-        def should_check_val(fetcher: Any) -> bool:
+        def should_check_val(fetcher: object) -> bool:
             return self._should_validate(trainer, lambda: decide(fetcher))
 
         def on_iteration_done() -> None:

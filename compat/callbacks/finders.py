@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
 FINDERS = {LearningRateFinder: "learning_rate", BatchSizeFinder: "per_device_train_batch_size"}
 """Callback → the argument that it sets."""
 
 
-def is_finder(callback: Any) -> bool:
+def is_finder(callback: object) -> bool:
     """Whether a callback is one of them."""
     return isinstance(callback, tuple(FINDERS))

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import lightning.pytorch as pl
+    from torch.optim import Optimizer
+    from transformers import TrainerCallback
+
+    from compat.upstream.values import Batch, Output, ProcessingClass
 
 
 def to_lightning(
     callbacks: Any | Sequence[Any],
     args: transformers.TrainingArguments | Mapping[str, Any] | None = None,
-    processing_class: Any = None,
+    processing_class: ProcessingClass = None,
 ) -> HFCallbacks:
     """Make a Lightning callback of HF's, for any LightningModule in any `lightning.pytorch.Trainer`.
 
@@ -48,7 +52,7 @@ def to_lightning(
     return HFCallbacks([_instance(callback) for callback in listed], args, processing_class)
 
 
-def _instance(callback: Any) -> transformers.TrainerCallback:
+def _instance(callback: TrainerCallback | type[TrainerCallback]) -> transformers.TrainerCallback:
     if isinstance(callback, type) and issubclass(callback, transformers.TrainerCallback):
         return callback()
     if isinstance(callback, transformers.TrainerCallback):
@@ -82,7 +86,7 @@ class HFCallbacks(ControlActions):
 
     @override
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._is_after_batch, self._has_trained = False, True
         if not self._is_open:
@@ -91,14 +95,19 @@ class HFCallbacks(ControlActions):
 
     @override
     def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         self._fire("on_pre_optimizer_step")
 
     @override
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Output,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
         # That of an HFModule is divided by its window as HF divides it, and Lightning's division is too much.
@@ -154,16 +163,16 @@ class HFCallbacks(ControlActions):
         self.handler.eval_dataloader = single(trainer.predict_dataloaders)
 
     @override
-    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
         if not trainer.sanity_checking:
             self._fire("on_prediction_step")
 
     @override
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_test_batch_end(self, *args: object, **kwargs: object) -> None:
         self._fire("on_prediction_step")
 
     @override
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_predict_batch_end(self, *args: object, **kwargs: object) -> None:
         self._fire("on_prediction_step")
 
     @override

@@ -30,17 +30,17 @@ class LightArguments(_OfHF):  # type: ignore[misc]
     processes are those of the Lightning Trainer that `follow` is given.
     """
 
-    eval_strategy: Any
-    logging_strategy: Any
-    save_strategy: Any
-    disable_tqdm: Any
-    eval_steps: Any
-    metric_for_best_model: Any
-    greater_is_better: Any
-    output_dir: Any
+    eval_strategy: IntervalStrategy | str
+    logging_strategy: IntervalStrategy | str
+    save_strategy: SaveStrategy | str
+    disable_tqdm: bool | None
+    eval_steps: float | None
+    metric_for_best_model: str | None
+    greater_is_better: bool | None
+    output_dir: str
     _n_gpu = 0
-    distributed_state: Any = None
-    deepspeed_plugin: Any = None
+    distributed_state: object = None
+    deepspeed_plugin: object = None
 
     def __post_init__(self) -> None:
         self.eval_strategy = IntervalStrategy(self.eval_strategy)

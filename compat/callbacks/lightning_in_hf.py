@@ -18,6 +18,8 @@ from compat.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from compat.upstream.values import Loader
+
 SERVED = {hook for event in EVENTS for hook in event.hooks}
 """Hooks that HF's events call."""
 
@@ -42,7 +44,7 @@ strategies and loggers."""
 WAY_OUT = "Use `compat.Trainer(callbacks=[…])`, which runs it for real."
 
 
-def to_hf(callback: Any) -> transformers.TrainerCallback:
+def to_hf(callback: pl.Callback) -> transformers.TrainerCallback:
     """Make a callback of HF's of a Lightning one, for `transformers.Trainer` itself.
 
     HF's events call its hooks, as `compat.callbacks.EVENTS` says. As `trainer` and `pl_module` it gets
@@ -103,7 +105,7 @@ class Absent:
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "_name", name)
 
-    def _used(self, *_: Any) -> Any:
+    def _used(self, *_: object) -> Any:
         _miss(f"`{object.__getattribute__(self, '_name')}`")
 
     __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = _used
@@ -124,7 +126,7 @@ class Strategy:
         torch.distributed.all_reduce(said, operation)
         return bool(said)
 
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
+    def broadcast(self, obj: object, src: int = 0) -> object:
         """What process `src` says."""
         if not torch.distributed.is_initialized():
             return obj
@@ -146,10 +148,10 @@ class Run:
     def __init__(self) -> None:
         self._set(callback_metrics={}, current_epoch=0, lightning_module=Module(self))
 
-    def _set(self, **values: Any) -> None:
+    def _set(self, **values: object) -> None:
         self.__dict__.update(values)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name != "should_stop":
             _miss(f"`trainer.{name}` that can be set")
         if value:
@@ -173,9 +175,17 @@ class Run:
 
     progress_bar_metrics = logged_metrics
 
-    def follow(self, args: Any, state: Any, control: Any, given: dict[str, Any], *, is_fitting: bool) -> None:
+    def follow(
+        self,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        given: dict[str, Any],
+        *,
+        is_fitting: bool,
+    ) -> None:
         """Take over what HF hands to an event."""
-        loader: Any = given.get("train_dataloader")
+        loader: Loader = given.get("train_dataloader")
         fn = TrainerFn.FITTING if is_fitting else TrainerFn.VALIDATING
         stage = RunningStage.TRAINING if is_fitting else RunningStage.VALIDATING
         optimizer = given.get("optimizer")
@@ -244,7 +254,14 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
         """What a Trainer that knows both kinds takes instead."""
         return (self.callback,)
 
-    def _handle(self, event: Event, args: Any, state: Any, control: Any, given: dict[str, Any]) -> Any:
+    def _handle(
+        self,
+        event: Event,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        given: dict[str, Any],
+    ) -> transformers.TrainerControl:
         if event.name == "on_train_begin":
             self._begin(state)
         run = self._trainer
@@ -269,7 +286,7 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
             self._is_fitting = False
         return control
 
-    def _begin(self, state: Any) -> None:
+    def _begin(self, state: transformers.TrainerState) -> None:
         self._is_fitting, self._evaluated = True, 0
         self._next_epoch = int(state.epoch or 0)
         self._trainer._set(callback_metrics={})
@@ -280,12 +297,14 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
             )
             warnings.warn(msg, stacklevel=2)
 
-    def _batches_behind(self, state: Any) -> int:
+    def _batches_behind(self, state: transformers.TrainerState) -> int:
         """Batches of the epoch that a resumed run has behind it."""
         batches = self._trainer.num_training_batches
         return round((state.epoch or 0) % 1 * batches) if batches != float("inf") else 0
 
-    def _due(self, event: str, hooks: tuple[str, ...], control: Any) -> tuple[str, ...]:
+    def _due(
+        self, event: str, hooks: tuple[str, ...], control: transformers.TrainerControl
+    ) -> tuple[str, ...]:
         if event == "on_prediction_step":
             if not self._is_fitting:
                 # HF does not tell whether it evaluates or predicts.
@@ -310,7 +329,13 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 def _handler(event: Event) -> Callable[..., Any]:
-    def handle(self: LightningCallback, args: Any, state: Any, control: Any, **given: Any) -> Any:
+    def handle(
+        self: LightningCallback,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        **given: Any,
+    ) -> transformers.TrainerControl:
         return self._handle(event, args, state, control, given)
 
     handle.__name__ = event.name

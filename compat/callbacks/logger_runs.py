@@ -13,6 +13,11 @@ from typing_extensions import override
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+    from transformers import TrainerState, TrainingArguments
+
+    from compat.engine.host import TrainerHost
+
 
 class Late:
     """An experiment that is opened at its first use; Lightning looks at it before HF's run begins."""
@@ -23,10 +28,10 @@ class Late:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._opened(), name)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Any:
         return self._opened()[key]
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         self._opened()[key] = value
 
 
@@ -38,7 +43,7 @@ class OfHFsRun:
 
     _of: Callable[[], Any] = staticmethod(lambda: None)
 
-    def follow(self, hf: Any) -> None:
+    def follow(self, hf: TrainerHost) -> None:
         """Look at the arguments and the state of `hf` when a run has to be opened."""
         self._of = weakref.ref(hf)
 
@@ -59,7 +64,7 @@ class OfHFsRun:
         """What is written to; None before that is open."""
         raise NotImplementedError
 
-    def open(self, args: Any, state: Any, model: Any) -> None:
+    def open(self, args: TrainingArguments, state: TrainerState, model: nn.Module | None) -> None:
         """Open it as HF would."""
         raise NotImplementedError
 
@@ -81,7 +86,7 @@ class OwnRun(OfHFsRun):
         """Nothing: `_place` calls the logger's own constructor once the folder is known."""
 
     @override
-    def follow(self, hf: Any) -> None:
+    def follow(self, hf: TrainerHost) -> None:
         super().follow(hf)
         self._place(hf.args, hf.state)
 
@@ -90,11 +95,11 @@ class OwnRun(OfHFsRun):
         return self._experiment
 
     @override
-    def open(self, args: Any, state: Any, model: Any) -> None:
+    def open(self, args: TrainingArguments, state: TrainerState, model: nn.Module | None) -> None:
         self._place(args, state)
         _ = super(OfHFsRun, self).experiment  # type: ignore[misc]
 
-    def begin(self, args: Any, state: Any) -> None:
+    def begin(self, args: TrainingArguments, state: TrainerState) -> None:
         """Begin a run of training: a trial of a search has a folder of its own, any other goes on."""
         if trial_name(state):
             self._is_placed = False
@@ -102,23 +107,23 @@ class OwnRun(OfHFsRun):
         if self._experiment is None:
             self.open(args, state, None)
 
-    def _place(self, args: Any, state: Any) -> None:
+    def _place(self, args: TrainingArguments, state: TrainerState) -> None:
         if not self._is_placed:
             self.construct(logging_folder(args, state), args)
             self._is_placed = True
 
-    def construct(self, folder: str, args: Any) -> None:
+    def construct(self, folder: str, args: TrainingArguments) -> None:
         """Call the logger's own constructor."""
         raise NotImplementedError
 
 
-def logging_folder(args: Any, state: Any) -> str:
+def logging_folder(args: TrainingArguments, state: TrainerState) -> str:
     """The folder in which HF's TensorBoard integration would write a run that begins now."""
     folder = getattr(args, "logging_dir", None) or os.path.join(args.output_dir, of_hf.default_logdir())
     trial = trial_name(state)
     return os.path.join(folder, trial) if trial else folder
 
 
-def trial_name(state: Any) -> str | None:
+def trial_name(state: TrainerState) -> str | None:
     """The name of the trial in progress; None outside of a hyperparameter search."""
     return state.trial_name if state.is_hyper_param_search else None

@@ -41,14 +41,14 @@ EVENT = "on_init_end"
 """What HF's handler calls first, of any object."""
 
 
-def is_lightning_callback(callback: Any) -> bool:
+def is_lightning_callback(callback: object) -> bool:
     """Whether a callback, or its class, is for Lightning's Trainer; of either distribution."""
     kind = callback if isinstance(callback, type) else type(callback)
     role = role_in_other(kind)
     return issubclass(kind, pl.Callback) or (role is not None and role.name == "Callback")
 
 
-def check_place(thing: Any, argument: str, *, takes_hf: bool = True) -> None:
+def check_place(thing: object, argument: str, *, takes_hf: bool = True) -> None:
     """Refuse what is no callback.
 
     Args:
@@ -87,7 +87,9 @@ class Refusal(pl.Callback):
         self.error = error
 
     @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> NoReturn:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> NoReturn:
         getattr(trainer, "callbacks").remove(self)  # noqa: B009 (no attribute of the class)
         raise self.error
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import transformers
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -15,18 +15,22 @@ from compat.upstream.schedule import update_steps
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from torch import nn
+
+    from compat.upstream.values import Loader
 
 FILE = re.compile(r"checkpoint-(\d+)\.ckpt")
 
 
-def planned_steps(trainer: Any) -> int:
+def planned_steps(trainer: pl.Trainer) -> int:
     """Update steps that a run of `fit` will make; `sys.maxsize` where nothing limits them."""
     limit: int = sys.maxsize if trainer.max_steps == -1 else trainer.max_steps
     batches: float = trainer.num_training_batches
     epochs: int | None = trainer.max_epochs
     if math.isinf(batches) or epochs is None or epochs == -1:
         return limit
-    schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    schedulers = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
     if not schedulers:
         # A run that update steps limit has `sys.maxsize` epochs.
         per_epoch = int(update_steps(batches, [int(trainer.accumulate_grad_batches)]))
@@ -35,7 +39,7 @@ def planned_steps(trainer: Any) -> int:
     return min(limit, int(update_steps(batches, sizes)))
 
 
-def planned_epochs(trainer: Any, steps: int) -> int:
+def planned_epochs(trainer: pl.Trainer, steps: int) -> int:
     """Epochs that `steps` update steps take, the last one perhaps in part."""
     epochs: int | None = trainer.max_epochs
     if trainer.max_steps == -1 and epochs is not None and epochs != -1:
@@ -66,14 +70,14 @@ def logged(trainer: pl.Trainer) -> dict[str, float]:
     return {name: value.item() for name, value in metrics.items() if value.numel() == 1}
 
 
-def model_of(module: pl.LightningModule) -> Any:
+def model_of(module: pl.LightningModule) -> nn.Module:
     """The model that HF's callbacks expect: the one inside a module of HF's style, else the module itself."""
     inner = getattr(module, "model", None)
     has_arguments = isinstance(getattr(module, "args", None), transformers.TrainingArguments)
     return inner if has_arguments and inner is not None else module
 
 
-def single(dataloaders: Any) -> Any:
+def single(dataloaders: Loader) -> Loader:
     """The one dataloader of a list of one; anything else as it is."""
     return dataloaders[0] if isinstance(dataloaders, (list, tuple)) and len(dataloaders) == 1 else dataloaders
 

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from compat.checkpoint.io import unloadable
 from compat.checkpoint.layout import INCOMPLETE, LAYOUT, STATE
@@ -29,7 +29,7 @@ class Choice:
         passed_over: checkpoint → its problems, for those that are newer and broken.
     """
 
-    checkpoint: Any
+    checkpoint: str | Path | bool | None
     passed_over: dict[str, list[str]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
@@ -59,8 +59,7 @@ def last_whole(folder: str | Path, *, needs_weights: bool = True) -> str | None:
 
     Mirrors `transformers.trainer_utils.get_last_checkpoint`, which takes the last one as it is.
     """
-    found: str | None = choose(AUTO, folder, needs_weights=needs_weights).checkpoint
-    return found
+    return cast("str | None", choose(AUTO, folder, needs_weights=needs_weights).checkpoint)
 
 
 def _was_ended(checkpoint: str) -> bool:
@@ -111,7 +110,7 @@ ALONE = Disk()
 
 
 def choose(
-    asked: Any,
+    asked: str | Path | bool | None,
     folder: str | Path,
     *,
     needs_weights: bool = True,

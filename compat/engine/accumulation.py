@@ -14,10 +14,14 @@ from compat.upstream.schedule import update_steps
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from transformers import TrainingArguments
+
     from compat.upstream.schedule import Schedule
 
 
-def scheduler_among(callbacks: Iterable[Any], args: Any) -> GradientAccumulationScheduler | None:
+def scheduler_among(
+    callbacks: Iterable[Any], args: TrainingArguments
+) -> GradientAccumulationScheduler | None:
     """Lightning's callback that sets the size of windows, where there is one.
 
     Args:
@@ -37,7 +41,9 @@ def scheduler_among(callbacks: Iterable[Any], args: Any) -> GradientAccumulation
     return found
 
 
-def rescheduled(schedule: Schedule, args: Any, scheduler: GradientAccumulationScheduler) -> Schedule:
+def rescheduled(
+    schedule: Schedule, args: TrainingArguments, scheduler: GradientAccumulationScheduler
+) -> Schedule:
     """The extent of a run whose epochs have windows of different sizes.
 
     Args:

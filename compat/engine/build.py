@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import torch
+    from transformers import TrainingArguments
 
     from compat.engine.session import Session
     from compat.translate import LightningPlan
@@ -157,7 +158,7 @@ def check_supported(plan: LightningPlan) -> None:
     raise ArgumentError(msg)
 
 
-def _plugins(asked: Any, strategy: Strategy) -> list[Any]:
+def _plugins(asked: object, strategy: Strategy) -> list[Any]:
     plugins = list(asked) if isinstance(asked, (list, tuple)) else [asked]
     for plugin in plugins:
         if isinstance(plugin, (Precision, CheckpointIO)):
@@ -183,7 +184,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
 
 
-def _show_evaluation_schedule(trainer: pl.Trainer, args: Any) -> None:
+def _show_evaluation_schedule(trainer: pl.Trainer, args: TrainingArguments) -> None:
     """Say in Lightning's words when HF evaluates: where callbacks that watch a metric look it up."""
     by_steps = args.eval_strategy == "steps"
     trainer.val_check_interval = (

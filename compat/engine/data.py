@@ -18,8 +18,11 @@ from compat.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from accelerate import Accelerator
+
     from compat.engine.position import Batches
     from compat.engine.session import Session
+    from compat.upstream.values import Loader
 
 
 class WindowLoader:
@@ -61,7 +64,7 @@ class WindowLoader:
             # Once the next pass is asked for: until then checkpoints hold where this one stands.
             resumed.end()
 
-    def _seeded(self, loader: Any) -> list[Any]:
+    def _seeded(self, loader: Loader) -> list[Any]:
         """The loaders that are told of the epoch, of a loader and one that it was made from to be shorter."""
         whole, is_exact = self._session.dataloader, self._session.position is not None
         if loader is whole:
@@ -127,7 +130,7 @@ class WindowLoader:
         return hf.get_batch_samples(batches, count, hf.args.device)
 
 
-def require_equal_lengths(dataloader: Any, accelerator: Any) -> None:
+def require_equal_lengths(dataloader: Loader, accelerator: Accelerator) -> None:
     """Have all processes find out together that one of them would run out of batches ahead of the others.
 
     Args:
@@ -150,7 +153,7 @@ def require_equal_lengths(dataloader: Any, accelerator: Any) -> None:
         raise ArgumentError(msg)
 
 
-def _count_batches(dataloader: Any) -> int:
+def _count_batches(dataloader: Loader) -> int:
     """How many batches a dataloader yields; accelerate's counts one too many where a last split is empty."""
     count, shard = len(dataloader), getattr(dataloader, "batch_sampler", None)
     if isinstance(shard, BatchSamplerShard) and shard.split_batches:
@@ -168,8 +171,8 @@ class EvaluationLoader:
     then counts as the one in use, and would miss what a loader yields beyond the length it claims.
     """
 
-    def __init__(self, dataloader: Any) -> None:
-        self._dataloader: Any = dataloader
+    def __init__(self, dataloader: Loader) -> None:
+        self._dataloader: Loader = dataloader
 
     def __len__(self) -> int:
         return ENDLESS

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Batch, Loader, Output, Rows
 
 PADDING = -100
 KEPT = ("losses", "preds", "labels", "inputs")
@@ -60,7 +61,7 @@ class Evaluation:
         self._ignore_keys = ignore_keys
         self._prefix = metric_key_prefix
         self.logged: dict[str, float] = {}
-        self.inputs: Any = {}
+        self.inputs: Batch = {}
         self.predicts = description == "Prediction"
         self._batch_size = hf.args.eval_batch_size
         self._observed = 0
@@ -85,7 +86,7 @@ class Evaluation:
             if callable(getattr(part, "eval", None)):
                 part.eval()
 
-    def step(self, inputs: Any) -> tuple[Any, Any, Any]:
+    def step(self, inputs: Batch) -> tuple[Any, Any, Any]:
         """Evaluate one batch.
 
         Args:
@@ -113,7 +114,7 @@ class Evaluation:
         self._steps += 1
         return gathered["losses"], gathered["preds"], gathered["labels"]
 
-    def observe(self, inputs: Any) -> None:
+    def observe(self, inputs: Batch) -> None:
         """Count the samples of a batch."""
         observed = hf_trainer.find_batch_size(inputs)
         if observed is None:
@@ -122,7 +123,7 @@ class Evaluation:
         if self._batch_size is None:
             self._batch_size = observed
 
-    def _gather(self, losses: Any, logits: Any, labels: Any, inputs: Any) -> dict[str, Any]:
+    def _gather(self, losses: Output, logits: Output, labels: Output, inputs: Batch) -> dict[str, Any]:
         """Collect a step's outputs from all processes, padded to one length along dimension 1."""
         hf = self._hf
         gather, pad = hf.gather_function, hf.accelerator.pad_across_processes
@@ -153,7 +154,7 @@ class Evaluation:
             if value is not None and (keeps_outputs or name == "losses"):
                 self._kept[name].add(value)
 
-    def _update_metrics(self, gathered: dict[str, Any], inputs: Any) -> None:
+    def _update_metrics(self, gathered: dict[str, Any], inputs: Batch) -> None:
         hf, args = self._hf, self._hf.args
         logits, labels = gathered["preds"], gathered["labels"]
         if self._torchmetrics is not None:
@@ -177,7 +178,7 @@ class Evaluation:
                 container.to_cpu_and_numpy()
             torch.cuda.empty_cache()
 
-    def result(self, dataloader: Any) -> EvalLoopOutput:
+    def result(self, dataloader: Loader) -> EvalLoopOutput:
         """Compute the metrics of the pass.
 
         Args:
@@ -235,8 +236,8 @@ class Evaluation:
         finite = np.isfinite(losses)
         return losses[finite] if finite.any() else losses
 
-    def _count_samples(self, dataloader: Any) -> int:
-        dataset: Any = getattr(dataloader, "dataset", None)
+    def _count_samples(self, dataloader: Loader) -> int:
+        dataset: Rows = getattr(dataloader, "dataset", None)
         if isinstance(dataloader, LimitedLoader):
             samples = 0
         elif has_length(dataset):

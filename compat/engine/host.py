@@ -6,7 +6,7 @@ components.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
     import torch
+    from accelerate import Accelerator
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
     from torch import nn
+    from torch.nn.modules.module import _IncompatibleKeys
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import (
+        PreTrainedModel,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
     from transformers.trainer_callback import CallbackHandler
-    from transformers.trainer_utils import TrainOutput
+    from transformers.trainer_utils import HPSearchBackend, TrainOutput
     from transformers.utils import PushInProgress
 
     from compat.checkpoint.hosts import Disks
@@ -29,15 +37,7 @@ if TYPE_CHECKING:
     from compat.upstream.environment import Facts
     from compat.upstream.schedule import Schedule
     from compat.upstream.seams.common import Prepared
-
-Batch: TypeAlias = Any
-"""What a collator makes of some rows: most often a mapping from names to tensors of shape (batch, …)."""
-
-Trial: TypeAlias = Any
-"""A trial of a hyperparameter search: Optuna's object, or a dict of values."""
-
-Output: TypeAlias = Any
-"""What a model or a step returns: a tensor, or tensors in tuples, lists and mappings."""
+    from compat.upstream.values import Batch, Loader, NumItems, Output, ProcessingClass, Rows, Trial
 
 
 class RunState(Protocol):
@@ -51,7 +51,7 @@ class RunState(Protocol):
         """How long it is."""
 
     @property
-    def dataloader(self) -> Any:
+    def dataloader(self) -> Loader:
         """HF's train dataloader."""
 
     @property
@@ -88,7 +88,7 @@ class RunState(Protocol):
 class UserModuleHost(Protocol):
     """The component for a LightningModule of the user's."""
 
-    config: Any
+    config: LRSchedulerConfig | None
     """Its optimizer and scheduler, as it has configured them; None where they are HF's."""
 
 
@@ -127,13 +127,13 @@ class FitHost(Protocol):
     def make_module(self) -> pl.LightningModule:
         """Builds the LightningModule around the model."""
 
-    def limited(self, dataloader: Any, name: str) -> Any:
+    def limited(self, dataloader: Loader, name: str) -> Loader:
         """A dataloader, less what a flag of Lightning's leaves out of it."""
 
     def announce(self, session: RunState) -> None:
         """Logs how long the run is."""
 
-    def sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
+    def sync_context(self, batch: MicroBatch, model: nn.Module | None) -> AbstractContextManager[None]:
         """Where gradients wait for the end of their window."""
 
     def scheduler_waits_for_metrics(self) -> bool:
@@ -226,10 +226,10 @@ class HubUploadsHost(Protocol):
 class SurprisesHost(Protocol):
     """What looks at the first step of a run for what users would not expect."""
 
-    def watch(self, num_items: Any) -> Any:
+    def watch(self, num_items: NumItems) -> NumItems:
         """The number of items of the first window, watched."""
 
-    def tell(self, inputs: Batch, num_items: Any, count: int) -> None:
+    def tell(self, inputs: Batch, num_items: NumItems, count: int) -> None:
         """Looks at the first step of a run."""
 
     def tell_of_evaluation(self, inputs: Batch) -> None:
@@ -249,11 +249,11 @@ class TrainerHost(Protocol):
     """What HF's callbacks have decided."""
     callback_handler: CallbackHandler
     """HF's callbacks."""
-    accelerator: Any
+    accelerator: Accelerator
     """HF's accelerator, as `compat.trainer.accelerator` makes it act."""
-    model: Any
+    model: PreTrainedModel
     """The model; None after a hyperparameter search."""
-    model_wrapped: Any
+    model_wrapped: PreTrainedModel
     """The model as a training step calls it."""
     optimizer: Any
     """The optimizer; None before training."""
@@ -261,11 +261,11 @@ class TrainerHost(Protocol):
     """The scheduler; None before training."""
     deepspeed: Any
     """DeepSpeed's engine."""
-    train_dataset: Any
+    train_dataset: Rows
     """The train data."""
-    eval_dataset: Any
+    eval_dataset: Rows
     """The evaluation data, or several by name."""
-    processing_class: Any
+    processing_class: ProcessingClass
     """What makes inputs of raw data: a tokenizer, for one."""
     compute_metrics: Callable[..., Any] | None
     """Makes metrics of predictions: a function of `EvalPrediction`, or metrics of torchmetrics."""
@@ -277,7 +277,7 @@ class TrainerHost(Protocol):
     """Gathers the outputs of an evaluation from all processes."""
     label_names: list[str]
     """The keys of a batch that are labels."""
-    hp_search_backend: Any
+    hp_search_backend: HPSearchBackend | None
     """The library of the hyperparameter search in progress."""
     hub_model_id: str | None
     """The repository on the Hub."""
@@ -326,7 +326,7 @@ class TrainerHost(Protocol):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of a micro-batch."""
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Output:
         """The loss of a micro-batch."""
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
@@ -335,7 +335,7 @@ class TrainerHost(Protocol):
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Loss, logits and labels of a batch."""
 
-    def prediction_loop(self, *args: Any, **kwargs: Any) -> Any:
+    def prediction_loop(self, *args: Any, **kwargs: Any) -> Output:
         """`evaluation_loop` under its older name."""
 
     def create_optimizer(self) -> Optimizer:
@@ -344,7 +344,7 @@ class TrainerHost(Protocol):
     def floating_point_ops(self, inputs: Batch) -> int:
         """What a batch costs."""
 
-    def num_examples(self, dataloader: Any) -> int:
+    def num_examples(self, dataloader: Loader) -> int:
         """How many samples a loader has."""
 
     def store_flos(self) -> None:
@@ -359,7 +359,7 @@ class TrainerHost(Protocol):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model."""
 
-    def _prepare_input(self, data: Any) -> Any:
+    def _prepare_input(self, data: Output) -> Output:
         """Moves a tensor, or tensors in containers."""
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
@@ -368,7 +368,9 @@ class TrainerHost(Protocol):
     def _wrap_model(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The model as it is called."""
 
-    def _evaluate(self, trial: Trial, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+    def _evaluate(
+        self, trial: Trial, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
         """Evaluates within training."""
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -401,7 +403,7 @@ class TrainerHost(Protocol):
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
         """Removes checkpoints over `save_total_limit`."""
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
+    def _issue_warnings_after_load(self, load_result: _IncompatibleKeys) -> None:
         """Logs missing and unexpected keys."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -431,24 +433,24 @@ class TrainerHost(Protocol):
     def _adopt_batch_size(self, batch_size: int | None) -> None:
         """Takes the batch size that was found."""
 
-    def _measure_training(self, dataloader: Any) -> Schedule:
+    def _measure_training(self, dataloader: Loader) -> Schedule:
         """The length of a run."""
 
     def _set_up_training(
-        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Trial
+        self, schedule: Schedule, dataloader: Loader, resume_from_checkpoint: str | None, trial: Trial
     ) -> Prepared:
         """Has HF make model, optimizer and scheduler ready."""
 
     def _start_bookkeeping(self, loss: torch.Tensor) -> None:
         """Sets up what is counted between two logs."""
 
-    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
+    def _seed_epoch(self, dataloader: Loader, epoch: int) -> None:
         """Has samplers know the epoch."""
 
     def _forget_past(self) -> None:
         """Drops what `past_index` carries from batch to batch."""
 
-    def _clip_and_measure_gradients(self, model: Any) -> torch.Tensor | float | None:
+    def _clip_and_measure_gradients(self, model: nn.Module | None) -> torch.Tensor | float | None:
         """Clips, and returns the norm before."""
 
     def _count_tokens_before_step(self, inputs: Batch) -> None:

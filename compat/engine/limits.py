@@ -11,6 +11,8 @@ from transformers.trainer_utils import has_length
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from compat.upstream.values import Loader
+
 
 class LimitedLoader:
     """The first batches of a dataloader, in every epoch.
@@ -20,7 +22,7 @@ class LimitedLoader:
         limit: a number of batches, or a fraction of them where it is a float.
     """
 
-    def __init__(self, dataloader: Any, limit: float) -> None:
+    def __init__(self, dataloader: Loader, limit: float) -> None:
         self._dataloader = dataloader
         self._limit = limit if isinstance(limit, int) else int(limit * len(dataloader))
 
@@ -39,7 +41,7 @@ class LimitedLoader:
             loader.end()
 
     @property
-    def whole(self) -> Any:
+    def whole(self) -> Loader:
         """The loader that is limited."""
         return self._dataloader
 
@@ -48,7 +50,7 @@ class LimitedLoader:
         return LimitedLoader(less(self._dataloader, count, at_once), self._limit - count)
 
 
-def less(loader: Any, count: int, at_once: int) -> Any:
+def less(loader: Loader, count: int, at_once: int) -> Loader:
     """A loader without its first batches.
 
     Args:
@@ -61,11 +63,11 @@ def less(loader: Any, count: int, at_once: int) -> Any:
     return hf_trainer.skip_first_batches(loader, count * at_once)
 
 
-def plain(loader: Any) -> Any:
+def plain(loader: Loader) -> Loader:
     """The loader itself, where it is limited."""
     return loader.whole if isinstance(loader, LimitedLoader) else loader
 
 
-def limited(dataloader: Any, limit: float | None) -> Any:
+def limited(dataloader: Loader, limit: float | None) -> Loader:
     """A dataloader with at most `limit` batches; as it is where that is None."""
     return dataloader if limit is None else LimitedLoader(dataloader, limit)

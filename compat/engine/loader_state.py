@@ -16,7 +16,9 @@ import torch
 import transformers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
+
+    from compat.upstream.values import Loader, Rows
 
 States = dict[str, list[Any]]
 """Path of a generator from its loader → its kind and its state, as plain data."""
@@ -93,7 +95,7 @@ class Generators:
             workers are out of reach.
     """
 
-    def __init__(self, loader: Any = None) -> None:
+    def __init__(self, loader: Loader = None) -> None:
         self._loader = loader
         self.search()
 
@@ -121,10 +123,10 @@ class Generators:
                 KINDS[name].put_back(own, state)
 
 
-def _touch(loader: Any) -> None:
+def _touch(loader: Loader) -> None:
     """Make a batch that nobody gets, of one row."""
-    dataset: Any = getattr(loader, "dataset", None)
-    collate: Any = getattr(loader, "collate_fn", None)
+    dataset: Rows = getattr(loader, "dataset", None)
+    collate: Callable[..., Any] | None = getattr(loader, "collate_fn", None)
     if collate is None or not hasattr(dataset, "__getitem__"):
         return
     # What it draws is put back by who asks for it; what fails here fails again where a batch is asked for.
@@ -132,13 +134,13 @@ def _touch(loader: Any) -> None:
         collate([dataset[0]])
 
 
-def _kind_of(value: Any) -> str | None:
+def _kind_of(value: object) -> str | None:
     if isinstance(value, random.SystemRandom):
         return None  # it has no state
     return next((name for name, kind in KINDS.items() if isinstance(value, kind.type)), None)
 
 
-def reachable(root: Any) -> Iterator[tuple[str, Any]]:
+def reachable(root: object) -> Iterator[tuple[str, Any]]:
     """Every object that another one holds, the nearest first.
 
     Args:
@@ -159,7 +161,7 @@ def reachable(root: Any) -> Iterator[tuple[str, Any]]:
             waiting.append((here, value))
 
 
-def _parts(holder: Any) -> Iterator[tuple[str, Any]]:
+def _parts(holder: object) -> Iterator[tuple[str, Any]]:
     if isinstance(holder, Mapping):
         yield from [(str(key), value) for key, value in holder.items()] if _is_small(holder) else ()
     elif isinstance(holder, (list, tuple, set, frozenset)):
@@ -172,7 +174,7 @@ def _parts(holder: Any) -> Iterator[tuple[str, Any]]:
         yield from _parts_of_object(holder)
 
 
-def _parts_of_object(holder: Any) -> Iterator[tuple[str, Any]]:
+def _parts_of_object(holder: object) -> Iterator[tuple[str, Any]]:
     if isinstance(values := getattr(holder, "__dict__", None), dict):
         yield from list(values.items())
     for kind in type(holder).__mro__:
@@ -180,7 +182,7 @@ def _parts_of_object(holder: Any) -> Iterator[tuple[str, Any]]:
             yield from _parts_of_class(holder, kind)
 
 
-def _parts_of_class(holder: Any, kind: type) -> Iterator[tuple[str, Any]]:
+def _parts_of_class(holder: object, kind: type) -> Iterator[tuple[str, Any]]:
     """What a class keeps for its objects: in slots, as attributes, and by what its methods name."""
     for name, value in list(vars(kind).items()):
         if isinstance(value, types.MemberDescriptorType):
@@ -192,7 +194,7 @@ def _parts_of_class(holder: Any, kind: type) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _is_small(container: Any) -> bool:
+def _is_small(container: Sized) -> bool:
     return len(container) <= MOST_ENTRIES
 
 
@@ -217,7 +219,7 @@ SHUFFLE_BUFFER = "BufferShuffledExamplesIterable"
 """What shuffles a stream of `datasets`; its state leaves out the rows that wait in the buffer."""
 
 
-def tells_all(loader: Any) -> bool:
+def tells_all(loader: Loader) -> bool:
     """Whether the state of a loader is enough to go on from, and can be forgotten when the pass is over."""
     if getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False):
         # They keep what they have loaded, and begin each later pass there.
@@ -236,7 +238,7 @@ class LoadedState:
         state: what its `state_dict` gave.
     """
 
-    def __init__(self, loader: Any, state: Any) -> None:
+    def __init__(self, loader: Loader, state: object) -> None:
         dataset = getattr(loader, "dataset", None)
         self._holders = [] if dataset is None else [dataset, *(part for _, part in reachable(dataset))]
         self._before = [dict(own) for own in self._own()]

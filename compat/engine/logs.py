@@ -41,7 +41,7 @@ class HandedOnConnector(_LoggerConnector):
     """Lightning's metrics where HF's callbacks hand on what modules log: their loggers are not told twice."""
 
     @override
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, torch.Tensor], step: int | None = None) -> None:
         with without_loggers_of_hf(self.trainer):
             super().log_metrics(metrics, step)
 
@@ -95,7 +95,7 @@ class LoggerConnector(_LoggerConnector):
         self._is_left_to_hf = True
 
     @override
-    def log_eval_end_metrics(self, metrics: Any) -> None:
+    def log_eval_end_metrics(self, metrics: dict[str, torch.Tensor]) -> None:
         is_left, self._is_left_to_hf = self._is_left_to_hf, False
         if not is_left:
             super().log_eval_end_metrics(metrics)

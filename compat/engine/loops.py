@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from compat.engine.data import EvaluationLoader
     from compat.engine.session import Session
+    from compat.upstream.values import Batch, Loader, Output
 
 
 END_OF_EPOCH = -1
@@ -42,7 +43,7 @@ class UndividedResult(ClosureResult):
 
     @classmethod
     @override
-    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> UndividedResult:
+    def from_training_step_output(cls, training_step_output: Output, normalize: int = 1) -> UndividedResult:
         return cls(training_step_output)
 
     @override
@@ -183,7 +184,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         if session.is_observed:
             connector.update_train_step_metrics()
 
-    def _run_micro_batch(self, batch: Any, batch_idx: int) -> Any:
+    def _run_micro_batch(self, batch: Batch, batch_idx: int) -> Output:
         trainer, inputs = self.trainer, self._build_kwargs(OrderedDict(), batch, batch_idx)
         profiled = (
             trainer.profiler.profile("run_training_batch")
@@ -193,7 +194,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         with profiled:
             return self.automatic_optimization.run(trainer.optimizers[0], batch_idx, inputs)
 
-    def _call(self, hook: str, *args: Any) -> Any:
+    def _call(self, hook: str, *args: object) -> Any:
         """Call a hook of callbacks and module; those that watch a metric come last, as at an epoch's end."""
         trainer = self.trainer
         if not self._session.is_observed:
@@ -207,7 +208,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @override
     def _build_kwargs(
-        self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int
+        self, kwargs: OrderedDict[str, Any], batch: Batch, batch_idx: int
     ) -> OrderedDict[str, Any]:
         """What Lightning finds by inspecting `training_step` anew at each step."""
         kwargs.update(batch=batch, batch_idx=batch_idx)
@@ -400,7 +401,7 @@ class EvaluationLoop(_EvaluationLoop):
     def reset(self) -> None:
         super().reset()
         # From here on it is what progress bars count to; the data alone sets the limit.
-        loader: Any = self._data_source.instance
+        loader: Loader = self._data_source.instance
         self._max_batches = [getattr(loader, "batches", float("inf"))]
 
     def _call(self, hook: str, *, callbacks: bool) -> None:
@@ -409,12 +410,12 @@ class EvaluationLoop(_EvaluationLoop):
         call._call_lightning_module_hook(self.trainer, hook)
 
     @override
-    def _on_evaluation_start(self, *args: Any, **kwargs: Any) -> None:
+    def _on_evaluation_start(self, *args: object, **kwargs: Any) -> None:
         self._call("on_validation_start", callbacks=self._is_first)
         call._call_strategy_hook(self.trainer, "on_validation_start")
 
     @override
-    def _on_evaluation_epoch_start(self, *args: Any, **kwargs: Any) -> None:
+    def _on_evaluation_epoch_start(self, *args: object, **kwargs: Any) -> None:
         self._call("on_validation_epoch_start", callbacks=self._is_first)
 
     @override
@@ -423,7 +424,7 @@ class EvaluationLoop(_EvaluationLoop):
         self.trainer._logger_connector.on_epoch_end()
 
     @override
-    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+    def _on_evaluation_end(self, *args: object, **kwargs: Any) -> None:
         self._call("on_validation_end", callbacks=self._is_last)
         call._call_strategy_hook(self.trainer, "on_validation_end")
         self.trainer._logger_connector.reset_results()
@@ -472,7 +473,7 @@ class PredictionLoop(_PredictionLoop):
     @override
     def reset(self) -> None:
         super().reset()
-        loader: Any = self._data_source.instance
+        loader: Loader = self._data_source.instance
         self.max_batches = [getattr(loader, "batches", float("inf"))]
 
     @override

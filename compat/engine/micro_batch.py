@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compat.upstream.values import Batch, NumItems
 
 
 @dataclass(slots=True)
@@ -19,8 +22,8 @@ class MicroBatch:
         syncs: whether the optimizer steps after it.
     """
 
-    inputs: Any
-    num_items: Any
+    inputs: Batch
+    num_items: NumItems
     step: int
     opens: bool
     closes: bool

@@ -18,11 +18,14 @@ from compat.engine.resumption import count_pass
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lightning.pytorch.core.optimizer import LightningOptimizer
     from torch import nn
+    from torch.optim import Optimizer
 
     from compat.engine.evaluation import Evaluation
     from compat.engine.host import TrainerHost
     from compat.engine.session import Session
+    from compat.upstream.values import Batch, Output
 
 PLAIN_TYPES = (str, type(None))
 """Values that Lightning sets on the module around each hook, and that need none of torch's registration."""
@@ -77,7 +80,7 @@ class TrainerModule(pl.LightningModule):
             super().__setattr__(name, value)
 
     @override
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Output:
         return self.model(*args, **kwargs)
 
     @property
@@ -104,13 +107,13 @@ class TrainerModule(pl.LightningModule):
     # Batches arrive where HF's loaders and `_prepare_inputs` put them.
 
     @override
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+    def _on_before_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         return batch
 
     @override
     def _apply_batch_transfer_handler(
-        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
-    ) -> Any:
+        self, batch: Batch, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Batch:
         return batch
 
     # Training.
@@ -152,7 +155,7 @@ class TrainerModule(pl.LightningModule):
         if hf.args.eval_on_start:
             hf._evaluate(run.trial, run.ignore_keys, skip_scheduler=True)
 
-    def look_at(self, batch: Any) -> None:
+    def look_at(self, batch: Batch) -> None:
         """A forward pass in train mode for the sake of statistics that the model keeps of its data."""
         run = self.run
         run.model.train()  # type: ignore[union-attr]
@@ -189,7 +192,7 @@ class TrainerModule(pl.LightningModule):
             run.load_random_states()
 
     @override
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         run = self.run
         micro = run.place
         run.seen_batch = True
@@ -199,7 +202,7 @@ class TrainerModule(pl.LightningModule):
             run.fire("on_step_begin")
 
     @override
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """HF's training step.
 
         Args:
@@ -248,7 +251,7 @@ class TrainerModule(pl.LightningModule):
     @override
     def configure_gradient_clipping(
         self,
-        optimizer: Any,
+        optimizer: Optimizer | LightningOptimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
@@ -264,7 +267,7 @@ class TrainerModule(pl.LightningModule):
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Any,
+        optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         optimizer.step(closure=optimizer_closure)
@@ -284,7 +287,7 @@ class TrainerModule(pl.LightningModule):
         hf.state.epoch = run.epoch + run.behind / run.schedule.steps_in_epoch
 
     @override
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Output, batch: Batch, batch_idx: int) -> None:
         run = self.run
         if not run.place.syncs:
             run.fire("on_substep_end")
@@ -356,12 +359,12 @@ class TrainerModule(pl.LightningModule):
         self._set_eval_mode()
 
     @override
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.evaluation is not None
         self.evaluation.step(batch)
 
     @override
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Output:
         """HF's prediction step.
 
         Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from compat.engine.evaluation import Evaluation
     from compat.engine.module import TrainerModule
+    from compat.upstream.values import Loader
 
 
 def is_running(trainer: pl.Trainer) -> bool:
@@ -34,7 +35,7 @@ def run_evaluation(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     evaluation: Evaluation,
-    dataloader: Any,
+    dataloader: Loader,
     validation: Validation | None = None,
 ) -> None:
     """Have Lightning loop over `dataloader`: inside `fit` where one is running, else by validate or predict.
@@ -81,7 +82,7 @@ def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
     return has_ended and trainer.lightning_module is module
 
 
-def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Any, *, predicts: bool) -> None:
+def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Loader, *, predicts: bool) -> None:
     """Make a pass that, beside the module, only the Trainer's state tells of."""
     state, nested = trainer.state, is_fitting(trainer)
     outer = state.stage

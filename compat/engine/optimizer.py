@@ -12,7 +12,12 @@ from typing_extensions import override
 from compat.engine.optimizer_state import per_parameter
 
 if TYPE_CHECKING:
+    from collections import defaultdict
     from collections.abc import Callable
+
+    import torch
+    from accelerate import GradientState
+    from torch.optim.lr_scheduler import LRScheduler
 
 
 def has_step(optimizer: Optimizer) -> bool:
@@ -25,7 +30,7 @@ def has_step(optimizer: Optimizer) -> bool:
     return inspect.unwrap(type(optimizer).step) is not inspect.unwrap(Optimizer.step)
 
 
-def has_modes(optimizer: Any) -> bool:
+def has_modes(optimizer: object) -> bool:
     """Whether an optimizer has to be told of training and evaluation, as the schedule-free ones have."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
@@ -42,7 +47,7 @@ class SyncedOptimizer(Optimizer):
             its window.
     """
 
-    def __init__(self, optimizer: Optimizer, gradient_state: Any) -> None:
+    def __init__(self, optimizer: Optimizer, gradient_state: GradientState) -> None:
         # The base class would set up parameters of its own; these are the optimizer's.
         self.optimizer = optimizer
         self._gradient_state = gradient_state
@@ -59,12 +64,12 @@ class SyncedOptimizer(Optimizer):
         self.optimizer.param_groups = groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> defaultdict[torch.Tensor, Any]:  # type: ignore[override]
         """The state of each parameter."""
         return self.optimizer.state
 
     @state.setter
-    def state(self, state: Any) -> None:
+    def state(self, state: defaultdict[torch.Tensor, Any]) -> None:
         self.optimizer.state = state
 
     @property
@@ -73,7 +78,7 @@ class SyncedOptimizer(Optimizer):
         return self.optimizer.defaults
 
     @override
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         if not self._gradient_state.sync_gradients:
             return None
         if not self._has_step:
@@ -129,18 +134,18 @@ class ClosureFirst(SyncedOptimizer):
     """
 
     @staticmethod
-    def is_needed(optimizer: Any) -> bool:
+    def is_needed(optimizer: Optimizer) -> bool:
         """Whether an optimizer cannot be trusted with the training step."""
         return bool(per_parameter(optimizer)) or has_modes(optimizer)
 
     @override
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         result = None if closure is None else closure()
         super().step()
         return result
 
 
-def take_in_new_groups(optimizer: Any, scheduler: Any) -> None:
+def take_in_new_groups(optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Have a scheduler live with parameter groups that a callback has added to its optimizer.
 
     A scheduler of HF's multiplies, and leaves a new group the learning rate that the callback gives it; any
@@ -161,7 +166,7 @@ def take_in_new_groups(optimizer: Any, scheduler: Any) -> None:
             rates.append(group.setdefault("initial_lr", group["lr"]))
 
 
-def _kept_by(optimizer: Any, place: int) -> Callable[[int], float]:
+def _kept_by(optimizer: Optimizer, place: int) -> Callable[[int], float]:
     # A function, for the state of a scheduler leaves those out.
     def rate(_: int) -> float:
         return float(optimizer.param_groups[place]["lr"])

@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
 PER_PARAMETER = "optimizer_dict"
 """Attribute of HF's layerwise optimizers: parameter → the optimizer that steps it in the backward pass."""
@@ -26,7 +27,7 @@ Held = dict[str, Any]
 """Names of parameters, and of what is kept for them, down to states as plain data."""
 
 
-def held_state(optimizer: Any, model: nn.Module) -> Held:
+def held_state(optimizer: Optimizer, model: nn.Module) -> Held:
     """States that `optimizer.state_dict()` leaves out, or names by objects that no other process has.
 
     Args:
@@ -55,7 +56,7 @@ def held_state(optimizer: Any, model: nn.Module) -> Held:
     return {name: value for name, value in kept.items() if value}
 
 
-def load_held_state(optimizer: Any, model: nn.Module, held: Held) -> None:
+def load_held_state(optimizer: Optimizer, model: nn.Module, held: Held) -> None:
     """Put back what `held_state` gave, once the optimizer has loaded its own state.
 
     Args:
@@ -80,7 +81,7 @@ def load_held_state(optimizer: Any, model: nn.Module, held: Held) -> None:
                 owner.load_state_dict(state)
 
 
-def lacking(optimizer: Any) -> set[str]:
+def lacking(optimizer: Optimizer) -> set[str]:
     """Options that an optimizer has by default, and its groups no longer have: they are another one's.
 
     Args:
@@ -90,12 +91,12 @@ def lacking(optimizer: Any) -> set[str]:
     return {name for group in optimizer.param_groups for name in optimizer.defaults if name not in group}
 
 
-def _own_attributes(optimizer: Any) -> tuple[str, ...]:
+def _own_attributes(optimizer: Optimizer) -> tuple[str, ...]:
     kind = type(optimizer)
     return OWN_ATTRIBUTES.get((kind.__module__, kind.__qualname__), ())
 
 
-def _is_by_parameter(value: Any) -> bool:
+def _is_by_parameter(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(key, torch.nn.Parameter) for key in value)
 
 
@@ -103,11 +104,11 @@ def _by_name(states: Mapping[Any, Any], names: Mapping[Any, str]) -> dict[str, A
     return {names[parameter]: state for parameter, state in states.items() if parameter in names}
 
 
-def _itself(optimizer: Any) -> Any:
+def _itself(optimizer: Optimizer) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def per_parameter(optimizer: Any) -> Mapping[Any, Any]:
+def per_parameter(optimizer: Optimizer) -> Mapping[Any, Any]:
     """The optimizers that HF steps in the backward pass, by parameter; empty where it steps one for all.
 
     Args:
@@ -116,7 +117,7 @@ def per_parameter(optimizer: Any) -> Mapping[Any, Any]:
     return getattr(_itself(optimizer), PER_PARAMETER, None) or {}
 
 
-def _schedulers(optimizer: Any) -> dict[Any, Any]:
+def _schedulers(optimizer: Optimizer) -> dict[Any, Any]:
     found = {}
     for parameter in per_parameter(optimizer):
         for hook in (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from compat.engine.loader_state import Generators, States
+    from compat.upstream.values import Batch, Loader
 
 Draws = dict[str, Any]
 """States of the random number generators of python, numpy and torch, and of those that a loader has for
@@ -57,7 +58,7 @@ class Position:
     depends_on: dict[str, int | None]
     order: Draws | None = None
     ahead: Draws | None = None
-    loader: Any = None
+    loader: Loader = None
     own: States | None = None
     leaves_epoch: bool = False
     has_ended: bool = False
@@ -145,17 +146,17 @@ def redraw(state: Draws, generators: Generators) -> None:
     torch.random.set_rng_state(state["torch"])
 
 
-def looks_ahead(loader: Any) -> bool:
+def looks_ahead(loader: Loader) -> bool:
     """Whether a loader draws a batch ahead of the one it yields: accelerate's does, to see the end."""
     return isinstance(plain(loader), (DataLoaderShard, DataLoaderDispatcher))
 
 
-def draws_here(loader: Any) -> bool:
+def draws_here(loader: Loader) -> bool:
     """Whether batches are made in this process, with its random numbers, rather than by workers."""
     return not getattr(loader, "num_workers", 0)
 
 
-def wake(loader: Any, generators: Generators) -> None:
+def wake(loader: Loader, generators: Generators) -> None:
     """Start workers that outlive an epoch, where a run goes on in a later one than they had started in.
 
     To start them draws a random number, and to have them begin anew draws none.
@@ -173,7 +174,7 @@ def wake(loader: Any, generators: Generators) -> None:
         redraw(state, generators)
 
 
-def is_stateful(loader: Any) -> bool:
+def is_stateful(loader: Loader) -> bool:
     """Whether a loader can go on from a state of its own; accelerate's have the methods in any case."""
     has_methods = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
     return has_methods and bool(getattr(loader, "use_stateful_dataloader", True))
@@ -203,7 +204,7 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Batch:
         self._left -= 1
         # Reading the states takes some 40 µs: once for each window.
         if self._left == 0 and self._notes:
@@ -228,7 +229,7 @@ class Prompted:
         skip: how many batches are drawn first, and left out.
     """
 
-    def __init__(self, loader: Any, before: Mapping[int, Callable[[], None]], skip: int = 0) -> None:
+    def __init__(self, loader: Loader, before: Mapping[int, Callable[[], None]], skip: int = 0) -> None:
         self._loader = loader
         self._before = before
         self._skip = skip
@@ -251,7 +252,7 @@ class Prompted:
         yield from batches
 
 
-def _left_out(loader: Any, count: int) -> tuple[Iterator[Any], int]:
+def _left_out(loader: Loader, count: int) -> tuple[Iterator[Any], int]:
     """What follows the first batches of a loader, and how many those were; it may have fewer."""
     items: Iterator[Any]
     batches: Iterator[Any]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
 
+    from compat.upstream.values import Output
+
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """HF's name of a mixed precision → the type that autocast computes in."""
@@ -45,14 +47,14 @@ class AutocastForward:
         # Sets `__wrapped__`, by which `inspect.signature` tells HF which columns the model takes.
         functools.update_wrapper(self, self.forward)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Output:
         """Call the model's own forward."""
         with autocast(self.device_type, self.mixed_precision, **self.options):
             outputs = self.forward(*args, **kwargs)
         return convert_to_fp32(outputs)
 
 
-def set_autocast(model: nn.Module, device_type: str, mixed_precision: str, **options: Any) -> None:
+def set_autocast(model: nn.Module, device_type: str, mixed_precision: str, **options: object) -> None:
     """Have `model` compute in `mixed_precision`, in place of what an earlier trainer has set.
 
     Args:

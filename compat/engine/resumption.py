@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compat.engine.position import Batches, Position
+    from compat.upstream.values import Loader
 
 
 class Way(Enum):
@@ -49,7 +50,7 @@ class Resumed:
 
     def __init__(
         self,
-        loader: Any,
+        loader: Loader,
         *,
         seen: int,
         position: Position | None,
@@ -67,7 +68,7 @@ class Resumed:
             self._loaded = LoadedState(self.loader, position.loader)
         self.order = None if position is None else position.order
 
-    def _shortened(self, loader: Any) -> Any:
+    def _shortened(self, loader: Loader) -> Loader:
         # From a checkpoint of HF's own as under HF, which leaves out too few.
         at_once = 1 if self._position is None else _draws_at_once(plain(loader))
         return less(loader, self._seen, at_once)
@@ -108,7 +109,7 @@ class Resumed:
         self._loaded.forget()
         self._loaded = self._ending = None
 
-    def _choose(self, loader: Any) -> Way:
+    def _choose(self, loader: Loader) -> Way:
         position = self._position
         if position is None:
             return Way.SKIP if _has_skip(loader) else Way.REPLAY
@@ -166,7 +167,7 @@ class Resumed:
         self._put_back()
 
 
-def count_pass(loader: Any, position: Position | None) -> None:
+def count_pass(loader: Loader, position: Position | None) -> None:
     """Have a loader with a state of its own know of the pass that ended right before the checkpoint.
 
     Some count their passes, to shuffle each in another order, and some go on where the last one has ended.
@@ -186,7 +187,7 @@ def count_pass(loader: Any, position: Position | None) -> None:
         loader.load_state_dict(position.loader)
 
 
-def _has_skip(loader: Any) -> bool:
+def _has_skip(loader: Loader) -> bool:
     """Whether accelerate has a way to leave out the first batches of this loader."""
     loader = plain(loader)
     if not isinstance(loader, DataLoader):
@@ -195,7 +196,7 @@ def _has_skip(loader: Any) -> bool:
     return by_batches or isinstance(loader.dataset, IterableDataset)
 
 
-def _can_skip(loader: Any) -> bool:
+def _can_skip(loader: Loader) -> bool:
     """Whether leaving them out gives the batches that follow them, and draws no random number after them."""
     loader = plain(loader)
     if looks_ahead(loader):
@@ -205,7 +206,7 @@ def _can_skip(loader: Any) -> bool:
     return is_plain and _has_skip(loader) and not isinstance(loader.dataset, IterableDataset)
 
 
-def _draws_at_once(loader: Any) -> int:
+def _draws_at_once(loader: Loader) -> int:
     """How many batches the first process draws for one that each process gets."""
     is_spread = isinstance(loader, DataLoaderDispatcher) and not loader.split_batches
     return loader.state.num_processes if is_spread else 1

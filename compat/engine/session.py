@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from compat.engine.position import Draws
     from compat.upstream.schedule import Schedule
     from compat.upstream.seams.common import Prepared
+    from compat.upstream.values import Loader, Output, Rows, Trial
 
 
 @dataclass(slots=True)
@@ -77,9 +78,9 @@ class Session:
 
     hf: TrainerHost
     schedule: Schedule
-    dataloader: Any
+    dataloader: Loader
     resume_from_checkpoint: str | None
-    trial: Any
+    trial: Trial
     ignore_keys: list[str] | None
     defers_backward: bool
     accumulation: int
@@ -104,11 +105,11 @@ class Session:
     is_over: bool = False
     pending_loss: torch.Tensor | None = None
     backward_options: dict[str, Any] = field(default_factory=dict)
-    grad_norm: Any = None
+    grad_norm: torch.Tensor | float | None = None
     learning_rate: float | None = None
     seen_batch: bool = False
     start_time: float = 0.0
-    output: Any = None
+    output: Output = None
 
     @property
     def place(self) -> MicroBatch:
@@ -174,7 +175,7 @@ class Session:
             self.steps_trained = 0 if position.is_over else position.batches
         self.epoch = self.epochs_trained
 
-    def begin_epoch(self, loader: Any, order: Draws | None) -> Batches:
+    def begin_epoch(self, loader: Loader, order: Draws | None) -> Batches:
         """Begin to draw the batches of an epoch.
 
         Args:
@@ -222,7 +223,7 @@ class Session:
     @property
     def rows(self) -> int | None:
         """How many rows the dataset has, where it has a length."""
-        dataset: Any = getattr(self.dataloader, "dataset", None)
+        dataset: Rows = getattr(self.dataloader, "dataset", None)
         return len(dataset) if has_length(dataset) else None
 
     def depends_on(self) -> dict[str, int | None]:

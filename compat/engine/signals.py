@@ -20,6 +20,7 @@ from compat.upstream.jit_checkpoint import manager_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
 
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 """The handlers of a process that nobody has given one."""
@@ -59,7 +60,7 @@ class Listener:
         self._pid = 0
         self._announce: Callable[[signal.Signals], str] | None = None
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Listener], tuple[()]]:
         """A copy listens to nothing, and shares nothing."""
         return Listener, ()
 
@@ -103,7 +104,7 @@ class Listener:
         self._announce = None
         self.told.value = DEAF
 
-    def _hear(self, number: int, frame: Any) -> None:
+    def _hear(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             # A process that was forked off; the one that listens decides.
             return
@@ -154,7 +155,7 @@ class Survivor:
             signal.signal(number, partial(_outlive, self.told, parent))
 
 
-def _outlive(told: Any, parent: int, number: int, frame: Any) -> None:
+def _outlive(told: Any, parent: int, number: int, frame: FrameType | None) -> None:
     """Go on for now; the next signal of the kind ends the worker."""
     signal.signal(number, signal.SIG_DFL)
     if os.getppid() != parent or (told is not None and told.value == DEAF):
@@ -204,7 +205,7 @@ def propagating() -> Iterator[None]:
         raise
 
 
-def _restore_sigint(handler: Any) -> None:
+def _restore_sigint(handler: Callable[..., Any] | int | None) -> None:
     # Only the main thread may set handlers, and only there has Lightning set one.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, handler)

@@ -13,6 +13,8 @@ from compat.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from compat.upstream.values import Output
+
 CLASSES_SECOND = "torchmetrics.classification."
 """Where the metrics live that take classes as the second dimension; HF's models give them as the last."""
 
@@ -42,7 +44,7 @@ class TorchMetrics:
         self._shifts_labels = shifts_labels
         self.update_called = False
 
-    def update(self, logits: Any, labels: Any) -> None:
+    def update(self, logits: Output, labels: Output) -> None:
         """Take in a batch.
 
         Args:
@@ -94,7 +96,7 @@ class TorchMetrics:
         metrics = self._collection.values(copy_state=False)
         return ", ".join(type(metric).__name__ for metric in metrics)
 
-    def _several(self, logits: Any, labels: Any) -> str:
+    def _several(self, logits: Output, labels: Output) -> str:
         given = {"predictions": logits, "labels": labels}
         parts = ", ".join(
             f"{len(value) if isinstance(value, (list, tuple, dict)) else type(value).__name__} {name}"
@@ -147,7 +149,7 @@ def _laid_out(metric: Metric, predictions: torch.Tensor, labels: torch.Tensor) -
     return predictions.squeeze(-1) if is_squeezed else predictions
 
 
-def _is_of(metric: Any, package: str) -> bool:
+def _is_of(metric: object, package: str) -> bool:
     """Whether a metric, or what it wraps, is of a package of torchmetrics."""
     inner = [getattr(metric, name, None) for name in WRAPPED]
     metrics = [one for part in inner for one in (part if isinstance(part, Iterable) else [part])]
@@ -157,5 +159,5 @@ def _is_of(metric: Any, package: str) -> bool:
     return any(base.__module__.startswith(package) for base in type(metric).__mro__)
 
 
-def _ignores(metric: Any) -> bool:
+def _ignores(metric: Metric | MetricCollection) -> bool:
     return any(getattr(part, "ignore_index", None) is not None for part in metric.modules())

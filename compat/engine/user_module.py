@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from compat.upstream.values import Batch, Output
+
 OPENING = (
     "on_fit_start",
     "on_train_start",
@@ -74,7 +76,7 @@ UNSERVED = {
 """Methods whose place an HF Trainer has for itself → how."""
 
 
-def check_user_module(module: Any) -> None:
+def check_user_module(module: pl.LightningModule) -> None:
     """Refuse a LightningModule that an HF Trainer cannot train as it is meant.
 
     Raises:
@@ -114,7 +116,7 @@ class UserModuleAdapter(TrainerModule):
         user_module: Any = self.model
         return user_module.flops_per_batch
 
-    def call(self, hook: str, *args: Any) -> Any:
+    def call(self, hook: str, *args: object) -> Any:
         """Call a method of the user's module as Lightning would, so that it can log."""
         with self._calling(hook) as user_module:
             return getattr(user_module, hook)(*args)
@@ -128,7 +130,7 @@ class UserModuleAdapter(TrainerModule):
         finally:
             user_module._current_fx_name = outer
 
-    def step(self, name: str, model: nn.Module, batch: Any) -> Any:
+    def step(self, name: str, model: nn.Module, batch: Batch) -> Output:
         """Run `training_step`, `validation_step` or `predict_step`, through a wrapper where there is one.
 
         Args:
@@ -155,12 +157,12 @@ class UserModuleAdapter(TrainerModule):
             return super().configure_optimizers()
 
     @override
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         with _train_of(self.run.model, _keep_modes):
             return super().training_step(batch, batch_idx)
 
     @override
-    def look_at(self, batch: Any) -> None:
+    def look_at(self, batch: Batch) -> None:
         with _train_of(self.run.model, _keep_modes):
             super().look_at(batch)
 
@@ -194,7 +196,7 @@ class UserModuleAdapter(TrainerModule):
         return self.call("configure_callbacks")
 
     @override
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> Any:
         super().on_train_batch_start(batch, batch_idx)
         return self.call("on_train_batch_start", batch, batch_idx)
 
@@ -261,7 +263,7 @@ def _keep_modes(mode: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def _train_of(model: Any, method: Callable[..., Any] | None) -> Iterator[None]:
+def _train_of(model: nn.Module | None, method: Callable[..., Any] | None) -> Iterator[None]:
     """Shadow a module's `train` by `method`; take a shadow of ours away where it is None.
 
     Args:
@@ -291,7 +293,7 @@ class UserModuleEvaluation(Evaluation):
     """
 
     @override
-    def observe(self, inputs: Any) -> None:
+    def observe(self, inputs: Batch) -> None:
         try:
             self._batch_size = extract_batch_size(inputs)
         except MisconfigurationException:
@@ -314,7 +316,7 @@ class UserModuleEvaluation(Evaluation):
 def _hook(name: str, *, opens: bool) -> Callable[..., Any]:
     ours = getattr(TrainerModule, name)
 
-    def hook(self: UserModuleAdapter, *args: Any, **kwargs: Any) -> Any:
+    def hook(self: UserModuleAdapter, *args: object, **kwargs: Any) -> Output:
         if not opens:
             self.call(name, *args, *kwargs.values())
         answer = ours(self, *args, **kwargs)
@@ -330,7 +332,7 @@ for _name in (*OPENING, *CLOSING):
     setattr(UserModuleAdapter, _name, _hook(_name, opens=_name in OPENING))
 
 
-def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
+def loss_of(output: Output, module: nn.Module, step: str) -> torch.Tensor | None:
     """The loss in what a step of a LightningModule returns.
 
     Args:
@@ -355,6 +357,6 @@ def loss_of(output: Any, module: Any, step: str) -> torch.Tensor | None:
     raise ArgumentError(msg)
 
 
-def is_user_module(model: Any) -> bool:
+def is_user_module(model: nn.Module) -> bool:
     """Whether a model is a LightningModule of the user's."""
     return isinstance(model, pl.LightningModule)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from compat.engine.position import Batches
+    from compat.upstream.values import NumItems
 
 ENDLESS = 2**53
 """The length of data that is taken to its end. Where data has a length, Lightning does not fetch ahead, which
@@ -76,7 +77,7 @@ class Fetched:
     """
 
     batches: list[Any]
-    num_items: Any
+    num_items: NumItems
     is_short: bool
     is_last: bool
 

@@ -34,9 +34,14 @@ from compat.upstream import started
 from compat.upstream.environment import Facts, concealed, configuration, detached, own_accelerator_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from accelerate import GradientState, PartialState
+    from accelerate.utils import DeepSpeedPlugin
     from lightning.fabric import Fabric
+    from torch.optim import Optimizer
+
+    from compat.upstream.values import Loader
 
 REFUSED = ("megatron_lm_plugin", "parallelism_config", "torch_tp_plugin", "dynamo_backend", "dynamo_plugin")
 """Arguments of `accelerate.Accelerator` that Fabric has no answer to."""
@@ -67,14 +72,18 @@ class FabricOptimizer(SyncedOptimizer):
     """
 
     def __init__(
-        self, optimizer: Any, gradient_state: Any, scaler: Any | None = None, engine: Any | None = None
+        self,
+        optimizer: Optimizer,
+        gradient_state: GradientState,
+        scaler: Any | None = None,
+        engine: Any | None = None,
     ) -> None:
         super().__init__(optimizer, gradient_state)
         self._scaler = scaler
         self._engine = engine
 
     @override
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         if self._engine is not None:
             return self._engine.step()
         if not self._gradient_state.sync_gradients:
@@ -132,7 +141,7 @@ class FabricAccelerator(LightningAccelerator):
     """
 
     fabric: Fabric
-    state: Any
+    state: PartialState
 
     def __init__(
         self,
@@ -175,7 +184,7 @@ class FabricAccelerator(LightningAccelerator):
         )
         self.scaler = getattr(self._precision, "scaler", None)
 
-    def _agreed_precision(self, flag: Any) -> str:
+    def _agreed_precision(self, flag: object) -> str:
         """The mixed precision that accelerate is told of and that Fabric computes in, whoever has said it."""
         told = self.mixed_precision if self.mixed_precision in PRECISIONS else "no"
         named = next((ours for ours, names in PRECISIONS.items() if str(flag) in names), None)
@@ -192,7 +201,7 @@ class FabricAccelerator(LightningAccelerator):
         return named or "no"
 
     @property
-    def _precision(self) -> Any:
+    def _precision(self) -> Precision:
         return self.fabric.strategy.precision
 
     @property
@@ -201,7 +210,7 @@ class FabricAccelerator(LightningAccelerator):
         return is_sharding(self.fabric.strategy)
 
     @override
-    def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
+    def prepare(self, *args: object, device_placement: list[bool] | None = None) -> Any:
         """Shard dataloaders, set models and optimizers up on Fabric, and count schedulers' steps.
 
         Args:
@@ -222,11 +231,13 @@ class FabricAccelerator(LightningAccelerator):
                 _follow(optimizers, names, dict(self.unwrap_model(model).named_parameters()))
         return prepared
 
-    def _prepare_last(self, obj: Any) -> Any:
+    def _prepare_last(self, obj: object) -> object:
         """Schedulers come after the optimizers that they belong to."""
         return self.prepare_scheduler(obj) if isinstance(obj, LRScheduler) else obj
 
-    def _set_up_jointly(self, args: Any, model: nn.Module, optimizers: list[Any]) -> tuple[Any, ...]:
+    def _set_up_jointly(
+        self, args: Sequence[Any], model: nn.Module, optimizers: list[Any]
+    ) -> tuple[Any, ...]:
         """DeepSpeed's engine takes a model together with its optimizer."""
         module, *stepping = self.fabric.setup(model, *optimizers)
         places: dict[int, Any] = {id(model): self._keep_model(module)}
@@ -263,14 +274,14 @@ class FabricAccelerator(LightningAccelerator):
         self._models.append(model)
         return self.fabric.to_device(model) if moves else model
 
-    def _keep_model(self, module: Any) -> nn.Module:
+    def _keep_model(self, module: nn.Module) -> nn.Module:
         forward = cast("nn.Module", module._forward_module)
         self._wrapped[id(forward)] = module
         self._models.append(forward)
         return forward
 
     @override
-    def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
+    def prepare_optimizer(self, optimizer: Optimizer, device_placement: bool | None = None) -> Optimizer:
         """Have an optimizer step by Fabric's precision and strategy, at the end of accumulation windows."""
         if isinstance(optimizer, FabricOptimizer):
             return optimizer
@@ -284,7 +295,7 @@ class FabricAccelerator(LightningAccelerator):
         return kept
 
     @override
-    def prepare_scheduler(self, scheduler: Any) -> Any:
+    def prepare_scheduler(self, scheduler: LRScheduler) -> Any:
         """A scheduler that steps when its optimizer did, once for each process, as under accelerate."""
         if isinstance(scheduler, AcceleratedScheduler):
             return scheduler
@@ -303,7 +314,7 @@ class FabricAccelerator(LightningAccelerator):
         return kept
 
     @override
-    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+    def backward(self, loss: torch.Tensor, **kwargs: object) -> None:
         """Run the backward pass of a loss, divided by the micro-batches of a window.
 
         Args:
@@ -334,7 +345,9 @@ class FabricAccelerator(LightningAccelerator):
             yield
 
     @override
-    def clip_grad_norm_(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
+    def clip_grad_norm_(
+        self, parameters: Iterable[torch.Tensor], max_norm: float, norm_type: float = 2
+    ) -> torch.Tensor | None:
         """Clip gradients by their norm; DeepSpeed does by its own configuration.
 
         Args:
@@ -373,7 +386,7 @@ class FabricAccelerator(LightningAccelerator):
         return {name: whole.get(id(tensor), tensor.detach()) for name, tensor in state.items()}
 
     @override
-    def prepare_data_loader(self, data_loader: Any, *args: Any, **kwargs: Any) -> Any:
+    def prepare_data_loader(self, data_loader: Loader, *args: object, **kwargs: object) -> Loader:
         """Shard a dataloader; shuffled ones draw their order as torch's does, agreed upon by all processes.
 
         Args:
@@ -387,7 +400,9 @@ class FabricAccelerator(LightningAccelerator):
         return super().prepare_data_loader(data_loader, *args, **kwargs)
 
     @override
-    def log(self, values: dict[str, Any], step: int | None = None, log_kwargs: Any = None) -> None:
+    def log(
+        self, values: dict[str, Any], step: int | None = None, log_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         """Log values to the trackers, and those that are numbers to Fabric's loggers, too.
 
         Args:
@@ -456,7 +471,7 @@ def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
     return int(count), int(nodes)
 
 
-def _deepspeed_options(plugin: Any, launched: Mapping[str, str]) -> dict[str, Any]:
+def _deepspeed_options(plugin: DeepSpeedPlugin, launched: Mapping[str, str]) -> dict[str, Any]:
     if plugin is None and launched.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         plugin = accelerate.DeepSpeedPlugin()
     return {} if plugin is None else {"config": plugin.deepspeed_config}

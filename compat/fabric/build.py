@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from lightning.fabric.plugins.precision import Precision
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
     from compat.upstream.environment import Facts
+    from compat.upstream.values import Output
 
 FLAGS = (
     "accelerator",
@@ -56,7 +59,7 @@ FORWARD_METHODS = ("generate", "compute_reward_score")
 """Methods, beside `forward`, for which a sharded model puts its weights together."""
 
 
-def check_flags(flags: Any) -> None:
+def check_flags(flags: object) -> None:
     """Refuse what is no flag of Fabric's.
 
     Raises:
@@ -76,7 +79,7 @@ def check_flags(flags: Any) -> None:
             raise ArgumentError(msg)
 
 
-def check_device(asked: Any, facts: Facts) -> None:
+def check_device(asked: object, facts: Facts) -> None:
     """Refuse a kind of device that is not the one that this process has.
 
     Args:
@@ -135,7 +138,7 @@ def build_fabric(
     return fabric
 
 
-def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> Any:
+def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> str | Strategy:
     """What a name stands for: ours where accelerate's settings have to reach it, else Fabric's own."""
     if name.startswith("deepspeed"):
         if name not in STRATEGY_REGISTRY:
@@ -148,19 +151,19 @@ def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) ->
     return name if build is None else build(facts, options.get("ddp", {}))
 
 
-def _auto(facts: Facts, options: dict[str, Any]) -> Any:
+def _auto(facts: Facts, options: dict[str, Any]) -> str | Strategy:
     return "auto" if facts.world_size == 1 else _ddp(facts, options)
 
 
-def _ddp(facts: Facts, options: dict[str, Any]) -> Any:
+def _ddp(facts: Facts, options: dict[str, Any]) -> Strategy:
     return DDPStrategy(**options)
 
 
-def _fsdp(facts: Facts, options: dict[str, Any]) -> Any:
+def _fsdp(facts: Facts, options: dict[str, Any]) -> Strategy:
     return ModelParallelStrategy(shard, data_parallel_size=facts.world_size, tensor_parallel_size=1)
 
 
-def _deepspeed(facts: Facts, options: dict[str, Any]) -> Any:
+def _deepspeed(facts: Facts, options: dict[str, Any]) -> Strategy:
     accumulation = options.pop("gradient_accumulation_steps", 1)
     strategy = DeepSpeedAnywhere(**options)
     # The engine keeps count of accumulation by itself.
@@ -187,7 +190,9 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
             self._config_initialized = True
 
     @override
-    def _initialize_engine(self, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> Any:
+    def _initialize_engine(
+        self, model: nn.Module, optimizer: Optimizer | None = None, scheduler: LRScheduler | None = None
+    ) -> Any:
         import deepspeed
 
         # Lightning names the device by its index, which a CPU has not; the engine finds its rank by itself.
@@ -250,7 +255,7 @@ class PrecisionForward:
         # Sets `__wrapped__`, by which `inspect.signature` tells which columns the model takes.
         functools.update_wrapper(self, self.forward)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Output:
         """Call the model's own forward."""
         # Autocast casts where it has to: accelerate hands inputs on as they are.
         if not isinstance(self.precision, MixedPrecision):

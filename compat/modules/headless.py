@@ -17,7 +17,12 @@ from compat.trainer.trainer import Trainer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
+    from accelerate import Accelerator
     from torch import nn
+    from transformers import TrainingArguments
+
+    from compat.upstream.values import Output
 
 NEUTRALIZED: dict[str, Any] = {
     "bf16": False,
@@ -51,7 +56,7 @@ REFUSED: dict[str, str] = {
 """Arguments that a Lightning Trainer of one's own cannot honour → the way out."""
 
 
-def check(args: Any) -> None:
+def check(args: TrainingArguments) -> None:
     """Refuse what a module in a Lightning Trainer of one's own cannot honour.
 
     Raises:
@@ -62,7 +67,7 @@ def check(args: Any) -> None:
         raise ArgumentError("\n".join(problems))
 
 
-def _problems(args: Any) -> Iterator[str]:
+def _problems(args: TrainingArguments) -> Iterator[str]:
     for name, way_out in REFUSED.items():
         if value := getattr(args, name, None):
             yield f"`{shown(name, value)}`: an HFModule cannot do it in your own Lightning Trainer. {way_out}"
@@ -77,18 +82,18 @@ def _problems(args: Any) -> Iterator[str]:
 class Headless:
     """What keeps an HF Trainer from acting by itself: Lightning has placed the model and the batches."""
 
-    accelerator: Any
+    accelerator: Accelerator
     optimizer: Any
 
-    def _move_model_to_device(self, model: nn.Module, device: Any) -> None:
+    def _move_model_to_device(self, model: nn.Module, device: object) -> None:
         pass
 
-    def _prepare_input(self, data: Any) -> Any:
+    def _prepare_input(self, data: Output) -> Output:
         # HF's losses take labels out of what they are given, which callbacks get to see afterwards.
-        kind: Any = type(data)
+        kind: type[Any] = type(data)
         return kind(dict(data)) if isinstance(data, Mapping) else data
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+    def create_optimizer(self, *args: object, **kwargs: object) -> Any:
         """Builds the optimizer, so that it runs Lightning's closure before it steps."""
         self.optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if ClosureFirst.is_needed(self.optimizer):
@@ -97,7 +102,12 @@ class Headless:
 
 
 def build_parts(
-    model: nn.Module, args: Any, kind: type[Trainer] | None = None, *, precision: str = "no", **parts: Any
+    model: nn.Module,
+    args: TrainingArguments,
+    kind: type[Trainer] | None = None,
+    *,
+    precision: str = "no",
+    **parts: Any,
 ) -> Any:
     """Build an HF Trainer that is asked for its parts, and never trains.
 
@@ -145,9 +155,9 @@ class Losses:
     """Stands for `accelerator.backward`, and keeps the loss for Lightning's."""
 
     def __init__(self) -> None:
-        self._loss: Any = None
+        self._loss: torch.Tensor | None = None
 
-    def __call__(self, loss: Any, **kwargs: Any) -> None:
+    def __call__(self, loss: torch.Tensor, **kwargs: object) -> None:
         """Keep a loss, with its graph."""
         self._loss = loss
 

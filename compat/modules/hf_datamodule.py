@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from compat.trainer.trainer import Trainer
+    from compat.upstream.values import Loader, Rows
 
 
 class HFLoader:
@@ -30,14 +31,14 @@ class HFLoader:
     """
 
     def __init__(
-        self, loader: Any, seed: Callable[[Any], None] | None = None, name: str | None = None
+        self, loader: Loader, seed: Callable[[Any], None] | None = None, name: str | None = None
     ) -> None:
-        self.loader: Any = loader
+        self.loader: Loader = loader
         self._seed = seed
         self.name = name
 
     @property
-    def dataset(self) -> Any:
+    def dataset(self) -> Rows:
         """The dataset."""
         return self.loader.dataset
 
@@ -49,14 +50,14 @@ class HFLoader:
         with ended(self.loader):
             yield from self.loader
 
-    def seed(self, loader: Any) -> None:
+    def seed(self, loader: Loader) -> None:
         """Tell a loader, this one's or the rest of it, which epoch it is."""
         if self._seed is not None:
             self._seed(loader)
 
 
 @contextlib.contextmanager
-def ended(loader: Any) -> Iterator[None]:
+def ended(loader: Loader) -> Iterator[None]:
     """End a loader of accelerate's, which counts as the one in use until it is taken to its end."""
     try:
         yield
@@ -137,7 +138,7 @@ class HFDataModule(pl.LightningDataModule):
         hf.train_dataset, hf.eval_dataset = self.train_dataset, self.eval_dataset
         return hf
 
-    def _require(self, name: str, use: str) -> Any:
+    def _require(self, name: str, use: str) -> Rows:
         dataset = getattr(self, name)
         if dataset is None:
             msg = f"`{name}=None`: there is nothing to {use}. Give `HFDataModule({name}=...)`."
@@ -158,7 +159,7 @@ class HFDataModule(pl.LightningDataModule):
         return self.trainer.current_epoch if self.trainer is not None else 0
 
     @property
-    def val_dataloader(self) -> Any:
+    def val_dataloader(self) -> Callable[[], Any]:
         """A function that makes the loaders; one that Lightning takes for none, where there is no dataset."""
         if self.eval_dataset is not None:
             return self._val_dataloaders
@@ -170,7 +171,7 @@ class HFDataModule(pl.LightningDataModule):
 
         return none
 
-    def _val_dataloaders(self) -> Any:
+    def _val_dataloaders(self) -> HFLoader | list[HFLoader]:
         hf = self._hf()
         if isinstance(self.eval_dataset, Mapping):
             return [HFLoader(hf.get_eval_dataloader(name), name=name) for name in self.eval_dataset]

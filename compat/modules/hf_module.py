@@ -35,10 +35,16 @@ from compat.upstream.started import HOW_TO_START
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from torch import nn
+    from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
 
+    from compat.engine.host import SurprisesHost, TrainerHost
+    from compat.engine.optimizer_state import Held
     from compat.trainer.trainer import Trainer
+    from compat.upstream.values import Batch, Loader, Output
 
 NEVER = 2**53
 """A number of epochs that no run has: HF's module steps such a scheduler itself."""
@@ -91,13 +97,13 @@ class HFModule(pl.LightningModule):
     reads_windows = True
     _hf: Any = None
     reader: WindowReader | None = None
-    _neftune: Any = None
+    _neftune: RemovableHandle | None = None
     is_hf_module: ClassVar[bool] = True
     """What `compat.Trainer` knows an HFModule by, which wraps the model that it is to train."""
 
-    _surprises: Any = None
+    _surprises: SurprisesHost | None = None
     _precision: str = "no"
-    _held: Any = None
+    _held: Held | None = None
 
     def __init__(
         self,
@@ -125,7 +131,7 @@ class HFModule(pl.LightningModule):
             "kind": trainer_class,
         }
         self._passes: dict[int, _Pass] = {}
-        self._window_loss: Any = 0.0
+        self._window_loss: torch.Tensor | float = 0.0
 
     @classmethod
     def from_pretrained(
@@ -179,7 +185,7 @@ class HFModule(pl.LightningModule):
         return backbone
 
     @override
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Output:
         return self.model(*args, **kwargs)
 
     # Set-up.
@@ -267,11 +273,11 @@ class HFModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     @staticmethod
-    def _waits(scheduler: Any) -> bool:
+    def _waits(scheduler: object) -> bool:
         return isinstance(scheduler, SCHEDULERS_THAT_WAIT)
 
     @override
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+    def lr_scheduler_step(self, scheduler: Any, metric: torch.Tensor | float | None) -> None:
         # Rates of groups that came later are for the callback that has added them to set.
         optimizer = scheduler.optimizer
         groups = optimizer.param_groups
@@ -312,7 +318,7 @@ class HFModule(pl.LightningModule):
         self.hf._forget_past()
 
     @override
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """HF's training step, up to its backward.
 
         Returns:
@@ -335,11 +341,11 @@ class HFModule(pl.LightningModule):
             self._window_loss = 0.0
         return loss
 
-    def _without_autocast(self) -> Any:
+    def _without_autocast(self) -> AbstractContextManager[Any]:
         """Leave autocast to the model's forward, as HF does: Lightning's covers the whole step."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _place_of(self, batch: Any) -> Place:
+    def _place_of(self, batch: Batch) -> Place:
         if self.reader is not None:
             return self.reader.take()
         # Called by hand: a window of its own.
@@ -347,7 +353,7 @@ class HFModule(pl.LightningModule):
         return Place(num_items, 1, 1, closes=False)
 
     @override
-    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    def backward(self, loss: torch.Tensor, *args: object, **kwargs: object) -> None:
         """Run the backward pass of a loss that Lightning has divided by N, HF having divided it already.
 
         N times (1 / N) is 1 exactly, so that nothing is rounded.
@@ -359,7 +365,7 @@ class HFModule(pl.LightningModule):
     @override
     def configure_gradient_clipping(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
@@ -388,17 +394,17 @@ class HFModule(pl.LightningModule):
         self._passes = {}
 
     @override
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         with self._without_autocast():
             self._pass("eval", self.trainer.val_dataloaders, dataloader_idx).step(batch)
 
     @override
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         with self._without_autocast():
             self._pass("test", self.trainer.test_dataloaders, dataloader_idx).step(batch)
 
     @override
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> tuple[Any, Any, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> tuple[Any, Any, Any]:
         """HF's prediction step.
 
         Returns:
@@ -421,7 +427,7 @@ class HFModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_passes()
 
-    def _pass(self, prefix: str, loaders: Any, index: int) -> _Pass:
+    def _pass(self, prefix: str, loaders: Loader, index: int) -> _Pass:
         if index not in self._passes:
             loader = loaders[index] if isinstance(loaders, (list, tuple)) else loaders
             name = getattr(loader, "name", None)
@@ -492,7 +498,7 @@ class HFModule(pl.LightningModule):
 class _Pass(Evaluation):
     """One evaluation, over a loader of HF's or of anybody's."""
 
-    def __init__(self, hf: Any, model: nn.Module, loader: Any, prefix: str) -> None:
+    def __init__(self, hf: TrainerHost, model: nn.Module, loader: Loader, prefix: str) -> None:
         super().__init__(
             hf,
             model,
@@ -507,7 +513,7 @@ class _Pass(Evaluation):
         self.set_eval_mode()
 
     @override
-    def step(self, inputs: Any) -> tuple[Any, Any, Any]:
+    def step(self, inputs: Batch) -> tuple[Any, Any, Any]:
         # A short last batch weighs what it has.
         self._batch_size = find_batch_size(inputs) or self._batch_size
         return super().step(inputs)

@@ -23,6 +23,7 @@ from transformers.trainer_utils import has_length
 from compat.engine.loader_state import Generators
 from compat.engine.position import (
     Batches,
+    Draws,
     Position,
     draws,
     draws_here,
@@ -40,6 +41,11 @@ from compat.upstream.schedule import update_steps
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import lightning.pytorch as pl
+
+    from compat.engine.host import TrainerHost
+    from compat.upstream.values import Loader, NumItems
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -52,7 +58,7 @@ class Place:
         closes: whether the optimizer steps after it.
     """
 
-    num_items: Any
+    num_items: NumItems
     count: int
     size: int
     closes: bool
@@ -66,7 +72,7 @@ class WindowsModule(Protocol):
         """Its Lightning Trainer."""
 
     @property
-    def hf(self) -> Any:
+    def hf(self) -> TrainerHost:
         """Its HF Trainer, which fetches and counts."""
 
     @property
@@ -81,9 +87,9 @@ class WindowsModule(Protocol):
 class WindowSource(_DataLoaderSource):
     """Where Lightning's fit loop gets its train dataloader: read in windows, where an HFModule trains."""
 
-    def dataloader(self) -> Any:
+    def dataloader(self) -> Loader:
         """The loader of the module, of the datamodule, or the one that `fit` was given."""
-        loader: Any = super().dataloader()
+        loader: Loader = super().dataloader()
         trainer = self.trainer
         if getattr(trainer.lightning_module, "reads_windows", False):
             return _in_windows(loader, trainer)
@@ -112,7 +118,7 @@ class WindowSource(_DataLoaderSource):
     trainer: Any = None
 
 
-def _in_windows(loader: Any, trainer: Any) -> WindowReader:
+def _in_windows(loader: Loader, trainer: Any) -> WindowReader:
     combined = loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader, "max_size_cycle")
     if len(combined.flattened) != 1:
         msg = (
@@ -143,19 +149,19 @@ class WindowReader:
         module: whose HF Trainer fetches and counts.
     """
 
-    def __init__(self, loader: Any, module: WindowsModule) -> None:
-        self._loader: Any = loader
+    def __init__(self, loader: Loader, module: WindowsModule) -> None:
+        self._loader: Loader = loader
         self._module = module
         self._places: deque[Place] = deque()
         self._taken = 0
         self._is_over = False
-        self._order: Any = None
+        self._order: Draws | None = None
         self._batches: Batches | None = None
         self._goes_on: dict[str, Any] = {}
         self._generators = Generators(self.raw)
 
     @property
-    def raw(self) -> Any:
+    def raw(self) -> Loader:
         """The loader itself."""
         return self._loader.loader if isinstance(self._loader, HFLoader) else self._loader
 
@@ -221,7 +227,7 @@ class WindowReader:
             rest.end()
 
     def _windows(
-        self, loader: Any, batches: Batches, places: deque[Place], step: int, rest: Resumed | None
+        self, loader: Loader, batches: Batches, places: deque[Place], step: int, rest: Resumed | None
     ) -> Iterator[Any]:
         trainer = self._module.trainer
         last = trainer.fit_loop._combined_loader.limits[0]
@@ -311,7 +317,7 @@ def total_steps(trainer: Any) -> int:
     return _finite(trainer.estimated_stepping_batches, trainer)
 
 
-def _finite(steps: float, trainer: Any) -> int:
+def _finite(steps: float, trainer: pl.Trainer) -> int:
     if steps in {-1, math.inf}:
         msg = (
             f"`max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}`: HF's schedules need to know "

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import lightning.pytorch as pl
+    from accelerate import Accelerator
+    from accelerate.utils import AutocastKwargs
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
+    from compat.engine.host import TrainerHost
     from compat.engine.micro_batch import MicroBatch
     from compat.engine.session import Session
 
@@ -112,7 +117,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             self._divisor = 1
 
     @override
-    def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
+    def prepare(self, *args: object, device_placement: list[bool] | None = None) -> Any:
         """Shard dataloaders, place and compile models, and give back the rest as it is."""
         if self.distributed_type in SHARDED:
             return self._prepare_sharded(*args, device_placement=device_placement)
@@ -123,7 +128,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         )
         return prepared if len(prepared) > 1 else prepared[0]
 
-    def _prepare_sharded(self, *args: Any, **options: Any) -> Any:
+    def _prepare_sharded(self, *args: object, **options: object) -> Any:
         """Shard models as accelerate does, optimizers along with them."""
         has = {
             kind: any(isinstance(arg, kind) for arg in args) for kind in (nn.Module, torch.optim.Optimizer)
@@ -141,7 +146,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return super().prepare(*args, **options)
 
     @override
-    def _prepare_fsdp2(self, *args: Any) -> Any:
+    def _prepare_fsdp2(self, *args: object) -> Any:
         with contextlib.ExitStack() as stack:
             for model in (arg for arg in args if isinstance(arg, nn.Module)):
                 wrap_by_class(self.state.fsdp_plugin, model)
@@ -208,7 +213,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return DistributedDataParallel(model, device_ids=devices, **options)
 
     @override
-    def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
+    def prepare_optimizer(self, optimizer: Optimizer, device_placement: bool | None = None) -> Optimizer:
         """Have an optimizer act at the end of accumulation windows alone; Lightning places and steps it."""
         if not isinstance(optimizer, SyncedOptimizer):
             optimizer = SyncedOptimizer(optimizer, self.gradient_state)
@@ -218,13 +223,13 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return optimizer
 
     @override
-    def prepare_scheduler(self, scheduler: Any) -> Any:
+    def prepare_scheduler(self, scheduler: LRScheduler) -> LRScheduler:
         """A scheduler as it is; `save_state` knows it."""
         self._schedulers.append(scheduler)
         return scheduler
 
     @override
-    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+    def backward(self, loss: torch.Tensor, **kwargs: object) -> None:
         """Run the backward pass of a loss, or leave it to Lightning's closure.
 
         Args:
@@ -320,7 +325,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         for optimizer in fused:
             optimizer.fused_backward(loss, learning_rate)
 
-    def sync_context(self, batch: MicroBatch, model: Any) -> contextlib.AbstractContextManager[None]:
+    def sync_context(
+        self, batch: MicroBatch, model: nn.Module | None
+    ) -> contextlib.AbstractContextManager[None]:
         """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         # DeepSpeed's engine knows by itself.
@@ -342,7 +349,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @contextlib.contextmanager
     @override
-    def autocast(self, autocast_handler: Any = None) -> Iterator[None]:
+    def autocast(self, autocast_handler: AutocastKwargs | None = None) -> Iterator[None]:
         """Autocast in this trainer's precision, whatever another trainer in the process computes in."""
         options = self._autocast_options(autocast_handler)
         with autocast(self.device.type, self._autocast_precision(), **options):
@@ -352,7 +359,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         # There are precisions that a device has no autocast for: fp16 on a CPU.
         return str(self.mixed_precision) if self.native_amp else "no"
 
-    def _autocast_options(self, handler: Any = None) -> dict[str, Any]:
+    def _autocast_options(self, handler: AutocastKwargs | None = None) -> dict[str, Any]:
         handler = handler or self.autocast_handler
         return {} if handler is None else dict(handler.to_kwargs())
 
@@ -363,7 +370,7 @@ class AcceleratorAttribute:
     It is read as any attribute of an instance is.
     """
 
-    def __get__(self, trainer: Any, owner: type | None = None) -> Any:
+    def __get__(self, trainer: TrainerHost | None, owner: type | None = None) -> Any:
         if trainer is None:
             return self
         try:
@@ -372,7 +379,7 @@ class AcceleratorAttribute:
             msg = f"{type(trainer).__name__!r} object has no attribute 'accelerator'"
             raise AttributeError(msg) from None
 
-    def __set__(self, trainer: Any, accelerator: Any) -> None:
+    def __set__(self, trainer: object, accelerator: Accelerator) -> None:
         if issubclass(type(accelerator), accelerate.Accelerator):
             accelerator = LightningAccelerator.adopt(accelerator)
             args = getattr(trainer, "args", None)
@@ -380,7 +387,7 @@ class AcceleratorAttribute:
             accelerator.compute_in(written.get("ACCELERATE_MIXED_PRECISION", "no"))
         vars(trainer)["accelerator"] = accelerator
 
-    def __delete__(self, trainer: Any) -> None:
+    def __delete__(self, trainer: TrainerHost) -> None:
         self.__get__(trainer)
         del vars(trainer)["accelerator"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -19,6 +19,14 @@ from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
 from compat.upstream.distributions import check_distribution
 from compat.upstream.models import uncompiled
 from compat.upstream.patched import own_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from transformers import TrainingArguments
+
+    from compat.upstream.values import Batch
 
 POSITIONS = {name: place - 1 for place, name in enumerate(own_signature().parameters)}
 """Parameter → its place, `self` left out."""
@@ -54,7 +62,7 @@ class BoundArguments:
         place = POSITIONS[name]
         return self.args[place] if place < len(self.args) else self.kwargs.get(name)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         """Give another value."""
         place = POSITIONS[name]
         if place < len(self.args):
@@ -63,12 +71,12 @@ class BoundArguments:
             self.kwargs[name] = value
 
 
-def collate(rows: list[Any]) -> Any:
+def collate(rows: list[Any]) -> Batch:
     """A batch as a LightningModule expects it: HF's collator for rows by name, torch's for all else."""
     return default_data_collator(rows) if isinstance(rows[0], Mapping) else default_collate(rows)
 
 
-def check_arguments(args: Any, model: Any) -> None:
+def check_arguments(args: TrainingArguments, model: nn.Module) -> None:
     """Refuse arguments that would have to reach into a LightningModule.
 
     Raises:
@@ -87,7 +95,7 @@ def check_arguments(args: Any, model: Any) -> None:
         raise ArgumentError(msg)
 
 
-def _check_loss(function: Any, model: Any) -> None:
+def _check_loss(function: Callable[..., Any] | None, model: nn.Module) -> None:
     if function is not None:
         name = getattr(function, "__name__", type(function).__name__)
         msg = (
@@ -97,7 +105,7 @@ def _check_loss(function: Any, model: Any) -> None:
         raise ArgumentError(msg)
 
 
-def check_data(source: Any, argument: str) -> None:
+def check_data(source: pl.LightningDataModule, argument: str) -> None:
     """Refuse a LightningDataModule that moves or changes batches, which HF's loaders do themselves.
 
     Raises:

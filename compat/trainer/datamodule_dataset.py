@@ -12,6 +12,7 @@ from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Rows
 
 
 class DataModuleDataset(Dataset[Any]):
@@ -21,7 +22,7 @@ class DataModuleDataset(Dataset[Any]):
         source: a LightningDataModule, or a LightningModule with dataloaders of its own.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: pl.LightningDataModule) -> None:
         self.source = source
         self._stages: set[str] = set()
 
@@ -79,6 +80,6 @@ class DataModuleDataset(Dataset[Any]):
         self._stages = set()
 
 
-def as_dataset(dataset: Any) -> Any:
+def as_dataset(dataset: Rows) -> Rows:
     """A LightningDataModule as a dataset; anything else as it is."""
     return DataModuleDataset(dataset) if isinstance(dataset, pl.LightningDataModule) else dataset

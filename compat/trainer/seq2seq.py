@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import transformers
 
@@ -19,6 +18,6 @@ class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):  # type: ignore[misc
     """
 
     @takes_tokenizer(inspect.signature(transformers.Seq2SeqTrainer.__init__))
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         accept_renamed(kwargs, "tokenizer", "processing_class", f"{type(self).__name__}.__init__")
         super().__init__(*args, **kwargs)

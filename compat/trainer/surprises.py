@@ -17,9 +17,10 @@ from compat.trainer.component import Component
 from compat.upstream.models import counts_first_label, unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Batch, NumItems
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -38,7 +39,11 @@ class Watched(torch.Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         watched = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, cls)]
         with torch._C.DisableTorchFunctionSubclass():
@@ -58,7 +63,7 @@ _MOVES = (torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.clo
 """What wrappers do with an input, without computing with it."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value.as_subclass(torch.Tensor) if isinstance(value, Watched) else value
 
 
@@ -74,8 +79,8 @@ class FirstStep:
     """
 
     hf: TrainerHost
-    inputs: Any
-    num_items: Any
+    inputs: Batch
+    num_items: NumItems
     count: int
 
 
@@ -118,7 +123,7 @@ def undivided_mean(first: FirstStep) -> str:
     )
 
 
-def _names_in(function: Any) -> frozenset[str]:
+def _names_in(function: object) -> frozenset[str]:
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return frozenset(() if code is None else code.co_names)
 
@@ -212,7 +217,7 @@ class Surprises(Component):
         super().__init__(trainer)
         self._said: set[Any] = set()
 
-    def watch(self, num_items: Any) -> Any:
+    def watch(self, num_items: NumItems) -> NumItems:
         """The number of items of the first window, watched where that can be done unseen."""
         hf = self.hf
         is_compiled = getattr(hf.args, "torch_compile", False) or any(
@@ -222,7 +227,7 @@ class Surprises(Component):
         is_plain = type(num_items) is torch.Tensor and not is_compiled
         return Watched.of(num_items) if is_plain else num_items
 
-    def tell(self, inputs: Any, num_items: Any, count: int) -> None:
+    def tell(self, inputs: Batch, num_items: NumItems, count: int) -> None:
         """Look at the first step of a run.
 
         Args:
@@ -232,7 +237,7 @@ class Surprises(Component):
         """
         self._tell(SURPRISES, FirstStep(self.hf, inputs, num_items, count))
 
-    def tell_of_evaluation(self, inputs: Any) -> None:
+    def tell_of_evaluation(self, inputs: Batch) -> None:
         """Look at the first step of an evaluation."""
         self._tell(OF_EVALUATION, FirstStep(self.hf, inputs, None, 1))
 

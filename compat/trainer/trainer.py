@@ -51,13 +51,18 @@ from compat.upstream.seams.common import determine_best_metric
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from lightning.pytorch import Callback
     from torch import nn
+    from torch.nn.modules.module import _IncompatibleKeys
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader, Dataset, Sampler
-    from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+    from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+    from transformers.data.data_collator import DataCollator
+    from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
 
     from compat.engine.module import TrainerModule
     from compat.translate import LightningPlan
+    from compat.upstream.values import Batch, Loader, NumItems, Output, Rows, Trial
 
 
 class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
@@ -90,7 +95,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     carries_windows: ClassVar[bool] = False
     """Whether an accumulation window that an epoch ends in goes on in the next one, as it did in 4.37."""
 
-    model: Any
+    model: PreTrainedModel
     optimizer: Any
     lr_scheduler: Any
     accelerator: Any = AcceleratorAttribute()
@@ -144,7 +149,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     # The accelerator.
 
-    def _build_accelerator_args(self, **parts: Any) -> dict[str, Any]:
+    def _build_accelerator_args(self, **parts: object) -> dict[str, Any]:
         return self._distribution.without_mesh(super()._build_accelerator_args(**parts))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -173,19 +178,21 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         loader = super().get_test_dataloader(test_dataset) if own is None else own
         return self._backports.set_loader_options(loader)
 
-    def _complete(self, loader: Any) -> DataLoader[Any]:
+    def _complete(self, loader: Loader) -> DataLoader[Any]:
         return self._backports.set_loader_options(self._shutdown.protect_workers(loader))
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[Any] | None:
+    def _get_train_sampler(self, *args: object, **kwargs: object) -> Sampler[Any] | None:
         sampler: Sampler[Any] | None = super()._get_train_sampler(*args, **kwargs)
         dataset = args[0] if args else kwargs.get("train_dataset") or self.train_dataset
         return self._backports.train_sampler(sampler, dataset)
 
-    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+    def _remove_unused_columns(self, dataset: Rows, description: str | None = None) -> Rows:
         # The `forward` of a LightningModule does not tell what its steps use.
         return dataset if is_user_module(self.model) else super()._remove_unused_columns(dataset, description)
 
-    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+    def _get_collator_with_removed_columns(
+        self, data_collator: DataCollator, description: str | None = None
+    ) -> DataCollator:
         if is_user_module(self.model):
             return data_collator
         return super()._get_collator_with_removed_columns(data_collator, description)
@@ -227,7 +234,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
+        trial: Trial = None,
         ignore_keys_for_eval: list[str] | None = None,
         **kwargs: Any,
     ) -> TrainOutput:
@@ -276,9 +283,9 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def _inner_training_loop(
         self,
         batch_size: int | None = None,
-        args: Any = None,
+        args: TrainingArguments | None = None,
         resume_from_checkpoint: str | None = None,
-        trial: Any = None,
+        trial: Trial = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train in `lightning.pytorch.Trainer.fit`, in place of HF's loop."""
@@ -295,7 +302,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         super()._start_bookkeeping(loss)
         self._shutdown.listen()
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def _finalize_training(self, *args: object, **kwargs: object) -> TrainOutput:
         self._hub_uploads.finish_before_deletion()
         with self._shutdown.ending_run():
             output: TrainOutput = super()._finalize_training(*args, **kwargs)
@@ -303,8 +310,12 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         return output
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: NumItems = None,
+    ) -> Output:
         """HF's loss, or that of a LightningModule. Mirrors `transformers.Trainer.compute_loss`.
 
         Args:
@@ -327,7 +338,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         self._backports.remember_past(computed[1])
         return computed if return_outputs else computed[0]
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(self, *args: object, **kwargs: object) -> None:
         act = partial(super()._maybe_log_save_evaluate, *args, **kwargs)
         self._shutdown.end_step(partial(self._checkpoint_writer.hand_over_while, act))
 
@@ -338,13 +349,13 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         read: tuple[list[Any], Any] = super().get_batch_samples(*args, **kwargs)
         return read
 
-    def _count_tokens_before_step(self, inputs: Any) -> None:
+    def _count_tokens_before_step(self, inputs: Batch) -> None:
         super()._count_tokens_before_step(self._user_module.named(inputs))
 
-    def _count_tokens_after_step(self, inputs: Any) -> None:
+    def _count_tokens_after_step(self, inputs: Batch) -> None:
         super()._count_tokens_after_step(self._user_module.named(inputs))
 
-    def _prepare_inputs(self, inputs: Any) -> Any:
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
         if is_user_module(self.model):
             return self._user_module.prepare_inputs(inputs)
         return self._backports.with_past(super()._prepare_inputs(inputs))
@@ -354,7 +365,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         self._backports.forget_past()
 
     def set_initial_training_values(
-        self, args: Any, dataloader: Any, total_train_batch_size: int | None = None
+        self, args: TrainingArguments, dataloader: Loader, total_train_batch_size: int | None = None
     ) -> tuple[Any, ...]:
         """Work out how long a training run is.
 
@@ -390,10 +401,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def evaluate(
         self,
-        eval_dataset: Any = None,
+        eval_dataset: Rows = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-        **gen_kwargs: Any,
+        **gen_kwargs: object,
     ) -> dict[str, float]:
         """Evaluate. Mirrors `transformers.Trainer.evaluate`.
 
@@ -414,11 +425,11 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def predict(
         self,
-        test_dataset: Any,
+        test_dataset: Rows,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "test",
-        **gen_kwargs: Any,
-    ) -> Any:
+        **gen_kwargs: object,
+    ) -> PredictionOutput:
         """Predict. Mirrors `transformers.Trainer.predict`.
 
         Args:
@@ -435,7 +446,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: Loader,
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -463,7 +474,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def prediction_loop(
         self,
-        dataloader: Any,
+        dataloader: Loader,
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -477,11 +488,11 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def prediction_step(
         self,
-        model: Any,
-        inputs: Any,
+        model: nn.Module,
+        inputs: Batch,
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-        **gen_kwargs: Any,
+        **gen_kwargs: object,
     ) -> tuple[Any, Any, Any]:
         """HF's step, or that of a LightningModule. Mirrors `transformers.Trainer.prediction_step`.
 
@@ -503,23 +514,27 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         )
         return step
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+    def _evaluate(
+        self, trial: Trial, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
         # Lightning steps the scheduler of a LightningModule, also one that waits for a metric.
         skips = skip_scheduler or self._user_module.config is not None
         with self._shutdown.timing("evaluation"), self._evaluation.as_one_validation():
-            metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler=skips)
+            metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler=skips)
         self._backports.remember_metrics(metrics)
         return metrics
 
     # Checkpoints.
 
-    def _save_checkpoint(self, model: Any, trial: Any, metrics: dict[str, float] | None = None) -> None:
+    def _save_checkpoint(
+        self, model: nn.Module, trial: Trial, metrics: dict[str, float] | None = None
+    ) -> None:
         # 4.37 also gives `metrics`, from which later releases find the best model beforehand.
         with self._shutdown.timing("save"):
             checkpoint = self._checkpoint_writer.save(trial)
         self._shutdown.note_saved(checkpoint)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Trial) -> bool:
         self._checkpoint_writer.check_metric(metrics)
         return determine_best_metric(self, metrics, trial)
 
@@ -535,7 +550,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
         self._checkpoint_writer.rotate(use_mtime, output_dir)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._checkpoint_reader.load_adapters(resume_from_checkpoint, is_trained_on=True):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -579,7 +594,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         with self._checkpoint_reader.restoring_callbacks():
             super()._load_callback_state()
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
+    def _issue_warnings_after_load(self, load_result: _IncompatibleKeys) -> None:
         load_result = self._checkpoint_reader.translate_keys(load_result)
         if hasattr(self.model, "_keys_to_ignore_on_save"):
             super()._issue_warnings_after_load(load_result)
@@ -624,7 +639,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
         self._fit.show_logs(logs)
 
-    def floating_point_ops(self, inputs: Any) -> int:
+    def floating_point_ops(self, inputs: Batch) -> int:
         """What a batch costs. Mirrors `transformers.Trainer.floating_point_ops`."""
         return 0 if self._user_module.is_without_flops(inputs) else super().floating_point_ops(inputs)
 
@@ -693,7 +708,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Any:
         """Save the model, write its card and upload both.
 
@@ -726,12 +741,12 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     # Hyperparameter search and callbacks.
 
-    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+    def hyperparameter_search(self, *args: object, **kwargs: object) -> BestRun | list[BestRun]:
         """Search for the best arguments. Mirrors `transformers.Trainer.hyperparameter_search`."""
         with self._backports.search_scope():
             return super().hyperparameter_search(*args, **kwargs)
 
-    def call_model_init(self, trial: Any = None) -> Any:
+    def call_model_init(self, trial: Trial = None) -> Any:
         """Call `model_init`. Mirrors `transformers.Trainer.call_model_init`.
 
         Args:
@@ -739,7 +754,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         """
         return uncompiled(super().call_model_init(trial))
 
-    def add_callback(self, callback: Any) -> None:
+    def add_callback(self, callback: TrainerCallback | Callback | type[Any]) -> None:
         """Add a callback of HF's or of Lightning's. Mirrors `transformers.Trainer.add_callback`.
 
         Args:
@@ -755,7 +770,9 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             else:
                 super().add_callback(part)
 
-    def pop_callback(self, callback: Any) -> Any:
+    def pop_callback(
+        self, callback: TrainerCallback | Callback | type[Any]
+    ) -> TrainerCallback | Callback | None:
         """Take a callback of either kind out. Mirrors `transformers.Trainer.pop_callback`.
 
         Args:
@@ -768,7 +785,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             return self._callbacks.pop(callback)
         return super().pop_callback(callback)
 
-    def remove_callback(self, callback: Any) -> None:
+    def remove_callback(self, callback: TrainerCallback | Callback | type[Any]) -> None:
         """As `pop_callback`, without returning it. Mirrors `transformers.Trainer.remove_callback`."""
         if is_lightning_callback(callback):
             self._callbacks.pop(callback)

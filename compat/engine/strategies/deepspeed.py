@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     import torch
 
+    from compat.engine.host import TrainerHost
     from compat.upstream.environment import Facts
 
 
@@ -56,9 +57,10 @@ class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
         return self._hf.deepspeed
 
     @property
-    def _hf(self) -> Any:
+    def _hf(self) -> TrainerHost:
         module: Any = self.lightning_module
-        return module.hf
+        hf: TrainerHost = module.hf
+        return hf
 
     @override
     def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger("transformers.trainer")
 
 
-def made(callback: Any) -> Any:
+def made(callback: Callback | type[Callback]) -> Any:
     """A callback of Lightning's, made where its class is given.
 
     Args:
@@ -62,7 +62,7 @@ class Callbacks(Component):
     def _built(self) -> pl.Trainer | None:
         return self.hf._fit.built
 
-    def add(self, callback: Any) -> None:
+    def add(self, callback: Callback | type[Callback]) -> None:
         """Add a callback of Lightning's.
 
         Args:
@@ -79,7 +79,7 @@ class Callbacks(Component):
             module = hf.lightning_module
             one.log, one.log_dict = module.log, module.log_dict
 
-    def pop(self, callback: Any) -> Any:
+    def pop(self, callback: Callback | type[Callback]) -> Any:
         """Take a callback of Lightning's out.
 
         Args:
@@ -198,7 +198,7 @@ class Callbacks(Component):
             if isinstance(callback, BaseFinetuning) and callback._internal_optimizer_metadata:
                 self._restore_groups(callback, dict(module.named_parameters()))
 
-    def _load_one(self, callback: Any, state: dict[str, Any], file: str) -> None:
+    def _load_one(self, callback: Callback, state: dict[str, Any], file: str) -> None:
         try:
             callback.load_state_dict(copy.deepcopy(state))
         except Exception as error:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from compat.checkpoint.hosts import Disks
     from compat.engine.host import RunState, TrainerHost
+    from compat.upstream.values import Trial
 
 UNPACKED = "_unpacked-"
 """Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
@@ -66,7 +67,7 @@ class CheckpointReader(Component):
 
     # Which checkpoint a run resumes from.
 
-    def choose(self, asked: Any) -> Any:
+    def choose(self, asked: str | Path | bool | None) -> str | Path | bool | None:
         """What `resume_from_checkpoint` comes to, for all processes alike; left-overs are swept before.
 
         Args:
@@ -83,12 +84,12 @@ class CheckpointReader(Component):
         self._asked_file = str(asked) if isinstance(asked, (str, Path)) and os.path.isfile(asked) else None
         self._end_earlier_writing()
         hf._checkpoint_writer.look_for_disks()
-        checkpoint = self._choose_for_all(asked)
+        checkpoint: str | Path | bool | None = self._choose_for_all(asked)
         if asked == AUTO and checkpoint is None:
             self._tell([f"{AUTO!r} finds no checkpoint in {hf.args.output_dir}; the run begins anew"])
         return checkpoint
 
-    def _choose_for_all(self, asked: Any) -> Any:
+    def _choose_for_all(self, asked: str | Path | bool | None) -> Any:
         hf = self.hf
         if hf.args.world_size == 1:
             return self._choose_alone(asked)
@@ -115,7 +116,7 @@ class CheckpointReader(Component):
         # Other trainers have had this folder, too.
         wait_for_writers(hf.args.output_dir)
 
-    def _choose_alone(self, asked: Any) -> Any:
+    def _choose_alone(self, asked: str | Path | bool | None) -> str | Path | bool | None:
         hf = self.hf
         folder = hf.args.output_dir
         hf._checkpoint_writer.require_place_to_save()
@@ -128,7 +129,7 @@ class CheckpointReader(Component):
             logger.warning(sentence)
         return choice.checkpoint or self._left_by_exception()
 
-    def _choose_together(self, asked: Any, disks: Disks) -> Any:
+    def _choose_together(self, asked: str | Path | bool | None, disks: Disks) -> str | Path | bool | None:
         """The same where hosts have disks of their own: each has a part, and is given what it lacks."""
         hf = self.hf
         folder = hf.args.output_dir
@@ -212,7 +213,7 @@ class CheckpointReader(Component):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,
+        trial: Trial,
     ) -> None:
         """Tell where the run goes on, and what holds where the checkpoint differs from the arguments.
 
@@ -401,7 +402,7 @@ class CheckpointReader(Component):
         if "scaler" in parts:
             hf.accelerator.scaler.load_state_dict(parts["scaler"])
 
-    def translate_keys(self, load_result: Any) -> Any:
+    def translate_keys(self, load_result: _IncompatibleKeys) -> _IncompatibleKeys:
         """Load weights that `save_pretrained` has written under older names; HF does not.
 
         What the checkpoint lacks stays as the model has it.
@@ -432,7 +433,7 @@ class CheckpointReader(Component):
             raise CheckpointError(msg)
         return load_result
 
-    def warn_of_keys(self, load_result: Any) -> None:
+    def warn_of_keys(self, load_result: _IncompatibleKeys) -> None:
         """Log missing and unexpected keys of a model that is none of transformers'.
 
         Args:
@@ -461,7 +462,7 @@ class CheckpointReader(Component):
         control.should_save = control.should_evaluate = control.should_log = False
 
 
-def _saved_optim(checkpoint: str) -> Any:
+def _saved_optim(checkpoint: str) -> str | None:
     """The `optim` of the run that has written a checkpoint; None where its arguments cannot be read."""
     try:
         return read_arguments(os.path.join(checkpoint, ARGUMENTS)).get("optim")

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from compat.checkpoint.manifest import Traits
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Trial
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -141,7 +142,7 @@ class CheckpointWriter(Component):
             )
             raise CheckpointError(msg) from error
 
-    def save(self, trial: Any) -> str:
+    def save(self, trial: Trial) -> str:
         """Save a checkpoint.
 
         Args:
@@ -554,7 +555,7 @@ class CheckpointWriter(Component):
 def _snapshot(states: dict[str, Any]) -> dict[str, Any]:
     """States that the next update step does not change."""
 
-    def copied(value: Any) -> Any:
+    def copied(value: object) -> object:
         return (
             value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.integrations.deepspeed import deepspeed_init
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
 
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Loader
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -63,7 +64,7 @@ class EvaluationRuns(Component):
 
     def run(
         self,
-        dataloader: Any,
+        dataloader: Loader,
         description: str,
         prediction_loss_only: bool | None,
         ignore_keys: list[str] | None,
@@ -113,7 +114,7 @@ class EvaluationRuns(Component):
             return hf._fit.build(), hf._fit.make_module()
         return hf.lightning, hf.lightning_module
 
-    def _prepare_model_for_evaluation(self, dataloader: Any) -> nn.Module:
+    def _prepare_model_for_evaluation(self, dataloader: Loader) -> nn.Module:
         hf = self.hf
         args = hf.args
         if hf.model is None:
@@ -158,7 +159,7 @@ class EvaluationRuns(Component):
             hf.deepspeed = hf.model_wrapped
         return prepared
 
-    def _announce_evaluation(self, dataloader: Any, description: str) -> None:
+    def _announce_evaluation(self, dataloader: Loader, description: str) -> None:
         hf = self.hf
         logger.info(f"\n***** Running {description} *****")
         logger.info(

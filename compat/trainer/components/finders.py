@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import torch
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
 
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Batch
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -69,22 +72,22 @@ class Probe(pl.LightningModule):
         self.hf._train_batch_size = self.hf.args.train_batch_size
 
     @override
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> DataLoader[Any]:
         return self.hf.get_train_dataloader()
 
     @override
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch
 
     @override
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         self.model.train()
         with self.hf.compute_loss_context_manager():
             loss: torch.Tensor = self.hf.compute_loss(self.model, self.hf._prepare_inputs(batch))
         return loss.mean()
 
     @override
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Optimizer:
         hf, optimizer = self.hf, self.hf.optimizer
         hf.optimizer = None
         try:

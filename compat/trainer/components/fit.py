@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import lightning.pytorch as pl
+    from torch import nn
     from transformers.trainer_utils import TrainOutput
 
     from compat.engine.host import RunState, TrainerHost
     from compat.engine.micro_batch import MicroBatch
     from compat.translate import LightningPlan
+    from compat.upstream.values import Loader, Trial
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -151,7 +153,7 @@ class Fit(Component):
             built.loggers = [*built.loggers, *filter(None, shared)]
         return built
 
-    def limited(self, dataloader: Any, name: str) -> Any:
+    def limited(self, dataloader: Loader, name: str) -> Loader:
         """A dataloader, less what a flag of Lightning's leaves out of it.
 
         Args:
@@ -163,7 +165,7 @@ class Fit(Component):
     # A run.
 
     def prepare(
-        self, batch_size: int | None, checkpoint: str | None, trial: Any, ignore_keys: Any
+        self, batch_size: int | None, checkpoint: str | None, trial: Trial, ignore_keys: list[str] | None
     ) -> Session:
         """What a run of `fit` shares.
 
@@ -294,7 +296,7 @@ class Fit(Component):
 
     # What Lightning's hooks ask for.
 
-    def sync_context(self, batch: MicroBatch, model: Any) -> AbstractContextManager[None]:
+    def sync_context(self, batch: MicroBatch, model: nn.Module) -> AbstractContextManager[None]:
         """Where gradients wait for the end of their window.
 
         Args:

@@ -22,10 +22,13 @@ from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
+    from torch import nn
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader
 
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Batch, Output, Rows
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -51,7 +54,7 @@ class UserModule(Component):
 
     def __init__(self, trainer: TrainerHost) -> None:
         super().__init__(trainer)
-        self.config: Any = None
+        self.config: LRSchedulerConfig | None = None
 
     # Data.
 
@@ -59,7 +62,7 @@ class UserModule(Component):
         """The train data of a LightningDataModule; None where the data is none."""
         return self._loader(self.hf.train_dataset, "train_dataloader")
 
-    def eval_dataloader(self, eval_dataset: Any) -> DataLoader[Any] | None:
+    def eval_dataloader(self, eval_dataset: Rows) -> DataLoader[Any] | None:
         """The evaluation data of a LightningDataModule; None where the data is none.
 
         Args:
@@ -70,7 +73,7 @@ class UserModule(Component):
         dataset = own[dataset] if isinstance(dataset, str) else dataset
         return self._loader(as_dataset(dataset), "val_dataloader")
 
-    def test_dataloader(self, test_dataset: Any) -> DataLoader[Any] | None:
+    def test_dataloader(self, test_dataset: Rows) -> DataLoader[Any] | None:
         """The data to predict of a LightningDataModule; None where the data is none.
 
         Args:
@@ -82,7 +85,7 @@ class UserModule(Component):
         )
         return self._loader(dataset, "predict_dataloader" if predicts else "test_dataloader")
 
-    def _loader(self, dataset: Any, name: str) -> DataLoader[Any] | None:
+    def _loader(self, dataset: Rows, name: str) -> DataLoader[Any] | None:
         if not isinstance(dataset, DataModuleDataset):
             return None
         loader: DataLoader[Any] = self.hf.accelerator.prepare(dataset.loader(name, self.hf))
@@ -91,7 +94,7 @@ class UserModule(Component):
     # Batches, which may be anything that Lightning moves: a tensor, a dataclass, an object with a `to`.
 
     def batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, *_: Any, **__: Any
+        self, epoch_iterator: Iterator[Any], num_batches: int, *_: object, **__: object
     ) -> tuple[list[Any], None]:
         """The batches of a window; the loss of each is its own mean, so that nothing is counted.
 
@@ -101,7 +104,7 @@ class UserModule(Component):
         """
         return list(islice(epoch_iterator, num_batches)), None
 
-    def named(self, inputs: Any) -> Any:
+    def named(self, inputs: Batch) -> Batch:
         """A batch for code that looks for tensors by their name; empty where the batch has no names.
 
         Args:
@@ -109,7 +112,7 @@ class UserModule(Component):
         """
         return {} if is_user_module(self.hf.model) and not isinstance(inputs, Mapping) else inputs
 
-    def is_without_flops(self, inputs: Any) -> bool:
+    def is_without_flops(self, inputs: Batch) -> bool:
         """Whether nothing tells what a batch costs.
 
         Args:
@@ -120,7 +123,7 @@ class UserModule(Component):
             hasattr(model, "floating_point_ops") or isinstance(inputs, Mapping)
         )
 
-    def prepare_inputs(self, inputs: Any) -> Any:
+    def prepare_inputs(self, inputs: Batch) -> Batch:
         """Each tensor as HF would have it, then what only Lightning knows to move.
 
         Args:
@@ -140,7 +143,7 @@ class UserModule(Component):
         assert isinstance(module, UserModuleAdapter), "in one of Lightning's loops"
         return module
 
-    def compute_loss(self, model: Any, inputs: Any, *, return_outputs: bool) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Batch, *, return_outputs: bool) -> Output:
         """The loss of the module's `training_step`.
 
         Args:
@@ -155,7 +158,9 @@ class UserModule(Component):
         loss = loss_of(output, self.hf.model, "training_step")
         return (loss, output) if return_outputs else loss
 
-    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool) -> tuple[Any, Any, Any]:
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool
+    ) -> tuple[Any, Any, Any]:
         """The module's `validation_step`; its `predict_step` where predictions are asked for.
 
         Args:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Sampler
 
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Batch, Output, Rows
 
 
 SHARED = (
@@ -48,7 +49,7 @@ class Backports(Component):
         super().__init__(trainer)
         self.keeps_past = False
         self._past_index = -1
-        self._past: Any = None
+        self._past: Output = None
         self._evaluated: tuple[int, dict[str, float] | None] = (-1, None)
 
     def set_up(self) -> None:
@@ -73,7 +74,7 @@ class Backports(Component):
 
     # Data.
 
-    def train_sampler(self, sampler: Sampler[Any] | None, dataset: Any) -> Sampler[Any] | None:
+    def train_sampler(self, sampler: Sampler[Any] | None, dataset: Rows) -> Sampler[Any] | None:
         """The sampler of the train data.
 
         Args:
@@ -99,7 +100,7 @@ class Backports(Component):
 
     # The past that some models hand from batch to batch.
 
-    def with_past(self, inputs: Any) -> Any:
+    def with_past(self, inputs: Batch) -> Batch:
         """A batch with the past of the one before it.
 
         Args:
@@ -109,7 +110,7 @@ class Backports(Component):
             inputs["mems"] = self._past
         return inputs
 
-    def remember_past(self, outputs: Any) -> None:
+    def remember_past(self, outputs: Output) -> None:
         """Keep the past for the next batch.
 
         Args:

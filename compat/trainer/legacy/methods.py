@@ -10,8 +10,12 @@ from transformers.integrations import deepspeed
 from transformers.utils import logging
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import nn
     from torch.utils.data import DataLoader
+    from transformers import TrainerState, TrainingArguments
+
+    from compat.upstream.values import Loader, Output, ProcessingClass
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -30,19 +34,19 @@ class LegacyMethods:
     use_apex = False
     use_cpu_amp = False
     is_tp_enabled = False
-    args: Any
-    accelerator: Any
-    processing_class: Any
-    state: Any
+    args: TrainingArguments
+    accelerator: Accelerator
+    processing_class: ProcessingClass
+    state: TrainerState
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> ProcessingClass:
         """The older name of `processing_class`. Mirrors `transformers.Trainer.tokenizer` of 4.53."""
         logger.warning_once("`Trainer.tokenizer` is deprecated. Use `Trainer.processing_class`.")
         return self.processing_class
 
     @tokenizer.setter
-    def tokenizer(self, processing_class: Any) -> None:
+    def tokenizer(self, processing_class: ProcessingClass) -> None:
         logger.warning_once("`Trainer.tokenizer` is deprecated. Set `Trainer.processing_class`.")
         self.processing_class = processing_class
 
@@ -70,7 +74,7 @@ class LegacyMethods:
             total += count
         return total
 
-    def torch_jit_model_eval(self, model: nn.Module, dataloader: Any, training: bool = False) -> nn.Module:
+    def torch_jit_model_eval(self, model: nn.Module, dataloader: Loader, training: bool = False) -> nn.Module:
         """The model as it is: this release of transformers traces none, which changes no result.
 
         Mirrors `transformers.Trainer.torch_jit_model_eval` of 4.53.
@@ -83,7 +87,9 @@ class LegacyMethods:
         _warn_of_no_effect("torch_jit_model_eval", "no longer traces models")
         return model
 
-    def ipex_optimize_model(self, model: nn.Module, training: bool = False, dtype: Any = None) -> nn.Module:
+    def ipex_optimize_model(
+        self, model: nn.Module, training: bool = False, dtype: object = None
+    ) -> nn.Module:
         """The model as it is: this release of transformers knows no IPEX, which changes no result.
 
         Mirrors `transformers.Trainer.ipex_optimize_model` of 4.37.
@@ -96,7 +102,9 @@ class LegacyMethods:
         _warn_of_no_effect("ipex_optimize_model", "no longer uses IPEX")
         return model
 
-    def compare_trainer_and_checkpoint_args(self, training_args: Any, trainer_state: Any) -> None:
+    def compare_trainer_and_checkpoint_args(
+        self, training_args: TrainingArguments, trainer_state: TrainerState
+    ) -> None:
         """Warn in the log of what a resumed run does otherwise than the run that wrote its checkpoint.
 
         Mirrors `transformers.Trainer.compare_trainer_and_checkpoint_args` of 4.53.
@@ -138,7 +146,7 @@ class LegacyMethods:
 
     # Private, and yet called by the subclasses of 2024 that write a whole method anew.
 
-    def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
+    def _nested_gather(self, tensors: Output, name: str | None = None) -> Output:
         return trainer_pt_utils.nested_gather(tensors, self.args.parallel_mode, name)
 
     def _sorted_checkpoints(
@@ -150,7 +158,9 @@ class LegacyMethods:
         return checkpoints
 
 
-def values_of_4(values: tuple[Any, ...], args: Any, dataloader: Any, batch_size: int) -> tuple[Any, ...]:
+def values_of_4(
+    values: tuple[Any, ...], args: TrainingArguments, dataloader: Loader, batch_size: int
+) -> tuple[Any, ...]:
     """The result of `set_initial_training_values` of 5.23 as 4.53 gives it.
 
     Args:
@@ -166,7 +176,7 @@ def values_of_4(values: tuple[Any, ...], args: Any, dataloader: Any, batch_size:
     return epochs, updates, examples if length else samples, samples, args.max_steps < 0, length, max_steps
 
 
-def values_of_5(values: tuple[Any, ...], args: Any, batch_size: int) -> tuple[Any, ...]:
+def values_of_5(values: tuple[Any, ...], args: TrainingArguments, batch_size: int) -> tuple[Any, ...]:
     """The result of `set_initial_training_values` of 4.53 as 5.23 gives it.
 
     Args:

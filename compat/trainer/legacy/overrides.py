@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compat.engine.host import TrainerHost
 
 CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "training_step": (3, ()),
@@ -34,7 +37,7 @@ class Adapted:
         name: the method.
     """
 
-    def __init__(self, trainer: Any, name: str) -> None:
+    def __init__(self, trainer: TrainerHost, name: str) -> None:
         self._trainer = weakref.ref(trainer)
         self._name = name
         parameters = inspect.signature(self._method).parameters
@@ -56,7 +59,7 @@ class Adapted:
             self.trainer, type(self.trainer)
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the override."""
         taken = {name: value for name, value in kwargs.items() if name not in self._dropped}
         return self._method(*args[: self._positions], **taken)
@@ -69,7 +72,7 @@ class Adapted:
 class AdaptedStep(Adapted):
     """A `training_step` of 4.37, which leaves it to accelerate to divide the loss by its window."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the override, with its losses divided for it."""
         trainer = self.trainer
         with trainer.accelerator.dividing_by(trainer.args.gradient_accumulation_steps):
@@ -79,7 +82,7 @@ class AdaptedStep(Adapted):
 class AdaptedSave(Adapted):
     """A `_save_checkpoint` of 4.37, which is given the metrics of the evaluation at the same step."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the override, with `metrics`."""
         return super().__call__(*args, **{"metrics": self.trainer._backports.metrics_of_step(), **kwargs})
 
@@ -103,16 +106,16 @@ def adapt_overrides(trainer: Any, own: type) -> None:
         setattr(trainer, save, AdaptedSave(trainer, save))
 
 
-def is_adapted(trainer: Any, name: str) -> bool:
+def is_adapted(trainer: TrainerHost, name: str) -> bool:
     """Whether the override `name` of a trainer has the signature of an older release."""
     return isinstance(vars(trainer).get(name), Adapted)
 
 
-def _is_overridden(trainer: Any, own: type, name: str) -> bool:
+def _is_overridden(trainer: TrainerHost, own: type, name: str) -> bool:
     return getattr(type(trainer), name) is not getattr(own, name)
 
 
-def _can_be_called(trainer: Any, name: str, positions: int, names: tuple[str, ...]) -> bool:
+def _can_be_called(trainer: TrainerHost, name: str, positions: int, names: tuple[str, ...]) -> bool:
     try:
         inspect.signature(getattr(trainer, name)).bind(*range(positions), **dict.fromkeys(names))
     except TypeError:
