@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate.utils import convert_to_fp32
@@ -34,50 +35,82 @@ def autocast(
     return torch.autocast(device_type=device_type, dtype=dtype, **options)
 
 
-class AutocastForward:
-    """A model's forward under autocast, with outputs in fp32; copies and pickles with its model."""
+class ForwardPrecision(Protocol):
+    """How a model's forward computes; two that compute alike are equal."""
 
-    def __init__(
-        self, model: nn.Module, device_type: str, mixed_precision: str, options: dict[str, Any]
-    ) -> None:
-        self.forward = model.forward
-        self.device_type = device_type
-        self.mixed_precision = mixed_precision
-        self.options = options
+    def run(self, forward: Callable[..., Output], args: Any, kwargs: Any) -> Output:
+        """Call a forward."""
+
+
+@dataclass(frozen=True)
+class AutocastPrecision:
+    """Autocast, with outputs in fp32, as HF computes.
+
+    Attributes:
+        device_type: kind of the device.
+        mixed_precision: "bf16" or "fp16".
+        options: further options of `torch.autocast`.
+    """
+
+    device_type: str
+    mixed_precision: str
+    options: dict[str, Any]
+
+    def run(self, forward: Callable[..., Output], args: Any, kwargs: Any) -> Output:
+        """Call a forward under autocast."""
+        with autocast(self.device_type, self.mixed_precision, **self.options):
+            outputs = forward(*args, **kwargs)
+        return convert_to_fp32(outputs)
+
+
+class PreciseForward:
+    """A model's forward in some precision; copies and pickles with its model.
+
+    Args:
+        model: the model.
+        precision: how it computes.
+    """
+
+    def __init__(self, model: nn.Module, precision: ForwardPrecision) -> None:
+        self.forward: Callable[..., Output] = model.forward
+        self.precision = precision
         # Sets `__wrapped__`, by which `inspect.signature` tells HF which columns the model takes.
         functools.update_wrapper(self, self.forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Output:
         """Call the model's own forward."""
-        with autocast(self.device_type, self.mixed_precision, **self.options):
-            outputs = self.forward(*args, **kwargs)
-        return convert_to_fp32(outputs)
+        return self.precision.run(self.forward, args, kwargs)
+
+
+def compute_in(model: nn.Module, precision: ForwardPrecision | None) -> None:
+    """Have a model compute in a precision, in place of one that an earlier trainer has set.
+
+    Args:
+        model: the model; its `forward` is replaced on the instance.
+        precision: how it computes; None for its own precision.
+    """
+    current = vars(model).get("forward")
+    if isinstance(current, PreciseForward):
+        if current.precision == precision:
+            return
+        del vars(model)["forward"]
+        if getattr(current.forward, "__func__", None) is not type(model).forward:
+            vars(model)["forward"] = current.forward
+    if precision is not None:
+        vars(model)["forward"] = PreciseForward(model, precision)
 
 
 def set_autocast(model: nn.Module, device_type: str, mixed_precision: str, **options: object) -> None:
     """Have `model` compute in `mixed_precision`, in place of what an earlier trainer has set.
 
     Args:
-        model: the model; its `forward` is replaced on the instance.
+        model: the model.
         device_type: kind of the device it runs on.
         mixed_precision: "no", "bf16" or "fp16".
         options: further options of `torch.autocast`.
     """
-    current = vars(model).get("forward")
-    if isinstance(current, AutocastForward):
-        wanted = (device_type, mixed_precision, options)
-        if (current.device_type, current.mixed_precision, current.options) == wanted:
-            return
-        _restore_forward(model, current)
-    if mixed_precision in DTYPES:
-        wrapped = AutocastForward(model, device_type, mixed_precision, options)
-        vars(model)["forward"] = wrapped
-
-
-def _restore_forward(model: nn.Module, wrapped: AutocastForward) -> None:
-    del vars(model)["forward"]
-    if getattr(wrapped.forward, "__func__", None) is not type(model).forward:
-        vars(model)["forward"] = wrapped.forward
+    is_mixed = mixed_precision in DTYPES
+    compute_in(model, AutocastPrecision(device_type, mixed_precision, options) if is_mixed else None)
 
 
 def _listened_to(module: pl.LightningModule) -> bool:

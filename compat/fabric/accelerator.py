@@ -25,7 +25,7 @@ from compat.fabric.build import (
     PRECISIONS,
     build_fabric,
     check_flags,
-    compute_in,
+    compute_as,
     is_sharding,
     sets_up_jointly,
 )
@@ -265,7 +265,7 @@ class FabricAccelerator(LightningAccelerator):
         moves = bool(places and not self.verify_device_map(model))
         trains = any(parameter.requires_grad for parameter in model.parameters()) and not evaluation_mode
         if not is_compiled_module(model):
-            compute_in(model, self._precision)
+            compute_as(model, self._precision)
         # DeepSpeed's engine takes a model that trains with its optimizer; alone it is a reference.
         if self.is_sharding or (trains and not sets_up_jointly(self.fabric.strategy)):
             return self._keep_model(self.fabric.setup_module(model, move_to_device=moves))

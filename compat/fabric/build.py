@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric import Fabric
@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from compat.engine.build import quiet
 from compat.engine.environment import HFEnvironment
+from compat.engine.precision import compute_in
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -241,34 +242,31 @@ def sets_up_jointly(strategy: Strategy) -> bool:
     return isinstance(strategy, DeepSpeedStrategy)
 
 
-class PrecisionForward:
-    """A model's forward in Fabric's precision; copies and pickles with its model.
+@dataclass(frozen=True)
+class PluginPrecision:
+    """The precision of one of Fabric's plugins.
+
+    Attributes:
+        plugin: the plugin.
+    """
+
+    plugin: Precision
+
+    def run(self, forward: Callable[..., Output], args: Any, kwargs: Any) -> Output:
+        """Call a forward as Fabric would."""
+        # Autocast casts where it has to: accelerate hands inputs on as they are.
+        if not isinstance(self.plugin, MixedPrecision):
+            args, kwargs = self.plugin.convert_input((args, kwargs))
+        with self.plugin.forward_context():
+            outputs = forward(*args, **kwargs)
+        return self.plugin.convert_output(outputs)
+
+
+def compute_as(model: nn.Module, plugin: Precision) -> None:
+    """Have `model` compute in a precision of Fabric's, in place of one that an earlier Fabric has set.
 
     Args:
         model: the model.
-        precision: Fabric's plugin.
+        plugin: Fabric's plugin.
     """
-
-    def __init__(self, model: nn.Module, precision: Precision) -> None:
-        self.forward: Callable[..., Any] = model.forward
-        self.precision = precision
-        # Sets `__wrapped__`, by which `inspect.signature` tells which columns the model takes.
-        functools.update_wrapper(self, self.forward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Output:
-        """Call the model's own forward."""
-        # Autocast casts where it has to: accelerate hands inputs on as they are.
-        if not isinstance(self.precision, MixedPrecision):
-            args, kwargs = self.precision.convert_input((args, kwargs))
-        with self.precision.forward_context():
-            outputs = self.forward(*args, **kwargs)
-        return self.precision.convert_output(outputs)
-
-
-def compute_in(model: nn.Module, precision: Precision) -> None:
-    """Have `model` compute in a precision of Fabric's, in place of one that an earlier Fabric has set."""
-    current = vars(model).get("forward")
-    if isinstance(current, PrecisionForward):
-        del vars(model)["forward"]
-    if precision.precision != "32-true":
-        vars(model)["forward"] = PrecisionForward(model, precision)
+    compute_in(model, None if plugin.precision == "32-true" else PluginPrecision(plugin))

@@ -26,7 +26,7 @@ from compat.engine.precision import set_autocast
 from compat.errors import ArgumentError
 from compat.modules.headless import Losses, build_parts, check
 from compat.modules.hf_datamodule import HFLoader
-from compat.modules.windows import Place, WindowReader, WindowSource, total_steps
+from compat.modules.window_reader import Place, WindowReader, WindowSource, total_steps
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT

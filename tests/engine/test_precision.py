@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compat.engine.precision import AutocastForward, set_autocast
+from compat.engine.precision import PreciseForward, set_autocast
 from tests.small import Regression, trainer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_full_precision_takes_it_off_again() -> None:
     model = Telling()
     set_autocast(model, "cpu", "bf16")
     set_autocast(model, "cpu", "bf16")
-    assert not isinstance(model.forward.forward, AutocastForward)
+    assert not isinstance(model.forward.forward, PreciseForward)
     set_autocast(model, "cpu", "no")
     assert "forward" not in vars(model)
     model(torch.ones(1, 2))
@@ -72,4 +72,4 @@ def test_a_second_trainer_of_full_precision_is_not_in_half_precision(tmp_path: P
     half.train()
     full = trainer(tmp_path, model=model)
     full.evaluate()
-    assert not isinstance(vars(model).get("forward"), AutocastForward)
+    assert not isinstance(vars(model).get("forward"), PreciseForward)
