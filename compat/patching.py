@@ -8,9 +8,13 @@ import inspect
 import sys
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compat.errors import InstallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def _modules_named(name: str, held: list[Any]) -> list[Any]:
     return list({**older, id(sys.modules[name]): sys.modules[name]}.values())
 
 
-def _may_hold_copies(module: Any) -> bool:
+def _may_hold_copies(module: ModuleType) -> bool:
     # Ours, and transformers' own internals, need the originals to build upon.
     name = getattr(module, "__name__", None)
     return (
@@ -188,11 +192,11 @@ def _with_descendants(kinds: list[Any]) -> list[Any]:
     return list(found)
 
 
-def _taking_other_names(constructor: Any) -> Any:
+def _taking_other_names(constructor: Callable[..., Any]) -> Callable[..., Any]:
     taken = inspect.signature(constructor).parameters
 
     @functools.wraps(constructor)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (takes its place)
+    def __init__(self: Any, *args: object, **kwargs: object) -> None:  # noqa: N807 (takes its place)
         for name in kwargs.keys() & {*getattr(self, "other_names", ()), "lightning"} - taken.keys():
             if (value := kwargs.pop(name)) is not None:
                 vars(self)[name] = value

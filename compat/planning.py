@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compat.arguments.checks import nearest
 from compat.arguments.names import native_defaults
@@ -19,12 +19,15 @@ from compat.upstream.environment import Facts
 if TYPE_CHECKING:
     import os
 
+    from torch import nn
+    from transformers import TrainingArguments
+
     from compat.upstream.accelerate_config import Launch
 
 
 def plan(
-    args: Any,
-    model: Any = None,
+    args: TrainingArguments,
+    model: nn.Module | None = None,
     *,
     accelerator: str | None = None,
     devices: int | None = None,
@@ -82,7 +85,11 @@ def _check_machine(accelerator: str | None, devices: int | None, num_nodes: int 
 
 
 def _facts(
-    args: Any, accelerator: str | None, devices: int | None, num_nodes: int | None, launch: Launch | None
+    args: TrainingArguments,
+    accelerator: str | None,
+    devices: int | None,
+    num_nodes: int | None,
+    launch: Launch | None,
 ) -> Facts:
     here = Facts.device_type_here()
     wanted = accelerator or (launch.device_type if launch else None) or "auto"

@@ -106,7 +106,7 @@ def _plain(values: Mapping[str, Any], name: str) -> Any:
     return getattr(value, "value", value)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real)
 
 
@@ -135,7 +135,7 @@ def _not_json(name: str, text: str) -> Iterator[Problem]:
         )
 
 
-def _not_a_number(value: Any, *, whole: bool) -> str:
+def _not_a_number(value: object, *, whole: bool) -> str:
     if isinstance(value, str):
         wanted = "whole number" if whole else "number"
         try:
@@ -241,7 +241,7 @@ def _best_model(values: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _eval_steps(values: Mapping[str, Any]) -> Any:
+def _eval_steps(values: Mapping[str, Any]) -> float | None:
     return values.get("eval_steps") or values.get("logging_steps")
 
 

@@ -71,7 +71,7 @@ BATCHES = frozenset({"train_micro_batch_size_per_gpu", "train_batch_size"})
 """Entries that `auto_find_batch_size` changes."""
 
 
-def config_of(deepspeed: Any) -> dict[str, Any]:
+def config_of(deepspeed: object) -> dict[str, Any]:
     """DeepSpeed's configuration.
 
     Args:
@@ -149,5 +149,5 @@ def mismatches(
         )
 
 
-def _same(said: Any, wanted: Any) -> bool:
+def _same(said: object, wanted: object) -> bool:
     return bool((list(said) if isinstance(said, (list, tuple)) else said) == wanted)

@@ -256,18 +256,18 @@ def masked(name: str, value: Any) -> Any:
     return value
 
 
-def shown(name: str, value: Any) -> str:
+def shown(name: str, value: object) -> str:
     """`name=value` as an error or a table may show it."""
     found = masked(name, getattr(value, "value", value))
     return f"{name}={found if found == SECRET else repr(found)}"
 
 
-def shown_of_unknown(name: str, value: Any) -> str:
+def shown_of_unknown(name: str, value: object) -> str:
     """`name=value` of a name that is not known: its value may be anything, so that only numbers are shown."""
     return f"{name}={value_of_unknown(name, value)}"
 
 
-def value_of_unknown(name: str, value: Any) -> str:
+def value_of_unknown(name: str, value: object) -> str:
     """The value alone, as `shown_of_unknown` shows it."""
     is_shown = isinstance(value, _SHOWN_OF_UNKNOWN) and not is_secret(name)
     return repr(value) if is_shown else SECRET if is_secret(name) else f"<{type(value).__name__}>"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def entries(given: Any) -> dict[str, Any]:
+def entries(given: object) -> dict[str, Any]:
     """The entries of a configuration; empty where none is given.
 
     Args:
@@ -27,7 +27,7 @@ def entries(given: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def _loaded(given: Any) -> Any:
+def _loaded(given: object) -> Any:
     text = str(given)
     if os.path.isfile(text):
         with open(text, encoding="utf-8") as file:
@@ -48,7 +48,7 @@ def _loaded(given: Any) -> Any:
         raise ValueError(msg) from error
 
 
-def is_on(value: Any) -> bool:
+def is_on(value: object) -> bool:
     """Yes or no, which files and command lines also give as words."""
     return (
         value.strip().lower() in {"1", "on", "t", "true", "y", "yes"}

@@ -14,6 +14,8 @@ from compat.arguments.files import entries, is_on
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
+    from transformers import TrainingArguments
+
 NEWEST_FSDP = 2
 VERSIONS = (1, NEWEST_FSDP)
 
@@ -130,7 +132,7 @@ CHOICES = {
 """Values of entries that are one of a few names."""
 
 
-def words(fsdp: Any) -> tuple[str, ...]:
+def words(fsdp: object) -> tuple[str, ...]:
     """The words of `fsdp`, however they are given; none where it is True.
 
     Args:
@@ -143,7 +145,7 @@ def words(fsdp: Any) -> tuple[str, ...]:
     )
 
 
-def config_of(fsdp: Any, given: Any) -> dict[str, Any]:
+def config_of(fsdp: object, given: object) -> dict[str, Any]:
     """`fsdp_config` with the words of `fsdp` among its entries, and without prefixes.
 
     Version 1 is among them where a way to shard is asked for that it alone has.
@@ -186,11 +188,11 @@ def take_fsdp(values: MutableMapping[str, Any]) -> None:
             values["fsdp_config"] = {**entries(given), "version": version}
 
 
-def _names_version(given: Any) -> bool:
+def _names_version(given: object) -> bool:
     return "version" in {key.removeprefix("fsdp_") for key in entries(given)}
 
 
-def wrap_by_size(args: Any) -> None:
+def wrap_by_size(args: TrainingArguments) -> None:
     """Have modules wrapped by size where only a size is given, which transformers 5 would pass over.
 
     Args:
@@ -243,7 +245,7 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _beside_other_arguments(values, config)
 
 
-def _word_problems(fsdp: Any) -> Iterator[str]:
+def _word_problems(fsdp: object) -> Iterator[str]:
     said = words(fsdp)
     known = (*SHARDS, *OF_FIRST, *BESIDE)
     for word in said:

@@ -160,7 +160,7 @@ PRECISIONS: dict[str, dict[str, bool]] = {
 """Lightning's name of a precision → the HF arguments that say it."""
 
 
-def _zero(stage: int, **more: Any) -> dict[str, Any]:
+def _zero(stage: int, **more: object) -> dict[str, Any]:
     filled_in = dict.fromkeys(
         ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
     )
@@ -239,7 +239,7 @@ def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
         values["push_to_hub"] = False
 
 
-def _is_strategy(value: Any) -> bool:
+def _is_strategy(value: object) -> bool:
     return isinstance(value, str) and value in STRATEGIES
 
 
@@ -253,7 +253,7 @@ def _choose(said: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
             values[name] = value
 
 
-def count(devices: Any) -> int | None:
+def count(devices: object) -> int | None:
     """How many devices a value of `devices` means; None where it leaves that to the machine."""
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)

@@ -13,6 +13,8 @@ from compat.arguments.lightning import count
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from transformers import TrainingArguments
+
     from compat.upstream.environment import Here
 
 XLA = frozenset({"tpu", "xla"})
@@ -22,7 +24,7 @@ WITHOUT_FIRST = frozenset({"cpu", "mps"})
 """Kinds of devices that version 1 of FSDP does not run on."""
 
 
-def machine_problems(args: Any, device_type: str, here: Here | None) -> Iterator[str]:
+def machine_problems(args: TrainingArguments, device_type: str, here: Here | None) -> Iterator[str]:
     """What the arguments ask for and this machine has not.
 
     Args:
@@ -57,7 +59,7 @@ def _other_device(flags: Mapping[str, Any], device_type: str) -> Iterator[str]:
         )
 
 
-def _unfit_for_sharding(args: Any, device_type: str) -> Iterator[str]:
+def _unfit_for_sharding(args: TrainingArguments, device_type: str) -> Iterator[str]:
     """FSDP of a kind that these devices cannot do."""
     if not args.fsdp or wants_xla(args):
         return
@@ -87,7 +89,7 @@ def _too_many_devices(flags: Mapping[str, Any], here: Here) -> Iterator[str]:
         )
 
 
-def _missing_packages(args: Any, here: Here) -> Iterator[str]:
+def _missing_packages(args: TrainingArguments, here: Here) -> Iterator[str]:
     if getattr(args, "deepspeed", None) and "deepspeed" not in here.packages:
         yield (
             f"`{shown('deepspeed', args.deepspeed)}`: DeepSpeed is not installed. "
@@ -100,19 +102,19 @@ def _missing_packages(args: Any, here: Here) -> Iterator[str]:
         )
 
 
-def wants_xla(args: Any) -> bool:
+def wants_xla(args: TrainingArguments) -> bool:
     """Whether `fsdp_config` asks for torch_xla's FSDP."""
     return bool(args.fsdp and is_on(_fsdp_config(args).get("xla")))
 
 
-def _fsdp_config(args: Any) -> dict[str, Any]:
+def _fsdp_config(args: TrainingArguments) -> dict[str, Any]:
     try:
         return config_of(args.fsdp, args.fsdp_config)
     except ValueError:  # told with the arguments
         return {}
 
 
-def one_process_problems(args: Any, here: Here | None) -> Iterator[str]:
+def one_process_problems(args: TrainingArguments, here: Here | None) -> Iterator[str]:
     """What only a job of several processes can do, where there is one alone.
 
     Args:

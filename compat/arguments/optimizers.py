@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
+    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 """Value of `optim` → what it needs."""
 
 
-def optimizer_problems(args: Any, device: torch.device) -> list[str]:
+def optimizer_problems(args: TrainingArguments, device: torch.device) -> list[str]:
     """What keeps a run from having the optimizer that `optim` names; each with the way out.
 
     Args:
@@ -105,7 +106,9 @@ def optimizer_problems(args: Any, device: torch.device) -> list[str]:
     return [] if optimizer is None else list(_problems(name, optimizer, args, device))
 
 
-def _problems(name: str, optimizer: Optimizer, args: Any, device: torch.device) -> Iterator[str]:
+def _problems(
+    name: str, optimizer: Optimizer, args: TrainingArguments, device: torch.device
+) -> Iterator[str]:
     instead = f"optim={optimizer.instead!r}"
     if optimizer.cannot:
         yield f"`optim={name!r}`: {optimizer.cannot}. Give {instead}."

@@ -28,7 +28,7 @@ NOT_YET = {"cp_size": "context parallel", "sp_size": "sequence parallel"}
 """Sizes of a mesh that nothing of ours lays."""
 
 
-def mesh_sizes(config: Any) -> dict[str, int]:
+def mesh_sizes(config: object) -> dict[str, int]:
     """The sizes of a mesh by name, 1 where none is given.
 
     Args:
@@ -59,7 +59,7 @@ def sharding_problems(values: Mapping[str, Any], processes: int | None = None) -
     yield from _mesh_problems(values.get("parallelism_config"))
 
 
-def _mesh_problems(config: Any) -> Iterator[str]:
+def _mesh_problems(config: object) -> Iterator[str]:
     sizes = mesh_sizes(config)
     for name, what in NOT_YET.items():
         if sizes[name] > 1:

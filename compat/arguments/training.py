@@ -214,7 +214,7 @@ def _has_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def described(value: Any) -> Any:
+def described(value: object) -> Any:
     """`value` as JSON can hold it: a live object by the name of its class."""
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}

@@ -126,7 +126,7 @@ def is_whole(model: nn.Module, checkpoint: str) -> bool:
     return _is_peft(model) and any(os.path.isfile(os.path.join(checkpoint, name)) for name in WHOLE)
 
 
-def computed_prompt(model: Any) -> str:
+def computed_prompt(model: nn.Module) -> str:
     """The adapter whose prompts an encoder computes; empty where there is none."""
     encoders = getattr(model, "prompt_encoder", {}) if _is_peft(model) else {}
     computed = (
@@ -186,7 +186,7 @@ def _folders(model: nn.Module, names: tuple[str, ...], there: dict[str, str]) ->
     return folders
 
 
-def _add(model: Any, folders: dict[str, str]) -> None:
+def _add(model: PreTrainedModel, folders: dict[str, str]) -> None:
     with _same_gradients(model):
         for name, folder in folders.items():
             model.load_adapter(folder, name, torch_device="cpu", autocast_adapter_dtype=False)
@@ -202,7 +202,7 @@ def _same_gradients(model: nn.Module) -> Iterator[None]:
             value.requires_grad_(name in trained)
 
 
-def _load(model: Any, name: str, folder: str, is_trainable: bool) -> None:
+def _load(model: PreTrainedModel, name: str, folder: str, is_trainable: bool) -> None:
     try:
         if _is_peft(model):
             result = model.load_adapter(

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 SETTLED_LATER = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 )
@@ -20,7 +21,7 @@ SHOWN = 3
 """How many differences are shown."""
 
 
-def changes(checkpoint: str, *, processing_class: Any, config: Any) -> Iterator[str]:
+def changes(checkpoint: str, *, processing_class: Any, config: PretrainedConfig) -> Iterator[str]:
     """What is another one than in the checkpoint, a sentence each.
 
     Args:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 LATEST = "latest"
 """The file in which DeepSpeed writes the name of a checkpoint's folder."""
@@ -57,7 +60,7 @@ def make_universal(checkpoint: str | Path) -> None:
     (root / UNIVERSAL).write_text(output.name, encoding="utf-8")
 
 
-def mend_universal(optimizer: Any, options: list[dict[str, Any]], rates: list[Any]) -> None:
+def mend_universal(optimizer: Optimizer, options: list[dict[str, Any]], rates: list[Any]) -> None:
     """Undo what DeepSpeed's stage 3 does to an optimizer when it loads a universal checkpoint.
 
     It gives all groups the options of the first one, and all parameters one and the same counter of steps,

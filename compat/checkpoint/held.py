@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import TrainerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from transformers import TrainingArguments
+
 EVENTS = ("logging", "eval", "save")
 """HF counts the steps between two of these by the checkpoint, under every release."""
 
 
-def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> Iterator[str]:
+def what_holds(
+    args: TrainingArguments, state: TrainerState, batch_size: int, max_steps: int
+) -> Iterator[str]:
     """Which of two values a resumed run goes by, for each that differs; HF names both, and not which.
 
     Args:
@@ -42,5 +46,5 @@ def what_holds(args: Any, state: Any, batch_size: int, max_steps: int) -> Iterat
         yield "; ".join(told)
 
 
-def _told(name: str, value: Any, where: str, other: Any, elsewhere: str) -> str:
+def _told(name: str, value: object, where: str, other: object, elsewhere: str) -> str:
     return f"`{name}={value}` of the {where} holds, and not {other} of the {elsewhere}"

@@ -471,7 +471,7 @@ def find_disks(
     return Disks(rank, tuple(disk[0] for disk in disks), own, hosts, frozenset(disks[own]), device)
 
 
-def gathered(value: Any) -> list[Any]:
+def gathered(value: object) -> list[Any]:
     """What each process of a job gives, by its number; all of them have to give something."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)

@@ -202,7 +202,7 @@ def _numpys_names() -> list[Any]:
     return [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
 
 
-def save_plain(state: Any, file: str) -> None:
+def save_plain(state: object, file: str) -> None:
     """Write a state, its numpy numbers as python's: torch reads those without being told to trust them."""
     plain = tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
     torch.save(plain, file, pickle_module=_PICKLE)
@@ -212,7 +212,7 @@ class _Pickler(pickle.Pickler):
     """Writes a queue in one piece: what is appended to one by one torch reads for lists alone."""
 
     @override
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> Any:
         return (deque, (list(obj), obj.maxlen)) if type(obj) is deque else NotImplemented
 
 

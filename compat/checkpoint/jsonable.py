@@ -14,8 +14,10 @@ from compat.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from transformers import TrainerState
 
-def as_json(value: Any, name: str) -> Any:
+
+def as_json(value: object, name: str) -> Any:
     """What stands for a value in JSON: a number or a (nested) list for NumPy's and torch's numbers.
 
     Args:
@@ -47,7 +49,7 @@ def metrics_as_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: as_json(value, f"The metric {name!r}") for name, value in metrics.items()}
 
 
-def state_as_json(state: Any) -> Any:
+def state_as_json(state: TrainerState) -> TrainerState:
     """A copy of a `TrainerState` that `save_to_json` can write.
 
     Raises:
@@ -67,7 +69,7 @@ def state_as_json(state: Any) -> Any:
     return plain
 
 
-def save_state(state: Any, file: str) -> None:
+def save_state(state: TrainerState, file: str) -> None:
     """Write a `TrainerState`, whatever numbers its log holds.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -128,7 +128,7 @@ def is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
     )
 
 
-def leaves_folder(name: Any) -> bool:
+def leaves_folder(name: object) -> bool:
     """Whether a path that a file names leads out of the folder of that file."""
     parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
     is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)

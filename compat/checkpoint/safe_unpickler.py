@@ -5,11 +5,14 @@ from __future__ import annotations
 import pickle
 import zipfile
 from enum import Enum
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from typing_extensions import Self, override
 
 from compat.errors import CompatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 GETATTR = ("builtins.getattr", "__builtin__.getattr")
 TYPE = ("builtins.type", "__builtin__.type")
@@ -26,7 +29,7 @@ class Inert:
 
     named = ""
 
-    def __new__(cls, *args: Any, **_: Any) -> Self:
+    def __new__(cls, *args: object, **_: object) -> Self:
         """Take whatever the pickle passes."""
         instance = super().__new__(cls)
         instance.args, instance.state = args, {}
@@ -40,10 +43,10 @@ class Inert:
     args: tuple[Any, ...]
     state: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def __call__(self, *args: Any, **_: Any) -> None:
+    def __call__(self, *args: object, **_: object) -> None:
         """Nothing where it is the class of None, which stands in the place of a token.
 
         Raises:
@@ -53,18 +56,18 @@ class Inert:
             msg = f"it calls what a call of {self.named} gives"
             raise pickle.UnpicklingError(msg)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         if isinstance(self.state, dict):
             self.state[key] = value
 
-    def append(self, item: Any) -> None:
+    def append(self, item: object) -> None:
         """An element, where the object is a list of some kind."""
         self.args = (*self.args, item)
 
-    def extend(self, items: Any) -> None:
+    def extend(self, items: Iterable[Any]) -> None:
         """Elements, where the object is a list of some kind."""
         self.args = (*self.args, *items)
 
@@ -88,7 +91,7 @@ class InertUnpickler(pickle.Unpickler):
         self._named = {} if named is None else named
 
     @override
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type[Any]:
         """A stand-in, whatever is asked for."""
         named = f"{module}.{name}"
         if "." in name:
@@ -108,12 +111,12 @@ class InertUnpickler(pickle.Unpickler):
         return type(name, (Inert,), {"named": named, "__module__": __name__, "record": staticmethod(record)})
 
     @override
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: object) -> None:
         """Nothing: tensors stay where they are."""
-        return None
+        return
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` without stand-ins."""
     if isinstance(value, Inert):
         return value.plain()

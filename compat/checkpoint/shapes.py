@@ -37,7 +37,7 @@ class Kind:
         return Kind(f"{self.what} or null", lambda value: value is None or self.fits(value))
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return type(value) is int and 0 <= value < LARGEST
 
 
@@ -45,11 +45,11 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and 0 <= value < LARGEST
 
 
-def _are_texts(value: Any) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
-def _are_objects(value: Any) -> bool:
+def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
@@ -109,7 +109,7 @@ class Shape:
     entries: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     needed: tuple[str, ...] = ()
 
-    def wrong(self, value: Any) -> str:
+    def wrong(self, value: object) -> str:
         """What is wrong with the content of such a file; empty where nothing is."""
         if not isinstance(value, dict):
             return f"a {type(value).__name__}, where entries by name are wanted"
@@ -181,14 +181,14 @@ def wrong_in_pickle(name: str, file: Path) -> str:
     return "" if isinstance(value, Inert) else shape.wrong(value)
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     """A value in few characters."""
     text = json.dumps(value) if isinstance(value, (str, int, float, bool, type(None))) else ""
     return text if text and len(text) <= _SHORT else f"a {type(value).__name__}"
 
 
 class _Anything(Shape):
-    def wrong(self, value: Any) -> str:
+    def wrong(self, value: object) -> str:
         return ""
 
 

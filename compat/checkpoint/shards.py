@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.distributed.checkpoint.metadata import Metadata
+    from typing_extensions import Buffer
 
 METADATA = ".metadata"
 """The file that says what is saved, of which type and where; a pickle."""
@@ -46,7 +47,7 @@ class Slice(io.RawIOBase):
         return self._file.tell() - self._offset
 
     @override
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         left = max(0, self._length - self.tell())
         return self._file.readinto(memoryview(buffer)[:left]) or 0
 

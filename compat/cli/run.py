@@ -11,10 +11,11 @@ import runpy
 import sys
 import types
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import TracebackType
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -156,7 +157,11 @@ def _run_file(path: str) -> None:
 
 
 def _show(
-    script: str, with_traceback: bool, kind: type[BaseException], error: BaseException, traceback: Any
+    script: str,
+    with_traceback: bool,
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
 ) -> None:
     """Show an uncaught error as under plain python, where the traceback begins in the script."""
     from compat.errors import ArgumentError

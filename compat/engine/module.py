@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -86,7 +86,7 @@ class TrainerModule(pl.LightningModule):
     @property
     def hf(self) -> TrainerHost:
         """The HF Trainer."""
-        return cast("TrainerHost", self._hf())
+        return self._hf()  # type: ignore[return-value]
 
     @property
     def run(self) -> Session:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
-    from accelerate import GradientState
+    from accelerate.state import GradientState
     from torch.optim.lr_scheduler import LRScheduler
 
 

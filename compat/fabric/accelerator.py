@@ -36,7 +36,7 @@ from compat.upstream.environment import Facts, concealed, configuration, detache
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from accelerate import GradientState, PartialState
+    from accelerate.state import GradientState, PartialState
     from accelerate.utils import DeepSpeedPlugin
     from lightning.fabric import Fabric
     from torch.optim import Optimizer

@@ -82,7 +82,7 @@ def _values(name: str) -> Iterator[Any]:
     yield _module(f"{LIBRARY}.sentence_transformer.{name}") or _module(f"{LIBRARY}.{name}") or _ABSENT
 
 
-def _module(name: str) -> Any:
+def _module(name: str) -> ModuleType | None:
     """A module of the installed release; None where it has none of that name."""
     try:
         return importlib.import_module(name)

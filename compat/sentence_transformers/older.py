@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from datasets import Dataset, DatasetDict
+
 
 class OlderMethods:
     """What trainers of Sentence Transformers 5.1 have, and later ones lack.
@@ -20,12 +22,12 @@ class OlderMethods:
 
     def preprocess_dataset(
         self,
-        dataset: Any = None,
-        *positional: Any,
+        dataset: Dataset | DatasetDict | None = None,
+        *positional: object,
         prompts: Any = None,
         router_mapping: Any = None,
-        **named: Any,
-    ) -> Any:
+        **named: object,
+    ) -> Dataset | DatasetDict:
         """Prepare a dataset for training with several datasets, losses, prompts or routes.
 
         Mirrors `sentence_transformers.SentenceTransformerTrainer.preprocess_dataset`.
@@ -43,11 +45,11 @@ class OlderMethods:
 
     def maybe_add_dataset_name_column(
         self,
-        dataset: Any,
+        dataset: Dataset | DatasetDict | None,
         prompts: Any = None,
         router_mapping: Any = None,
         dataset_name: str | None = None,
-    ) -> Any:
+    ) -> Dataset | DatasetDict:
         """Tell each sample of a dict of datasets where it comes from, if a loss, a prompt or a route asks.
 
         Mirrors `sentence_transformers.SentenceTransformerTrainer.maybe_add_dataset_name_column` of 5.1.

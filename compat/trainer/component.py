@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from compat.engine.host import TrainerHost
@@ -24,7 +24,7 @@ class Component:
     @property
     def hf(self) -> TrainerHost:
         """The trainer."""
-        return cast("TrainerHost", self._trainer())
+        return self._trainer()  # type: ignore[return-value]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_trainer"}

@@ -31,11 +31,13 @@ from compat.translate.strategy import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from transformers import TrainingArguments
+
     from compat.translate.accelerate_env.arguments import AsLaunched
     from compat.upstream.environment import Facts
 
 
-def as_run(args: Any, facts: Facts) -> AsLaunched:
+def as_run(args: TrainingArguments, facts: Facts) -> AsLaunched:
     """HF arguments with what `accelerate launch` says where they say nothing: those that a run goes by.
 
     Args:
@@ -45,7 +47,7 @@ def as_run(args: Any, facts: Facts) -> AsLaunched:
     return as_launched(args, facts, _defaults(args))
 
 
-def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
+def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningPlan:
     """Translate HF arguments.
 
     Args:
@@ -90,7 +92,7 @@ def plan(args: Any, facts: Facts, model: Any = None) -> LightningPlan:
     )
 
 
-def _is_spread(model: Any) -> bool:
+def _is_spread(model: object) -> bool:
     """Whether a model was spread over processes while it was loaded: `tp_plan`, `distributed_config`."""
     is_spread = getattr(model, "is_distributed_loading_by_transformers", False)
     return bool(is_spread) or getattr(model, "_device_mesh", None) is not None
@@ -153,7 +155,7 @@ def _with_origin(setting: Setting, args: AsLaunched) -> Setting:
     return dataclasses.replace(setting, note=note, changed=changed)
 
 
-def _defaults(args: Any) -> Mapping[str, Any]:
+def _defaults(args: TrainingArguments) -> Mapping[str, Any]:
     """The arguments that the installed release has, with their defaults; a subclass's own have no rule."""
     found: Mapping[str, Any] = (
         native_defaults(type(args)) if dataclasses.is_dataclass(args) else args.defaults
@@ -161,7 +163,7 @@ def _defaults(args: Any) -> Mapping[str, Any]:
     return found
 
 
-def _setting(rule: Rule, args: Any, facts: Facts, strategy: str, default: Any) -> Setting:
+def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, default: object) -> Setting:
     value = getattr(args, rule.field)
     shown = masked(rule.field, value)
     note = rule.note
@@ -205,7 +207,7 @@ MIRRORS = {
 """Arguments that repeat another one, under releases that have both."""
 
 
-def _changed(args: Any, name: str, value: Any, default: Any) -> bool:
+def _changed(args: TrainingArguments, name: str, value: object, default: object) -> bool:
     mirrors = MIRRORS.get(name) in args.defaults if name in MIRRORS else False
     is_derived = (name == "report_to" and default is None) or (name, value) == DERIVED_METRIC
     if name in FILLED_IN or mirrors or is_derived:
@@ -218,7 +220,7 @@ def _changed(args: Any, name: str, value: Any, default: Any) -> bool:
     return bool(value not in (default, []) and (value or default))
 
 
-def _other_names(args: Any) -> Iterator[Setting]:
+def _other_names(args: TrainingArguments) -> Iterator[Setting]:
     """What was given by the names of other generations."""
     for name, value in getattr(args, "given_otherwise", {}).items():
         rule, said = RULES[name], migration(name, args.defaults)
@@ -233,7 +235,7 @@ def _other_names(args: Any) -> Iterator[Setting]:
         )
 
 
-def _own(args: Any, library: str) -> Iterator[Setting]:
+def _own(args: TrainingArguments, library: str) -> Iterator[Setting]:
     """The arguments that a subclass adds: no rule of ours knows them, and its own code acts on them."""
     own = args.defaults.keys() - RULES.keys() - {"lightning"}
     for name in sorted(name for name in own if not name.startswith("_") and hasattr(args, name)):
@@ -250,7 +252,7 @@ def _own(args: Any, library: str) -> Iterator[Setting]:
         )
 
 
-def _said(args: Any, name: str) -> str:
+def _said(args: TrainingArguments, name: str) -> str:
     return shown(name, plain(getattr(args, name))).partition("=")[2]
 
 
@@ -271,7 +273,7 @@ def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
         )
 
 
-def _callbacks(args: Any) -> tuple[str, ...]:
+def _callbacks(args: TrainingArguments) -> tuple[str, ...]:
     bar = "PrinterCallback" if args.disable_tqdm else "ProgressCallback"
     return ("DefaultFlowCallback", *_as_tuple(args.report_to), bar)
 
@@ -282,24 +284,24 @@ def _as_tuple(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _max_epochs(args: Any, facts: Facts) -> int:
+def _max_epochs(args: TrainingArguments, facts: Facts) -> int:
     # `max_steps` rules over epochs, and datasets without length have no epochs to count.
     return sys.maxsize if args.max_steps > 0 else math.ceil(args.num_train_epochs)
 
 
-def _precision(args: Any, facts: Facts) -> str:
+def _precision(args: TrainingArguments, facts: Facts) -> str:
     if args.bf16:
         return "bf16-mixed"
     return "16-mixed" if args.fp16 and facts.device_type != "cpu" else "32-true"
 
 
-def _log_every(args: Any, facts: Facts) -> int:
+def _log_every(args: TrainingArguments, facts: Facts) -> int:
     # Fractions of a run are known only when its length is.
     by_steps = plain(args.logging_strategy) == "steps" and args.logging_steps >= 1
     return int(args.logging_steps) if by_steps else 1
 
 
-def _accelerator(args: Any, facts: Facts) -> str:
+def _accelerator(args: TrainingArguments, facts: Facts) -> str:
     return facts.device_type
 
 

@@ -26,7 +26,7 @@ class Setting:
     value: Any
     kind: Kind
     target: str
-    becomes: Any
+    becomes: object
     note: str
     changed: bool
 
@@ -79,7 +79,7 @@ def scalar(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` as JSON can hold it: enums by value, containers by element, live objects by their class."""
     value = scalar(value)
     if isinstance(value, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compat.arguments import deepspeed, fsdp
 from compat.arguments.deepspeed import AUTO, FILLED, FILLED_LATER, leaves
@@ -14,6 +14,9 @@ from compat.arguments.sharding import READ, mesh_sizes
 from compat.errors import ArgumentError
 from compat.translate.rules import Kind
 from compat.translate.setting import Setting
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 CLASSES = {
     "single_device": "SingleDeviceStrategy",
@@ -34,7 +37,9 @@ FSDP_VERSIONS = {1: "fsdp", fsdp.NEWEST_FSDP: "model_parallel"}
 NEWEST_FSDP = max(FSDP_VERSIONS)
 
 
-def strategy_name(args: Any, processes: int, device_type: str, *, is_spread: bool = False) -> str:
+def strategy_name(
+    args: TrainingArguments, processes: int, device_type: str, *, is_spread: bool = False
+) -> str:
     """The strategy that HF's arguments ask for.
 
     Args:
@@ -57,7 +62,7 @@ def strategy_name(args: Any, processes: int, device_type: str, *, is_spread: boo
     return "ddp" if processes > 1 else "single_device"
 
 
-def fsdp_config(args: Any) -> dict[str, Any]:
+def fsdp_config(args: TrainingArguments) -> dict[str, Any]:
     """`fsdp_config` with the words of `fsdp` among its entries, and without prefixes.
 
     Raises:
@@ -70,7 +75,7 @@ def fsdp_config(args: Any) -> dict[str, Any]:
         raise ArgumentError(msg) from error
 
 
-def strategy_options(args: Any, name: str) -> dict[str, Any]:
+def strategy_options(args: TrainingArguments, name: str) -> dict[str, Any]:
     """Options of the strategy, by the names of its class."""
     group = {"process_group_backend": args.ddp_backend, "timeout": args.ddp_timeout}
     if name == "ddp":
@@ -91,12 +96,12 @@ def strategy_options(args: Any, name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def checkpoints_activations(args: Any) -> bool:
+def checkpoints_activations(args: TrainingArguments) -> bool:
     """Whether the model computes activations again in the backward."""
     return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", None))
 
 
-def fsdp_settings(args: Any, name: str) -> list[Setting]:
+def fsdp_settings(args: TrainingArguments, name: str) -> list[Setting]:
     """One decision for each entry of `fsdp_config`, with the words of `fsdp` among them."""
     if not args.fsdp:
         return []
@@ -112,7 +117,7 @@ ACT_WITH_FSDP = ("fsdp", "model_parallel", "xla")
 """Strategies under which `fsdp_config` is looked at."""
 
 
-def _fsdp_setting(key: str, value: Any, name: str, idle: frozenset[str]) -> Setting:
+def _fsdp_setting(key: str, value: object, name: str, idle: frozenset[str]) -> Setting:
     entry, strategy = FSDP_CONFIG[key], CLASSES.get(name, name)
     target = {"fsdp": entry.first, "model_parallel": entry.second, "xla": entry.xla}.get(name, "")
     note = entry.note
@@ -140,7 +145,7 @@ def _target(strategy: str, target: str, *, is_option: bool) -> str:
     return f"{strategy}({target}={{}})" if is_option else f"{strategy}: {target}"
 
 
-def deepspeed_settings(args: Any) -> list[Setting]:
+def deepspeed_settings(args: TrainingArguments) -> list[Setting]:
     """One decision for each entry of DeepSpeed's configuration, and what fills in the "auto" ones."""
     if not args.deepspeed:
         return []
@@ -150,7 +155,7 @@ def deepspeed_settings(args: Any) -> list[Setting]:
     ]
 
 
-def _deepspeed_setting(path: str, said: Any, values: dict[str, Any]) -> Setting:
+def _deepspeed_setting(path: str, said: object, values: dict[str, Any]) -> Setting:
     becomes, note = said, AS_IT_IS
     if said == AUTO:
         filled = FILLED.get(path)

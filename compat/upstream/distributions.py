@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from compat.errors import ArgumentError
 
@@ -36,7 +35,7 @@ ROLES = (
 )
 
 
-def role_in_other(thing: Any) -> Role | None:
+def role_in_other(thing: object) -> Role | None:
     """The role of an object whose class derives from one of the other distribution's; None for all else.
 
     Args:
@@ -46,7 +45,7 @@ def role_in_other(thing: Any) -> Role | None:
     return next((role for role in ROLES if role.name in names), None)
 
 
-def check_distribution(thing: Any, argument: str) -> None:
+def check_distribution(thing: object, argument: str) -> None:
     """Refuse what only the other distribution's Trainer can use.
 
     Args:
@@ -72,7 +71,7 @@ def check_distribution(thing: Any, argument: str) -> None:
     raise ArgumentError(msg)
 
 
-def _classes(thing: Any) -> list[type]:
+def _classes(thing: object) -> list[type]:
     kind = thing if isinstance(thing, type) else type(thing)
     return [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] == OTHER]
 

@@ -6,12 +6,14 @@ import contextlib
 import importlib.util
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from accelerate import PartialState
     from accelerate.state import AcceleratorState
+    from transformers import TrainingArguments
 
 CONFIGURATION_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 """Variables by which transformers and `accelerate launch` hand settings to accelerate."""
@@ -102,18 +104,18 @@ class Facts:
         return self.launched.get("ACCELERATE_MIXED_PRECISION", "no")
 
     @classmethod
-    def of(cls, args: Any) -> Facts:
+    def of(cls, args: TrainingArguments) -> Facts:
         """Read the facts from HF arguments, which have chosen a device by the time they exist."""
         is_distributed = args.parallel_mode.value in {"distributed", "tpu"}
         return cls._of(args, args.world_size, Here.look(is_distributed=is_distributed))
 
     @classmethod
-    def of_state(cls, state: Any) -> Facts:
+    def of_state(cls, state: PartialState) -> Facts:
         """Read the facts from the state that accelerate keeps of this process."""
         return cls._of(state, state.num_processes, Here.look(is_distributed=state.num_processes > 1))
 
     @classmethod
-    def _of(cls, process: Any, world_size: int, here: Here) -> Facts:
+    def _of(cls, process: TrainingArguments | PartialState, world_size: int, here: Here) -> Facts:
         devices = told_local_size(world_size)
         if devices <= process.local_process_index:
             # Nobody has told it, for which accelerate writes 1.

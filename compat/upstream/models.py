@@ -13,13 +13,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from compat.upstream.features import accepts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
+    from transformers import Trainer, TrainingArguments
 
 OF_THE_NEWEST = ("every_n_layers", "offload")
 """Entries of `activation_checkpointing_kwargs` that are the model's, and none of torch's."""
 
 
-def uncompiled(model: Any) -> Any:
+def uncompiled(model: object) -> Any:
     """The module that a script has given to `torch.compile`, which calls itself compiled from then on.
 
     HF reads columns, labels and keys off the model, and the wrapper has those of any module.
@@ -35,11 +38,11 @@ def uncompiled(model: Any) -> Any:
     return module
 
 
-def checkpoint_activations(model: nn.Module, args: Any) -> None:
+def checkpoint_activations(model: nn.Module, args: TrainingArguments) -> None:
     """Have a model compute activations again in the backward, where the arguments say so."""
     if getattr(args, "activation_checkpointing", None):
         given, own = _split(args.activation_checkpointing_kwargs)
-        enable: Any = getattr(model, "activation_checkpointing_enable", None)
+        enable: Callable[..., Any] | None = getattr(model, "activation_checkpointing_enable", None)
         if enable is not None:
             enable(activation_checkpointing_kwargs=given or None, **own)
             return
@@ -55,7 +58,7 @@ def _split(given: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]
     return rest, {name: rest.pop(name) for name in OF_THE_NEWEST if name in rest}
 
 
-def activated_neftune(hf: Any) -> Any:
+def activated_neftune(hf: Trainer) -> Any:
     """Add NEFTune's noise to the embeddings, where the arguments say so.
 
     Args:
@@ -74,7 +77,7 @@ def activated_neftune(hf: Any) -> Any:
     return activate_neftune(hf.model, hf.neftune_noise_alpha, hf.accelerator)
 
 
-def deactivate_neftune(hf: Any) -> None:
+def deactivate_neftune(hf: Trainer) -> None:
     """End NEFTune's noise, where the arguments say that there is some.
 
     Args:
@@ -90,7 +93,7 @@ def deactivate_neftune(hf: Any) -> None:
     deactivate(hf.model, hf.neftune_hook_handle, hf.accelerator)
 
 
-def update_fsdp_plugin_for_peft(hf: Any) -> None:
+def update_fsdp_plugin_for_peft(hf: Trainer) -> None:
     """Have accelerate's FSDP plugin wrap the layers that an adapter adds.
 
     Args:
@@ -124,7 +127,7 @@ def shifts_labels(model: nn.Module) -> bool:
     return is_causal or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
-def counts_first_label(hf: Any) -> bool:
+def counts_first_label(hf: Trainer) -> bool:
     """Whether HF counts, among the items of a batch, labels that a model's loss has shifted away.
 
     Newer releases leave them out for models whose `loss_type` says that they are causal.
@@ -136,7 +139,7 @@ def counts_first_label(hf: Any) -> bool:
     return knows is False and bool(hf.model_accepts_loss_kwargs) and shifts_labels(hf.model)
 
 
-def cache_argument(model: nn.Module, cache: Any) -> dict[str, Any]:
+def cache_argument(model: nn.Module, cache: object) -> dict[str, Any]:
     """The cache of a model of HF's, by the name that its `forward` has for it under this release."""
     name = "cache" if accepts(unwrapped(model).forward, "cache") else "past_key_values"
     return {name: cache}

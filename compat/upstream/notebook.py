@@ -23,7 +23,7 @@ def notebook_launcher(  # noqa: PLR0917 (accelerate's signature)
     master_addr: str = "127.0.0.1",
     node_rank: int = 0,
     num_nodes: int = 1,
-    **rendezvous: Any,
+    **rendezvous: object,
 ) -> None:
     """Run a function in several processes that are one job, from a notebook or `python -c`.
 

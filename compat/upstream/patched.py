@@ -46,7 +46,7 @@ class Target:
         instead: what to do where it is refused.
     """
 
-    owner: Any
+    owner: type[Any] | ModuleType
     name: str
     handling: Handling
     instead: str = ""
@@ -132,7 +132,7 @@ _DECORATORS = frozenset({inspect.getfile(functools), inspect.getfile(contextlib)
 
 
 @functools.cache
-def is_upstream(function: Any, package: str) -> bool:
+def is_upstream(function: object, package: str) -> bool:
     """Whether a function, and all that it wraps, was written in the files of a package.
 
     Args:
@@ -150,7 +150,7 @@ def is_upstream(function: Any, package: str) -> bool:
     return True
 
 
-def is_patched(owner: Any, name: str) -> bool:
+def is_patched(owner: type[Any] | ModuleType, name: str) -> bool:
     """Whether somebody has put something else in the place of a library's own.
 
     Args:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 from transformers.trainer_utils import IntervalStrategy
@@ -24,7 +22,7 @@ def is_torch_tpu_available(check_device: bool = True) -> bool:
     return bool(is_torch_xla_available(check_is_tpu=check_device))
 
 
-def send_example_telemetry(*args: Any, **kwargs: Any) -> None:
+def send_example_telemetry(*args: object, **kwargs: object) -> None:
     """Nothing: it told the Hub that an example was run.
 
     Args:

@@ -69,7 +69,7 @@ def fsdp_plugin_asked_for() -> FullyShardedDataParallelPlugin:
     return FullyShardedDataParallelPlugin()
 
 
-def _typed(value: Any) -> Any:
+def _typed(value: object) -> object:
     """Yes and no, which files and command lines give as words."""
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -162,7 +162,7 @@ def _nothing() -> None:
     return None
 
 
-def tensor_parallel_size(model: Any) -> int:
+def tensor_parallel_size(model: nn.Module) -> int:
     """Over how many processes a model has spread its tensors while it was loaded; 1 where it has not."""
     told = getattr(model, "tp_size", None)
     if told:

@@ -104,7 +104,7 @@ class Checkpoint:
         return sum(lazy.nbytes(tensor) for part in parts for tensor in tensors_of(part))
 
 
-def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
+def tensors_of(tree: object) -> Iterator[torch.Tensor]:
     """All tensors in dicts, lists and tuples."""
     if isinstance(tree, torch.Tensor):
         yield tree

@@ -26,6 +26,9 @@ from compat.upstream.features import accepts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch.distributed.checkpoint.metadata import MetadataIndex
+    from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+
 _FILE = "__0_0.distcp"
 """What the only file of the first process is called."""
 
@@ -123,13 +126,13 @@ def _chunk(file: Path, part: tuple[int, int]) -> torch.Tensor:
     return lazy.filled(torchfile.read(file, part))
 
 
-def _put(tree: dict[Any, Any], path: tuple[Any, ...], value: Any) -> None:
+def _put(tree: dict[Any, Any], path: tuple[Any, ...], value: object) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
 
 
-def _with_lists(tree: Any) -> Any:
+def _with_lists(tree: object) -> Any:
     """`tree` with lists where keys are places in one: what is flat has no other trace of them."""
     if not isinstance(tree, dict):
         return tree
@@ -142,7 +145,7 @@ class _Planner(DefaultSavePlanner):
     """Has a tensor read when its turn to be written comes."""
 
     @override
-    def lookup_object(self, index: Any) -> Any:
+    def lookup_object(self, index: MetadataIndex) -> Any:
         found = super().lookup_object(index)
         return lazy.real(found).contiguous() if isinstance(found, torch.Tensor) else found
 
@@ -151,7 +154,7 @@ class _Writer(filesystem.FileSystemWriter):
     """Lets go of each tensor before the next one; torch's own keeps all of a file until it is written."""
 
     @override
-    def write_data(self, plan: Any, planner: Any) -> Any:
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
         results = []
         with self.fs.create_stream(self.fs.concat_path(self.path, _FILE), "wb") as stream:
             file: Any = stream

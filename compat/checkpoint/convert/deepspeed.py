@@ -22,6 +22,7 @@ from compat.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import IO
 
     import torch
 
@@ -55,7 +56,7 @@ class _Pickle:
     Unpickler = _Unpickler
 
     @staticmethod
-    def load(file: Any, **_: Any) -> Any:
+    def load(file: IO[bytes], **_: object) -> Any:
         """What `pickle.load` does, by that unpickler."""
         return _Unpickler(file).load()
 

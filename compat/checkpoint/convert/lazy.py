@@ -116,7 +116,7 @@ def declared(shape: Sequence[int], dtype: torch.dtype, source: Source) -> torch.
     return view(storage(numel * dtype.itemsize, source), dtype, 0, shape, strides)
 
 
-def is_lazy(value: Any) -> bool:
+def is_lazy(value: object) -> bool:
     """Whether a value is a tensor without memory."""
     return isinstance(value, FakeTensor)
 

@@ -76,7 +76,7 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
             raise CheckpointError(msg) from error
 
 
-def _is_unknown(name: str, entry: Any) -> bool:
+def _is_unknown(name: str, entry: Mapping[str, Any]) -> bool:
     return name != "__metadata__" and isinstance(entry["dtype"], str) and entry["dtype"] not in DTYPES
 
 

@@ -6,7 +6,7 @@ import io
 import pickle
 import pickletools
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -74,7 +74,7 @@ def _cleared(data: bytes) -> bytes:
     )
 
 
-def _secrets(value: Any, name: str = "") -> Iterator[str]:
+def _secrets(value: object, name: str = "") -> Iterator[str]:
     """All texts that stand under the name of a secret, however deep."""
     if isinstance(value, Inert):
         yield from _secrets(value.state)

@@ -24,7 +24,7 @@ _PROTOCOL = 2
 """`torch.save`'s."""
 
 
-def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: Any = None) -> Any:
+def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: object = None) -> Any:
     """What `torch.save` has written, with tensors that `lazy.real` reads.
 
     Tensors that were in one storage are so again, and all of them are the CPU's. Files of the form before
@@ -95,7 +95,7 @@ class _Pickler(pickle.Pickler):
 
     storages: dict[int, Any]
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, torch.Tensor):
             storage = obj.untyped_storage()
             self.storages.setdefault(storage._cdata, storage)
@@ -119,7 +119,7 @@ class _Archive:
         self.write_record(name, storage, count)
 
 
-def write(tree: Any, path: str | Path) -> None:
+def write(tree: object, path: str | Path) -> None:
     """Write what `torch.save` would write, with one storage at a time in memory.
 
     Args:

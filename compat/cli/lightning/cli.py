@@ -51,9 +51,10 @@ from compat.modules.hf_module import HFModule
 from compat.planning import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import lightning.pytorch as pl
+    from jsonargparse import Namespace
 
     from compat.translate import LightningPlan
 
@@ -112,7 +113,7 @@ class HFLightningCLI(LightningCLI):
         parser.add_hf_arguments()
 
     @override
-    def parse_arguments(self, parser: Any, args: Any) -> None:
+    def parse_arguments(self, parser: Any, args: list[str] | dict[str, Any] | Namespace | None) -> None:
         if args is not None and not isinstance(args, (list, tuple)):
             self.config = parser.parse_object(args)
             return
@@ -172,7 +173,7 @@ class HFLightningCLI(LightningCLI):
         ):
             self.parser.add_instantiator(make, kind, subclasses=make == self._with_args, prepend=True)
 
-    def _with_args(self, kind: Any, *args: Any, **given: Any) -> Any:
+    def _with_args(self, kind: Callable[..., Any], *args: object, **given: Any) -> Any:
         given = _only(given)
         if "args" in inspect.signature(kind).parameters:
             given["args"] = self.args
@@ -212,7 +213,7 @@ class HFLightningCLI(LightningCLI):
         linked: dict[str, Any] = parser.linked
         return linked
 
-    def _lacking_loggers(self, own: Any) -> Iterator[str]:
+    def _lacking_loggers(self, own: Mapping[str, Any]) -> Iterator[str]:
         """What is to train by HF's control, and has callbacks that will find no logger."""
         flag = self._explicit.get("logger")
         kind = self.model_class or locate(own["model"]["class_path"])

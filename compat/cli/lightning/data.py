@@ -13,6 +13,10 @@ from compat.modules.hf_datamodule import HFDataModule
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.data.data_collator import DataCollator
+
 READERS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -122,7 +126,7 @@ class Source:
         return found
 
 
-def _load(place: str, role: str) -> Any:
+def _load(place: str, role: str) -> Dataset | DatasetDict:
     import datasets
 
     if os.path.isdir(place):
@@ -144,7 +148,7 @@ def _load(place: str, role: str) -> Any:
         raise ArgumentError(msg) from error
 
 
-def _one(loaded: Any, place: str, role: str) -> Any:
+def _one(loaded: Dataset | DatasetDict, place: str, role: str) -> Dataset:
     """The split that a role means."""
     if not hasattr(loaded, "keys"):
         return loaded
@@ -155,7 +159,7 @@ def _one(loaded: Any, place: str, role: str) -> Any:
     raise ArgumentError(msg)
 
 
-def column(source: Source, rows: Any, option: str, guesses: tuple[str, ...]) -> str:
+def column(source: Source, rows: Dataset, option: str, guesses: tuple[str, ...]) -> str:
     """The name of a column.
 
     Args:
@@ -179,7 +183,7 @@ def column(source: Source, rows: Any, option: str, guesses: tuple[str, ...]) -> 
     return found
 
 
-def text_column(source: Source, rows: Any, option: str, guesses: tuple[str, ...]) -> str:
+def text_column(source: Source, rows: Dataset, option: str, guesses: tuple[str, ...]) -> str:
     """The name of a column that holds text.
 
     Raises:
@@ -221,7 +225,7 @@ class Labels:
             "label2id": {name: index for index, name in enumerate(self.names)},
         }
 
-    def number(self, value: Any, place: str) -> Any:
+    def number(self, value: Any, place: str) -> int | float:
         """A label as the model takes it.
 
         Raises:
@@ -245,7 +249,7 @@ class Labels:
         return ", ".join(self.names[:few]) + more
 
     @classmethod
-    def of(cls, rows: Any, name: str) -> Labels:
+    def of(cls, rows: Dataset, name: str) -> Labels:
         """The labels in a column."""
         feature = rows.features[name]
         if hasattr(feature, "names"):
@@ -259,7 +263,9 @@ class Labels:
         return cls([str(value) for value in sorted(values)])
 
 
-def classified(source: Source, rows: Any, tokenizer: Any, labels: Labels, *, needs_labels: bool) -> Any:
+def classified(
+    source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, labels: Labels, *, needs_labels: bool
+) -> Dataset:
     """Rows for a model that classifies whole texts."""
     text = text_column(source, rows, "text_column", TEXTS)
     pair = text_column(source, rows, "text_pair_column", ()) if source.text_pair_column else None
@@ -275,7 +281,7 @@ def classified(source: Source, rows: Any, tokenizer: Any, labels: Labels, *, nee
     return _mapped(rows, encode, source)
 
 
-def written(source: Source, rows: Any, tokenizer: Any, **_: Any) -> Any:
+def written(source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, **_: object) -> Dataset:
     """Rows for a language model: each text by itself, cut to `max_length`."""
     text = text_column(source, rows, "text_column", TEXTS)
 
@@ -285,7 +291,9 @@ def written(source: Source, rows: Any, tokenizer: Any, **_: Any) -> Any:
     return _mapped(rows, encode, source)
 
 
-def translated(source: Source, rows: Any, tokenizer: Any, *, needs_labels: bool, **_: Any) -> Any:
+def translated(
+    source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, *, needs_labels: bool, **_: object
+) -> Dataset:
     """Rows for a model that turns a text into another one."""
     text = text_column(source, rows, "text_column", ("text", "source", "document", "article"))
     target = (
@@ -302,7 +310,7 @@ def translated(source: Source, rows: Any, tokenizer: Any, *, needs_labels: bool,
     return _mapped(rows, encode, source)
 
 
-def _mapped(rows: Any, encode: Callable[..., Any], source: Source) -> Any:
+def _mapped(rows: Dataset, encode: Callable[..., Any], source: Source) -> Dataset:
     if "input_ids" in rows.column_names:
         # Tokenized already.
         return rows
@@ -336,7 +344,7 @@ def task_of(name: str) -> str:
     raise ArgumentError(msg)
 
 
-def collator_of(task: str, tokenizer: Any, model: Any) -> Any:
+def collator_of(task: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> DataCollator | None:
     """What makes batches of a task's rows; None for HF's default, which pads."""
     import transformers
 

@@ -54,7 +54,7 @@ GROUPS = {"hf": "Arguments of Hugging Face's", "trainer": "Customize|.*trainer"}
 """Word behind `--help` → how the title of a group begins."""
 
 
-def show_help(cli: Any, words: Sequence[str]) -> None:
+def show_help(cli: object, words: Sequence[str]) -> None:
     """Answer `--help`, `--help GROUP` and `--help_all`, and end the process; nothing for other words."""
     command = words[0] if words else ""
     if command not in ABOUT or not hasattr(cli, "_subcommand_parsers"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import transformers
@@ -16,6 +16,15 @@ from compat.errors import ArgumentError
 from compat.modules.hf_datamodule import HFDataModule
 from compat.modules.hf_module import HFModule
 from compat.trainer import Seq2SeqTrainer
+
+if TYPE_CHECKING:
+    from transformers import (
+        EvalPrediction,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        TrainingArguments,
+    )
 
 OF_LOADING = (
     "attn_implementation",
@@ -67,7 +76,9 @@ class Pretrained:
     auto: str | None = None
     kwargs: dict[str, Any] | None = None
 
-    def build(self, args: Any, source: Source | None, command: str) -> tuple[HFModule, HFDataModule | None]:
+    def build(
+        self, args: TrainingArguments, source: Source | None, command: str
+    ) -> tuple[HFModule, HFDataModule | None]:
         """The module, and the data module where there is data from files.
 
         Args:
@@ -127,7 +138,7 @@ class Pretrained:
         data.rows, data.task, data.labels = rows, task, labels  # type: ignore[attr-defined]
         return module, data
 
-    def _load(self, kind: Any, given: dict[str, Any]) -> Any:
+    def _load(self, kind: type[PreTrainedModel], given: dict[str, Any]) -> PreTrainedModel:
         try:
             return kind.from_pretrained(self.name, **given)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -139,7 +150,7 @@ class Pretrained:
             msg = f"`model.name={self.name}`: cannot be loaded.{way_out} In transformers' words: {error}"
             raise ArgumentError(msg) from error
 
-    def _config(self) -> Any:
+    def _config(self) -> PretrainedConfig:
         own = {name: value for name, value in (self.kwargs or {}).items() if name in OF_LOADING}
         try:
             config = AutoConfig.from_pretrained(self.name, **own)
@@ -158,7 +169,7 @@ class Pretrained:
             raise ArgumentError(msg)
         return config
 
-    def _class(self, config: Any) -> Any:
+    def _class(self, config: PretrainedConfig) -> Any:
         name = self.auto or next(iter(config.architectures or ()), None)
         if name is None:
             msg = f"`model.auto`: {self.name} does not tell its class. Give AutoModelFor… by `--model.auto`."
@@ -170,8 +181,8 @@ class Pretrained:
             raise ArgumentError(msg)
         return kind
 
-    def _tokenizer(self, source: Source) -> Any:
-        name: Any = source.tokenizer or self.name
+    def _tokenizer(self, source: Source) -> PreTrainedTokenizerBase:
+        name: str | None = source.tokenizer or self.name
         try:
             return AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
@@ -194,7 +205,7 @@ def _require_rows(rows: dict[str, Any], command: str, source: Source) -> None:
         raise ArgumentError(msg)
 
 
-def _labels(source: Source, rows: dict[str, Any], config: Any, given: dict[str, Any]) -> Labels:
+def _labels(source: Source, rows: dict[str, Any], config: PretrainedConfig, given: dict[str, Any]) -> Labels:
     """The labels of the training data; without it those that the model was trained with."""
     if "train" in rows:
         train = rows["train"]
@@ -209,7 +220,7 @@ def _labels(source: Source, rows: dict[str, Any], config: Any, given: dict[str, 
 LABEL_COLUMNS = ("label", "labels", "target", "class")
 
 
-def accuracy(prediction: Any) -> dict[str, float]:
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """The share of rows whose most likely label is theirs.
 
     Args:

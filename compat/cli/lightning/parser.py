@@ -106,7 +106,7 @@ def _end(message: str, known: Sequence[str], prog: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _without_secrets(settings: Any) -> Any:
+def _without_secrets(settings: object) -> Any:
     """Settings without the entries whose names are those of secrets, so that they can be read again."""
     if isinstance(settings, dict):
         return {

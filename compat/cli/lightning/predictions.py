@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compat.cli.lightning.data import TASKS, classified, translated
+from compat.cli.lightning.data import TASKS, Labels, classified, translated
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import lightning.pytorch as pl
+    from transformers import PreTrainedTokenizerBase
+
+    from compat.upstream.values import Output
 
 
-def write_predictions(folder: str, data: Any, outputs: Any, trainer: pl.Trainer) -> str:
+def write_predictions(folder: str, data: Any, outputs: Output, trainer: pl.Trainer) -> str:
     """Write a prediction beside each row: a CSV file for a classification, JSON lines for texts.
 
     Args:
@@ -58,7 +61,7 @@ def write_predictions(folder: str, data: Any, outputs: Any, trainer: pl.Trainer)
     return path
 
 
-def _classes(labels: Any, outputs: Any) -> Iterator[dict[str, Any]]:
+def _classes(labels: Labels, outputs: Output) -> Iterator[dict[str, Any]]:
     for _, logits, _ in outputs:
         first = logits[0] if isinstance(logits, tuple) else logits
         if labels.is_regression:
@@ -70,7 +73,7 @@ def _classes(labels: Any, outputs: Any) -> Iterator[dict[str, Any]]:
             yield {"prediction": labels.names[best], "score": round(float(share[best]), 6)}
 
 
-def _texts(tokenizer: Any, outputs: Any) -> Iterator[str]:
+def _texts(tokenizer: PreTrainedTokenizerBase, outputs: Output) -> Iterator[str]:
     for _, logits, _ in outputs:
         first = logits[0] if isinstance(logits, tuple) else logits
         ids = first if first.ndim == 2 else first.argmax(dim=-1)  # noqa: PLR2004 (batch, length)

@@ -57,12 +57,12 @@ def preset_flags(
     }
 
 
-def arguments_given(own: Any) -> dict[str, Any]:
+def arguments_given(own: Mapping[str, Any]) -> dict[str, Any]:
     """HF's arguments among the settings of a command."""
     return {name: _typed_as(name, own[name]) for name in FIELDS if name in own}
 
 
-def said_by_flags(explicit: Mapping[str, Any], seed: Any) -> dict[str, Any]:
+def said_by_flags(explicit: Mapping[str, Any], seed: object) -> dict[str, Any]:
     """What flags of Lightning's Trainer say as HF arguments, so that schedules know of it.
 
     Args:
@@ -86,7 +86,7 @@ def said_by_flags(explicit: Mapping[str, Any], seed: Any) -> dict[str, Any]:
     return {**said, **({"lightning": asked} if asked else {})}
 
 
-def clashes(own: Any, given: Mapping[str, Any], explicit: Mapping[str, Any]) -> Iterator[str]:
+def clashes(own: Mapping[str, Any], given: Mapping[str, Any], explicit: Mapping[str, Any]) -> Iterator[str]:
     """What HF's arguments and Lightning's flags say differently.
 
     Args:
@@ -150,7 +150,7 @@ def refused(given: dict[str, Any]) -> Iterator[str]:
             yield f"`{shown(name, value)}`: `compat fit` and its like cannot do it. {handling.note}"
 
 
-def _typed_as(name: str, value: Any) -> Any:
+def _typed_as(name: str, value: object) -> Any:
     """A value of a file or a variable, where a word was read as something else: YAML's `no` is False."""
     if not FIELDS[name].kind.startswith("str"):
         return value

@@ -26,10 +26,12 @@ from compat.translate.accelerate_env.override import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from transformers import TrainingArguments
+
     from compat.upstream.environment import Facts
 
 
-def as_launched(args: Any, facts: Facts, defaults: Mapping[str, Any]) -> AsLaunched:
+def as_launched(args: TrainingArguments, facts: Facts, defaults: Mapping[str, Any]) -> AsLaunched:
     """The arguments of a run that `accelerate launch` has started.
 
     Mirrors what `accelerate.Accelerator` and the plugins in `accelerate.utils.dataclasses` read from their
@@ -60,7 +62,7 @@ def _effective(override: LauncherOverride, facts: Facts) -> LauncherOverride | N
 
 
 def _precision(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     asked = variables.get(PRECISION, "no")
     own = next((name for name in ("fp16", "bf16") if getattr(args, name)), None)
@@ -70,7 +72,7 @@ def _precision(
 
 
 def _compilation(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     backend = variables.get(DYNAMO, "no").lower()
     own = (args.torch_compile_backend or "inductor").lower() if _compiles(args) else "no"
@@ -93,12 +95,12 @@ def _compilation(
         yield LauncherOverride("torch_compile_mode", mode, named(variables, prefix + "MODE"), holds=holds)
 
 
-def _compiles(args: Any) -> bool:
+def _compiles(args: TrainingArguments) -> bool:
     return bool(args.torch_compile or args.torch_compile_backend or args.torch_compile_mode)
 
 
 def _parallelism(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     if not is_true(variables.get(USE_PARALLELISM)):
         return
@@ -110,7 +112,7 @@ def _parallelism(
 
 
 def _device(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     if is_true(variables.get("ACCELERATE_USE_CPU")) and not args.use_cpu:
         yield LauncherOverride("use_cpu", True, named(variables, "ACCELERATE_USE_CPU"))

@@ -9,6 +9,8 @@ from compat.translate.strategy import fsdp_config
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from transformers import TrainingArguments
+
     from compat.translate.accelerate_env.override import LauncherOverride
 
 
@@ -21,7 +23,7 @@ class AsLaunched:
     """
 
     def __init__(
-        self, args: Any, overrides: tuple[LauncherOverride, ...], defaults: Mapping[str, Any]
+        self, args: TrainingArguments, overrides: tuple[LauncherOverride, ...], defaults: Mapping[str, Any]
     ) -> None:
         self.overrides = overrides
         self.defaults = defaults

@@ -16,10 +16,12 @@ from compat.translate.accelerate_env.override import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from transformers import TrainingArguments
+
     from compat.translate.accelerate_env.arguments import AsLaunched
 
 
-def number(text: str) -> Any:
+def number(text: str) -> int | float | str:
     """A number, or the word that stands in its place."""
     try:
         return int(text) if text.isdigit() else float(text)
@@ -46,7 +48,7 @@ DEEPSPEED: dict[str, tuple[str, Callable[[str], Any]]] = {
 """Variable → the entry of DeepSpeed's configuration that accelerate makes of it, and how it reads it."""
 
 
-def deepspeed_config(variables: Mapping[str, str]) -> Any:
+def deepspeed_config(variables: Mapping[str, str]) -> str | dict[str, Any]:
     """The configuration that accelerate makes of its variables: a file's name, or the entries themselves."""
     if DEEPSPEED_FILE in variables:
         return variables[DEEPSPEED_FILE]
@@ -68,7 +70,7 @@ def deepspeed_config(variables: Mapping[str, str]) -> Any:
 
 
 def deepspeed_overrides(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     """What the launcher says of DeepSpeed."""
     details = named(variables, DEEPSPEED_FILE, *DEEPSPEED)

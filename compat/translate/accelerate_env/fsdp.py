@@ -12,6 +12,8 @@ from compat.translate.strategy import fsdp_config
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from transformers import TrainingArguments
+
 
 def _classes(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
@@ -83,7 +85,7 @@ IMPLIED_BY_5: dict[str, Any] = {
 
 
 def fsdp_overrides(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     """What the launcher says of FSDP; nothing where the arguments ask for DeepSpeed, which wins."""
     if not is_true(variables.get(USE_FSDP)) or args.deepspeed:
@@ -109,7 +111,7 @@ def _entries(variables: Mapping[str, str], version: int, policy: str) -> Iterato
 
 
 def _fsdp_beside(
-    args: Any, variables: Mapping[str, str], defaults: Mapping[str, Any]
+    args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
     """What the launcher says of FSDP where the arguments ask for it as well: they win, entry by entry."""
     own = fsdp_config(args)
@@ -130,7 +132,9 @@ def _fsdp_beside(
         yield LauncherOverride("fsdp", True, tuple(overruled), holds=False)
 
 
-def _implied_by_hf(args: Any, own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _implied_by_hf(
+    args: TrainingArguments, own: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     if "fsdp_min_num_params" not in defaults:
         return IMPLIED_BY_5
     if "auto_wrap" not in str(args.fsdp):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compat.upstream.environment import TRUE
 
@@ -36,7 +36,7 @@ class LauncherOverride:
     """
 
     field: str
-    value: Any
+    value: object
     variables: tuple[str, ...]
     holds: bool = True
     because: str = ""

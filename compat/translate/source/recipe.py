@@ -98,7 +98,7 @@ class Recipe:
         self.plan = plan
         self.values: dict[str, Any] = {s.field: plain(s.value) for s in plan.settings}
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """The value of an argument; `default` where this release lacks it."""
         return self.values.get(name, default)
 
@@ -208,7 +208,7 @@ class Recipe:
         return name in (*FLAGS, *MACHINE) and value is not None
 
 
-def literal(value: Any) -> str:
+def literal(value: object) -> str:
     """`value` as source, with the quotes that formatters want."""
     if isinstance(value, str):
         text = repr(value)

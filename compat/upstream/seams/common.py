@@ -9,13 +9,18 @@ from transformers import Trainer as HFTrainer  # HF's own, also after `compat.in
 from transformers.trainer_utils import SaveStrategy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
+    from accelerate import Accelerator
     from torch import nn
+    from transformers import PreTrainedModel, TrainerControl, TrainerState
 
     from compat.upstream.schedule import Schedule
+    from compat.upstream.values import Loader, Trial
 
 
-def determine_best_metric(hf: Any, metrics: dict[str, float], trial: Any = None) -> bool:
+def determine_best_metric(hf: HFTrainer, metrics: dict[str, float], trial: Trial = None) -> bool:
     """Whether the metrics are the best so far; the state is told of the step, too.
 
     Mirrors `transformers.Trainer._determine_best_metric` of 5: with `save_strategy="best"` 4.53 does not note
@@ -44,7 +49,7 @@ class Prepared:
     """
 
     model: nn.Module
-    dataloader: Any
+    dataloader: Loader
     epochs_trained: int
     steps_trained: int
 
@@ -70,13 +75,13 @@ class CommonSeams(HFTrainer):  # type: ignore[misc]
     restores_after_empty_window: ClassVar[bool]
     adds_losses_in_place: ClassVar[bool]
     begins_epochs_afresh: ClassVar[bool]
-    model: Any
-    state: Any
-    control: Any
+    model: PreTrainedModel
+    state: TrainerState
+    control: TrainerControl
     optimizer: Any
     lr_scheduler: Any
-    accelerator: Any
-    gather_function: Any
+    accelerator: Accelerator
+    gather_function: Callable[[Any], Any]
     _created_lr_scheduler: bool
     _tr_loss: torch.Tensor
     _initial_global_step: int
@@ -95,7 +100,7 @@ class CommonSeams(HFTrainer):  # type: ignore[misc]
         self._initial_num_input_tokens_seen = self.state.num_input_tokens_seen
 
     def _restore_progress(
-        self, schedule: Schedule, resume_from_checkpoint: str | None, trial: Any
+        self, schedule: Schedule, resume_from_checkpoint: str | None, trial: Trial
     ) -> tuple[int, int]:
         trained: tuple[int, int] = self._init_training_state(
             schedule.max_steps,

@@ -32,6 +32,10 @@ from compat.upstream.seams.common import CommonSeams, Prepared
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
+    from transformers.trainer_utils import TrainerMemoryTracker
+
+    from compat.upstream.values import Batch, Loader, Trial
 
 TRAINER_STATE_NAME = "trainer_state.json"
 
@@ -65,7 +69,7 @@ class V4Seams(CommonSeams):
         self.propagate_args_to_deepspeed(True)
         args.per_device_train_batch_size = given
 
-    def _measure_training(self, dataloader: Any) -> Schedule:
+    def _measure_training(self, dataloader: Loader) -> Schedule:
         args = self.args
         batch_size = self.get_total_train_batch_size(args)
         values = self.set_initial_training_values(args, dataloader, batch_size)
@@ -89,7 +93,7 @@ class V4Seams(CommonSeams):
         )
 
     def _set_up_training(
-        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
+        self, schedule: Schedule, dataloader: Loader, resume_from_checkpoint: str | None, trial: Trial
     ) -> Prepared:
         model, dataloader = self._prepare_for_training(schedule.max_steps, dataloader, resume_from_checkpoint)
         return Prepared(model, dataloader, *self._restore_progress(schedule, resume_from_checkpoint, trial))
@@ -100,7 +104,7 @@ class V4Seams(CommonSeams):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,
+        trial: Trial,
     ) -> tuple[int, int]:
         args = self.args
         stateful = [
@@ -140,7 +144,7 @@ class V4Seams(CommonSeams):
             self.state.best_model_checkpoint = None
 
     def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+        self, max_steps: int, train_dataloader: Loader, resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, Any]:
         args = self.args
         if DebugOption.UNDERFLOW_OVERFLOW in args.debug:
@@ -178,7 +182,7 @@ class V4Seams(CommonSeams):
             return bool(self.is_tp_enabled) and ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP
         return getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 1
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """HF's scheduler, also for layerwise optimizers under a torch that counts its rates.
 
         Mirrors `transformers.Trainer.create_scheduler`. HF's stand-in for the schedules of layers has a rate
@@ -244,12 +248,12 @@ class V4Seams(CommonSeams):
         elif self.is_fsdp_enabled:
             self._load_from_checkpoint(checkpoint, self.model_wrapped)
 
-    def _show_to_callbacks(self, train_dataloader: Any) -> None:
+    def _show_to_callbacks(self, train_dataloader: Loader) -> None:
         for name in ("model", "optimizer", "lr_scheduler"):
             setattr(self.callback_handler, name, getattr(self, name))
         self.callback_handler.train_dataloader = train_dataloader
 
-    def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
+    def _finalize_training(self, trial: Trial, num_train_samples: float, start_time: float) -> TrainOutput:
         args = self.args
         if getattr(args, "past_index", 0) and hasattr(self, "_past"):
             del self._past
@@ -292,14 +296,16 @@ class V4Seams(CommonSeams):
             # This release keeps the norm of the last clipped step, and without clipping there is none.
             return None
         with implicit_replication() if self.is_tp_enabled else contextlib.nullcontext():
-            norm: Any = self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+            norm: torch.Tensor | float | None = self.accelerator.clip_grad_norm_(
+                model.parameters(), self.args.max_grad_norm
+            )
         if self.is_deepspeed_enabled:
             norm = model.get_global_grad_norm()  # type: ignore[operator]
             norm = norm.item() if hasattr(norm, "item") else norm
         clipped: torch.Tensor | float | None = norm
         return clipped
 
-    def _count_tokens_before_step(self, inputs: Any) -> None:
+    def _count_tokens_before_step(self, inputs: Batch) -> None:
         how = self.args.include_num_input_tokens_seen
         # A switch up to 4.56, then a word.
         if not how or how == "no":
@@ -314,7 +320,7 @@ class V4Seams(CommonSeams):
         count = torch.as_tensor(self._tokens_in(inputs, name), device=self.args.device, dtype=torch.int64)
         self.state.num_input_tokens_seen += self.accelerator.gather(count).sum().item()
 
-    def _tokens_in(self, inputs: Any, name: str) -> Any:
+    def _tokens_in(self, inputs: Batch, name: str) -> Any:
         """All tokens of a batch; without the padding where the arguments say so, as in transformers 5."""
         if self.args.include_num_input_tokens_seen != "non_padding":
             return inputs[name].numel()
@@ -323,10 +329,10 @@ class V4Seams(CommonSeams):
         padding = getattr(self.processing_class, "pad_token_id", None)
         return inputs[name].numel() if padding is None else (inputs[name] != padding).sum()
 
-    def _count_tokens_after_step(self, inputs: Any) -> None:
+    def _count_tokens_after_step(self, inputs: Batch) -> None:
         """This release counts before the micro-step."""
 
-    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
+    def _seed_epoch(self, dataloader: Loader, epoch: int) -> None:
         if hasattr(dataloader, "set_epoch"):
             dataloader.set_epoch(epoch)
 
@@ -344,6 +350,6 @@ class _SchedulesOfLayers(LayerWiseDummyScheduler):  # type: ignore[misc]
         return list(super().get_lr())[: len(self.optimizer.param_groups)]
 
 
-def _inner_training_loop(tracker: Any, metrics: dict[str, float]) -> None:
+def _inner_training_loop(tracker: TrainerMemoryTracker, metrics: dict[str, float]) -> None:
     """Stop measuring memory; the tracker tells the stage by the name of the function that calls it."""
     tracker.stop_and_update_metrics(metrics)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from compat.upstream.values import Batch, Loader, Trial
+
 
 class V5Seams(CommonSeams):
     """transformers 5.3 and later: the seams are there; what remains is their names."""
@@ -26,7 +28,7 @@ class V5Seams(CommonSeams):
         if self.args.auto_find_batch_size:
             self._update_auto_batch_size(batch_size)
 
-    def _measure_training(self, dataloader: Any) -> Schedule:
+    def _measure_training(self, dataloader: Loader) -> Schedule:
         values = self.set_initial_training_values(self.args, dataloader)
         epochs, updates, examples, samples, batch_size, micro_steps, max_steps = values
         return Schedule(
@@ -40,7 +42,7 @@ class V5Seams(CommonSeams):
         )
 
     def _set_up_training(
-        self, schedule: Schedule, dataloader: Any, resume_from_checkpoint: str | None, trial: Any
+        self, schedule: Schedule, dataloader: Loader, resume_from_checkpoint: str | None, trial: Trial
     ) -> Prepared:
         trained = self._restore_progress(schedule, resume_from_checkpoint, trial)
         model, dataloader = self._prepare_for_training(schedule.max_steps, dataloader, resume_from_checkpoint)
@@ -51,13 +53,13 @@ class V5Seams(CommonSeams):
         grad_norm: torch.Tensor | float | None = self._get_grad_norm(model, grad_norm=norm)
         return grad_norm
 
-    def _count_tokens_before_step(self, inputs: Any) -> None:
+    def _count_tokens_before_step(self, inputs: Batch) -> None:
         """This release counts after the micro-step."""
 
-    def _count_tokens_after_step(self, inputs: Any) -> None:
+    def _count_tokens_after_step(self, inputs: Batch) -> None:
         self._track_num_input_tokens(inputs)
 
-    def _seed_epoch(self, dataloader: Any, epoch: int) -> None:
+    def _seed_epoch(self, dataloader: Loader, epoch: int) -> None:
         if hasattr(dataloader, "set_epoch"):
             dataloader.set_epoch(epoch)
         if not SEEDS_SHARDED_SAMPLERS:
