@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from compat.arguments.deepspeed import FILLED, FILLED_LATER
+from compat.arguments.deepspeed_entries import FILLED, FILLED_LATER
 from compat.arguments.fields import FIELDS, GENERATIONS, Field
-from compat.arguments.fsdp import FSDP_CONFIG
+from compat.arguments.fsdp_entries import FSDP_CONFIG
 from compat.arguments.generations import ALONE, OLD
 from compat.arguments.lightning import FLAGS, Handling
 from compat.arguments.optimizers import OPTIMIZERS, Optimizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compat.arguments.fields import FIELDS
-from compat.arguments.fsdp import BESIDE, OF_FIRST, SHARDS
+from compat.arguments.fsdp_entries import BESIDE, OF_FIRST, SHARDS
 from compat.arguments.lightning import FLAGS
 from compat.arguments.sharding import SIZES
 from compat.translate.rules import RULES

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fields import shown
 from compat.arguments.files import is_on
-from compat.arguments.fsdp import config_of
+from compat.arguments.fsdp_entries import config_of
 from compat.arguments.lightning import count
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compat.arguments import checks, lightning
 from compat.arguments.checks import Problem
 from compat.arguments.fields import FIELDS, shown_of_unknown
-from compat.arguments.fsdp import take_fsdp
+from compat.arguments.fsdp_entries import take_fsdp
 from compat.arguments.generations import OLD, Migrated, migrate
 from compat.errors import ArgumentError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compat.arguments import deepspeed, fsdp
+from compat.arguments import deepspeed_entries, fsdp_entries
 from compat.arguments.fields import shown
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ READ = frozenset(
         *("fsdp", "fsdp_config", "deepspeed", "parallelism_config"),
         *("auto_find_batch_size", "save_only_model", "load_best_model_at_end"),
         *("activation_checkpointing", "gradient_checkpointing"),
-        *(field for filled in deepspeed.FILLED.values() for field in filled.fields),
+        *(field for filled in deepspeed_entries.FILLED.values() for field in filled.fields),
     }
 )
 """The arguments that are looked at."""
@@ -49,8 +49,8 @@ def sharding_problems(values: Mapping[str, Any], processes: int | None = None) -
     if len(sharded) > 1:
         both = " and ".join(f"`{shown(name, values[name])}`" for name in sharded)
         yield f"{both}: both shard the model. Give one of them."
-    yield from fsdp.problems(values)
-    yield from deepspeed.problems(values, processes)
+    yield from fsdp_entries.problems(values)
+    yield from deepspeed_entries.problems(values, processes)
     if sharded and values.get("save_only_model") and values.get("load_best_model_at_end"):
         yield (
             f"`save_only_model=True` and `load_best_model_at_end=True` with `{sharded[0]}`: the best model "

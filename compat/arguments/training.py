@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from compat.arguments.checks import Problem
 from compat.arguments.fields import is_secret, masked
-from compat.arguments.fsdp import warn_of_first, wrap_by_size
+from compat.arguments.fsdp_entries import warn_of_first, wrap_by_size
 from compat.arguments.generations import hidden
 from compat.arguments.lightning import count
 from compat.arguments.machine import machine_problems, processes_for

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from compat.checkpoint.counting import tell
-from compat.checkpoint.deepspeed import LATEST, UNIVERSAL
+from compat.checkpoint.deepspeed_files import LATEST, UNIVERSAL
 from compat.checkpoint.layout import (
     ADAPTER_FILES,
     ADAPTERS,

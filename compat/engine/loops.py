@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from compat.engine.data import EvaluationLoader
+    from compat.engine.loaders import EvaluationLoader
     from compat.engine.session import Session
     from compat.upstream.values import Batch, Loader, Output
 

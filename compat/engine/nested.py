@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 
-from compat.engine.data import EvaluationLoader
+from compat.engine.loaders import EvaluationLoader
 from compat.engine.loops import EvaluationLoop, PredictionLoop, is_observed
 from compat.engine.signals import propagating
 

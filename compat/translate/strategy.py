@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from compat.arguments import deepspeed, fsdp
-from compat.arguments.deepspeed import AUTO, FILLED, FILLED_LATER, leaves
+from compat.arguments import deepspeed_entries, fsdp_entries
+from compat.arguments.deepspeed_entries import AUTO, FILLED, FILLED_LATER, leaves
 from compat.arguments.fields import shown
 from compat.arguments.files import is_on
-from compat.arguments.fsdp import CHOSEN, FSDP_CONFIG
+from compat.arguments.fsdp_entries import CHOSEN, FSDP_CONFIG
 from compat.arguments.machine import XLA
 from compat.arguments.sharding import READ, mesh_sizes
 from compat.errors import ArgumentError
@@ -31,7 +31,7 @@ CLASSES = {
 
 AS_IT_IS = "DeepSpeed's own; handed on as it is"
 
-FSDP_VERSIONS = {1: "fsdp", fsdp.NEWEST_FSDP: "model_parallel"}
+FSDP_VERSIONS = {1: "fsdp", fsdp_entries.NEWEST_FSDP: "model_parallel"}
 """Version of FSDP → the strategy that has it."""
 
 NEWEST_FSDP = max(FSDP_VERSIONS)
@@ -69,7 +69,7 @@ def fsdp_config(args: TrainingArguments) -> dict[str, Any]:
         ArgumentError: the file that it names cannot be read.
     """
     try:
-        return fsdp.config_of(args.fsdp, args.fsdp_config)
+        return fsdp_entries.config_of(args.fsdp, args.fsdp_config)
     except ValueError as error:
         msg = f"`{shown('fsdp_config', args.fsdp_config)}`: {error}"
         raise ArgumentError(msg) from error
@@ -126,7 +126,7 @@ def _fsdp_setting(key: str, value: object, name: str, idle: frozenset[str]) -> S
     elif name not in ACT_WITH_FSDP or (name == "xla" and not target):
         note = f"no effect with {strategy}"
     elif key == "version" and name == "fsdp":
-        note = f"{', '.join(fsdp.OF_FIRST)} are of version 1 alone"
+        note = f"{', '.join(fsdp_entries.OF_FIRST)} are of version 1 alone"
     return Setting(
         field=f"fsdp_config.{key}",
         value=value,
@@ -151,7 +151,8 @@ def deepspeed_settings(args: TrainingArguments) -> list[Setting]:
         return []
     values = {name: getattr(args, name, None) for name in READ}
     return [
-        _deepspeed_setting(path, said, values) for path, said in leaves(deepspeed.config_of(args.deepspeed))
+        _deepspeed_setting(path, said, values)
+        for path, said in leaves(deepspeed_entries.config_of(args.deepspeed))
     ]
 
 

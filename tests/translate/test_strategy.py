@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 import compat
-from compat.arguments.fsdp import FSDP_CONFIG
+from compat.arguments.fsdp_entries import FSDP_CONFIG
 from compat.translate import Kind, LightningPlan, Setting
 from compat.translate.strategy import CLASSES
 from compat.upstream.environment import contained

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compat.checkpoint.convert import deepspeed, folders, lightning, sharded, weights
+from compat.checkpoint.convert import folders, lightning, sharded, weights, zero_shards
 from compat.checkpoint.convert.common import STATE
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ FORMS = (
     Form(
         "deepspeed",
         "a `checkpoint-N` or `global_stepN` folder of ZeRO 1, 2 or 3",
-        deepspeed.is_deepspeed,
-        deepspeed.read,
+        zero_shards.is_deepspeed,
+        zero_shards.read,
         way_out="DeepSpeed loads a checkpoint of any number of processes: resume the run under DeepSpeed, or "
         "load the weights by `from_pretrained` after a conversion `--to pretrained`",
-        root_of=deepspeed.root_of,
+        root_of=zero_shards.root_of,
     ),
     Form("lightning", "a `.ckpt` file", lightning.is_file, lightning.read_file, lightning.write, r".*\.ckpt"),
     Form(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compat.cli.lightning.cli import HFLightningCLI, run
-from compat.cli.lightning.data import DataFiles
+from compat.cli.lightning.data_options import DataFiles
 from compat.cli.lightning.model import PretrainedModule
 
 __all__ = ["DataFiles", "HFLightningCLI", "PretrainedModule", "run"]

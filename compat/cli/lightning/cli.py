@@ -27,7 +27,7 @@ from compat.callbacks import to_lightning
 from compat.callbacks.loggers import reporting, shared_logger
 from compat.checkpoint.convert.checking import refuse_damage
 from compat.checkpoint.io import keep_files_whole
-from compat.cli.lightning.data import DataFiles, Source
+from compat.cli.lightning.data_options import DataFiles, Source
 from compat.cli.lightning.handling import HANDLING, Part
 from compat.cli.lightning.help import show_help
 from compat.cli.lightning.model import Pretrained, PretrainedModule

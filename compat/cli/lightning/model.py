@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer
 
 from compat.arguments.checks import nearest
-from compat.cli.lightning.data import TASKS, Labels, Source, classified, collator_of, column, task_of
+from compat.cli.lightning.data_options import TASKS, Labels, Source, classified, collator_of, column, task_of
 from compat.errors import ArgumentError
 from compat.modules.hf_datamodule import HFDataModule
 from compat.modules.hf_module import HFModule

@@ -18,7 +18,7 @@ from compat.arguments.fields import FIELDS, is_secret
 from compat.arguments.names import native_defaults
 from compat.arguments.parser import HfArgumentParser
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
-from compat.cli.lightning.data import DataFiles
+from compat.cli.lightning.data_options import DataFiles
 from compat.cli.lightning.handling import HANDLING, Part
 from compat.cli.lightning.sentences import sentence
 

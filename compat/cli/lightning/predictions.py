@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compat.cli.lightning.data import TASKS, Labels, classified, translated
+from compat.cli.lightning.data_options import TASKS, Labels, classified, translated
 from compat.errors import ArgumentError
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compat.engine.strategies.ddp import ddp
-from compat.engine.strategies.deepspeed import deepspeed
-from compat.engine.strategies.fsdp import fsdp
-from compat.engine.strategies.model_parallel import model_parallel
-from compat.engine.strategies.single import single_device
+from compat.engine.strategies.ddp_strategy import ddp
+from compat.engine.strategies.deepspeed_strategy import deepspeed
+from compat.engine.strategies.fsdp_strategy import fsdp
+from compat.engine.strategies.model_parallel_strategy import model_parallel
+from compat.engine.strategies.single_strategy import single_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from compat.checkpoint.adapters import load_adapters
 from compat.checkpoint.atomic import sweep
 from compat.checkpoint.changed import changes, other_length
 from compat.checkpoint.convert import convert
-from compat.checkpoint.deepspeed import mend_universal
+from compat.checkpoint.deepspeed_files import mend_universal
 from compat.checkpoint.handover import reconcile
 from compat.checkpoint.held import what_holds
 from compat.checkpoint.hosts import gathered

@@ -11,8 +11,8 @@ from transformers.integrations.deepspeed import deepspeed_init
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from compat.engine.data import require_equal_lengths
 from compat.engine.evaluation import Evaluation
+from compat.engine.loaders import require_equal_lengths
 from compat.engine.nested import Validation, is_fitting, is_running, run_evaluation
 from compat.engine.user_module import UserModuleEvaluation, is_user_module
 from compat.errors import ArgumentError

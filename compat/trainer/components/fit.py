@@ -19,11 +19,11 @@ from compat.arguments.lightning import limit
 from compat.callbacks.finders import is_finder
 from compat.callbacks.loggers import shared_logger
 from compat.checkpoint import HFCheckpointIO
-from compat.checkpoint.deepspeed import make_universal, processes_of
+from compat.checkpoint.deepspeed_files import make_universal, processes_of
 from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
-from compat.engine.data import WindowLoader, require_equal_lengths
 from compat.engine.limits import limited
+from compat.engine.loaders import WindowLoader, require_equal_lengths
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating

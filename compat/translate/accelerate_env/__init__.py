@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments.sharding import SIZES
 from compat.translate.accelerate_env.arguments import AsLaunched
-from compat.translate.accelerate_env.deepspeed import deepspeed_overrides, deepspeed_problems
-from compat.translate.accelerate_env.fsdp import fsdp_overrides
+from compat.translate.accelerate_env.deepspeed_env import deepspeed_overrides, deepspeed_problems
+from compat.translate.accelerate_env.fsdp_env import fsdp_overrides
 from compat.translate.accelerate_env.override import (
     DYNAMO,
     PRECISION,

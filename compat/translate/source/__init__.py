@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compat.translate.source.data import data_lines
+from compat.translate.source.data_source import data_lines
 from compat.translate.source.frame import constant_lines, header_lines, import_lines, main_lines
-from compat.translate.source.module import module_lines
+from compat.translate.source.module_source import module_lines
 from compat.translate.source.recipe import Recipe
 from compat.translate.source.train import train_lines
 

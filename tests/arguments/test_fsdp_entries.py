@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import compat
-from compat.arguments.fsdp import FSDP_CONFIG, config_of, problems, take_fsdp, words
+from compat.arguments.fsdp_entries import FSDP_CONFIG, config_of, problems, take_fsdp, words
 from compat.errors import ArgumentError
 from compat.upstream import started
 from compat.upstream.environment import Here

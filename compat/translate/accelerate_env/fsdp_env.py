@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compat.arguments.fsdp import NEWEST_FSDP
+from compat.arguments.fsdp_entries import NEWEST_FSDP
 from compat.translate.accelerate_env.override import USE_FSDP, LauncherOverride, is_true, named
 from compat.translate.strategy import fsdp_config
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 from compat.checkpoint.convert import folders, lazy, torchfile
 from compat.checkpoint.convert.common import Checkpoint
 from compat.checkpoint.convert.skeleton import saved_once, skeleton_of
-from compat.checkpoint.deepspeed import LATEST
+from compat.checkpoint.deepspeed_files import LATEST
 from compat.checkpoint.pickles import refuse_code
 from compat.checkpoint.safe_unpickler import Inert
 from compat.errors import CheckpointError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from compat.checkpoint.deepspeed import make_universal, mend_universal, processes_of
+from compat.checkpoint.deepspeed_files import make_universal, mend_universal, processes_of
 
 if TYPE_CHECKING:
     from pathlib import Path

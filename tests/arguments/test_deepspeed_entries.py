@@ -10,7 +10,7 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 import compat
-from compat.arguments.deepspeed import AUTO, FILLED, FILLED_LATER, config_of, leaves, problems
+from compat.arguments.deepspeed_entries import AUTO, FILLED, FILLED_LATER, config_of, leaves, problems
 from compat.errors import ArgumentError
 from tests.small import arguments
 
