@@ -293,9 +293,17 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         with self._shutdown.handling_signals():
             return self._fit.run(session)
 
-    def _init_training_state(self, *args: Any) -> tuple[int, int]:
-        trained: tuple[int, int] = super()._init_training_state(*args)
-        self._checkpoint_reader.report(*args)
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Trial,
+    ) -> tuple[int, int]:
+        length = (max_steps, num_update_steps_per_epoch, num_train_epochs)
+        trained: tuple[int, int] = super()._init_training_state(*length, resume_from_checkpoint, trial)
+        self._checkpoint_reader.report(max_steps, resume_from_checkpoint, trial)
         return trained
 
     def _start_bookkeeping(self, loss: torch.Tensor) -> None:

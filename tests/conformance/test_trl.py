@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.signatures import shown
+
 SURFACE = json.loads((Path(__file__).parent / "surface" / "trl-0.7.11.json").read_text())
 NEEDS = {
     "models/modeling_sd_base.py": "diffusers",
@@ -82,7 +84,7 @@ def _differences(name: str, ours: Any, signature: str) -> list[str]:
     positional = [argument for argument in positional if argument not in {"self", "cls"}]
     has = {
         parameter.name: parameter
-        for parameter in inspect.signature(ours).parameters.values()
+        for parameter in shown(ours).parameters.values()
         if parameter.name not in {"self", "cls"}
     }
     takes_any = any(parameter.kind in VARIADIC for parameter in has.values())

@@ -16,6 +16,7 @@ from transformers import trainer as hf_trainer
 
 import compat
 from compat.errors import ArgumentError
+from compat.upstream.environment import contained
 from compat.upstream.patched import FILES, REPLACED, TARGETS, Handling, Target, is_patched
 from tests.small import Regression, rows, trainer, weights
 
@@ -100,12 +101,14 @@ def test_a_patch_of_what_is_called_is_called_as_often_as_under_hf(
 def train(kind: Any, folder: Path, **options: Any) -> Any:
     """Train under HF's arguments or ours, as the trainer is HF's or ours."""
     arguments = transformers.TrainingArguments if kind is transformers.Trainer else compat.TrainingArguments
-    given = arguments(
-        str(folder), max_steps=3, per_device_train_batch_size=2, use_cpu=True, report_to=[], **options
-    )
-    torch.manual_seed(0)
-    run = kind(model=Regression(), args=given, train_dataset=rows(), eval_dataset=rows(5))
-    run.train()
+    # HF's arguments leave variables behind.
+    with contained():
+        given = arguments(
+            str(folder), max_steps=3, per_device_train_batch_size=2, use_cpu=True, report_to=[], **options
+        )
+        torch.manual_seed(0)
+        run = kind(model=Regression(), args=given, train_dataset=rows(), eval_dataset=rows(5))
+        run.train()
     return run
 
 

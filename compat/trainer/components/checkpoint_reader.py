@@ -207,20 +207,11 @@ class CheckpointReader(Component):
 
     # Loading.
 
-    def report(
-        self,
-        max_steps: int,
-        num_update_steps_per_epoch: int,
-        num_train_epochs: int,
-        resume_from_checkpoint: str | None,
-        trial: Trial,
-    ) -> None:
+    def report(self, max_steps: int, resume_from_checkpoint: str | None, trial: Trial) -> None:
         """Tell where the run goes on, and what holds where the checkpoint differs from the arguments.
 
         Args:
             max_steps: update steps of the run.
-            num_update_steps_per_epoch: update steps of an epoch.
-            num_train_epochs: epochs of the run.
             resume_from_checkpoint: the checkpoint.
             trial: the trial of a hyperparameter search.
         """
