@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 import compat
-from compat.checkpoint import partial
+from compat.checkpoint import atomic
 from compat.checkpoint.atomic import begin, commit, partial_of, remove, sweep
 from compat.checkpoint.manifest import MANIFEST, differences, read
 from compat.checkpoint.selection import last_whole
@@ -61,14 +61,14 @@ def test_one_replaces_another_and_keeps_what_others_put_there(tmp_path: Path) ->
 
 def test_what_others_write_while_it_is_sealed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "checkpoint-1"
-    honest = partial.seal
+    honest = atomic.seal
 
     def seal(folder: Path, *more: Any) -> None:
         honest(folder, *more)
         checkpoint.mkdir()
         (checkpoint / "notes.txt").write_text("mine")
 
-    monkeypatch.setattr(partial, "seal", seal)
+    monkeypatch.setattr(atomic, "seal", seal)
     written(checkpoint)
     commit(checkpoint)
     assert (checkpoint / "notes.txt").read_text() == "mine"
@@ -83,7 +83,7 @@ def test_killed_while_it_takes_the_place_of_what_others_wrote(tmp_path: Path, re
     checkpoint.mkdir()
     (checkpoint / "notes.txt").write_text("mine")
     written(checkpoint)
-    partial.seal(partial_of(checkpoint))
+    atomic.seal(partial_of(checkpoint))
     if renamed > 0:
         checkpoint.rename(older)
     if renamed > 1:

@@ -18,7 +18,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, Simpl
 from transformers import TrainerCallback
 
 from compat.arguments.lightning import FLAGS, Handling
-from compat.checkpoint import partial
+from compat.checkpoint import atomic
 from compat.errors import ArgumentError
 from compat.upstream import launch
 from tests.small import Regression, losses, rows, trainer, weights
@@ -342,14 +342,14 @@ def test_preemption(tmp_path: Path) -> None:
 
 def test_save_async(tmp_path: Path) -> None:
     writers: list[str] = []
-    honest = partial.seal
+    honest = atomic.seal
 
     def seal(folder: Path, *more: Any) -> None:
         writers.append(threading.current_thread().name)
         honest(folder, *more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(partial, "seal", seal)
+        patched.setattr(atomic, "seal", seal)
         for flags in ({"save_async": True}, {"save_async": False}):
             run(tmp_path, flags, save_strategy="steps", save_steps=3)
     assert writers == ["compat-writer", "MainThread"]

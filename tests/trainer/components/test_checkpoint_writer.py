@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import transformers
 
-from compat.checkpoint import partial
+from compat.checkpoint import atomic
 from compat.checkpoint.manifest import differences, read
 from compat.checkpoint.selection import last_whole
 from compat.checkpoint.writer import Writer
@@ -46,13 +46,13 @@ class Gate(transformers.TrainerCallback):
 
 
 def held(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
-    honest = partial.seal
+    honest = atomic.seal
 
     def seal(folder: Any, *more: Any) -> None:
         gate.is_open.wait(10)
         honest(folder, *more)
 
-    monkeypatch.setattr(partial, "seal", seal)
+    monkeypatch.setattr(atomic, "seal", seal)
 
 
 def test_training_goes_on_while_a_snapshot_is_written(
@@ -78,14 +78,14 @@ def test_training_goes_on_while_a_snapshot_is_written(
 def test_what_the_writer_fails_with_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    honest = partial.seal
+    honest = atomic.seal
 
     def seal(folder: Path, *more: Any) -> None:
         if folder.name.endswith(f"-{step}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         honest(folder, *more)
 
-    monkeypatch.setattr(partial, "seal", seal)
+    monkeypatch.setattr(atomic, "seal", seal)
     run = trainer(tmp_path, **ASYNC)
     with pytest.raises(CheckpointError, match=f"checkpoint-{step}`: not saved .*No space left"):
         run.train()
@@ -199,14 +199,14 @@ def test_what_an_interrupted_run_failed_to_write_is_said_and_stops_no_other(
 ) -> None:
     gate, interrupted = Gate(0), Interrupted()
     run = interrupted_run(tmp_path, monkeypatch, gate, interrupted)
-    honest, failures = partial.put, [1]
+    honest, failures = atomic.put, [1]
 
     def put(*where: Any) -> None:
         if failures:
             raise OSError(failures.pop(), "no")
         honest(*where)
 
-    monkeypatch.setattr(partial, "put", put)
+    monkeypatch.setattr(atomic, "put", put)
     gate.is_open.set()
     run.remove_callback(interrupted)
     run.train()
