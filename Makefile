@@ -110,7 +110,7 @@ site: $(NEWEST)/ready ## Build the site into build/site; a warning is an error
 serve: $(NEWEST)/ready ## Show the site while its pages are written
 	NO_MKDOCS_2_WARNING=1 $(NEWEST)/bin/mkdocs serve
 
-bench-saving: $(NEWEST)/ready ## Measure how long a save holds training up and write docs/saving.md
+bench-saving: $(NEWEST)/ready ## Measure how long saving blocks training and write docs/saving.md
 	$(NEWEST)/bin/python tests/benchmarks/saving.py $(ARGS)
 
 bench: $(NEWEST)/ready ## Measure the cost per step and write docs/benchmarks.md

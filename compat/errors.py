@@ -8,7 +8,7 @@ class CompatError(Exception):
 
 
 class ArgumentError(CompatError, ValueError):
-    """An argument has a value that cannot be honoured.
+    """An argument has a value that is not supported.
 
     The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the way out.
     """

@@ -50,7 +50,7 @@ _OfAllGenerations: Any = with_other_names(transformers.TrainingArguments, __name
 @with_all_parameters
 @dataclass(repr=False)
 class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
-    """The arguments of a training run: HF's fields, defaults and methods, letter for letter.
+    """The arguments of a training run: HF's fields, defaults and methods, unchanged.
 
     Mirrors `transformers.TrainingArguments`; an instance is one. Step counts are update steps (optimizer
     steps), batch sizes are samples per device and micro-step. The names of other generations are taken too,

@@ -88,7 +88,7 @@ class Bookkeeping(pl.Callback):
         callbacks: HF's callbacks.
         args: HF's arguments.
         state: HF's TrainerState, true to the Lightning run.
-        control: HF's TrainerControl; its flags are honoured and taken back as in HF's Trainer.
+        control: HF's TrainerControl; its flags are acted on and taken back as in HF's Trainer.
     """
 
     def __init__(

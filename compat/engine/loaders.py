@@ -147,7 +147,7 @@ def require_equal_lengths(dataloader: Loader, accelerator: Accelerator) -> None:
     if len(set(lengths)) > 1:
         msg = (
             f"`accelerator_config={{'even_batches': {accelerator.even_batches}}}`: the processes have "
-            f"{lengths} batches, and in each step all wait for all. Set `even_batches` to True, set "
+            f"{lengths} batches, and training would deadlock. Set `even_batches` to True, set "
             "`dataloader_drop_last=True`, or give each process as many batches."
         )
         raise ArgumentError(msg)

@@ -85,7 +85,7 @@ def check_user_module(module: pl.LightningModule) -> None:
     name = type(module).__name__
     way_out = "Train it with `lightning.Trainer` itself."
     if not module.automatic_optimization:
-        msg = f"`model={name}`: it optimizes by hand, and the steps of an HF Trainer are its own. {way_out}"
+        msg = f"`model={name}`: it uses manual optimization, and an HF Trainer steps by itself. {way_out}"
         raise ArgumentError(msg)
     if not is_overridden("training_step", module):
         msg = f"`model={name}`: it has no `training_step`. Add one that returns the loss."

@@ -464,8 +464,8 @@ def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
     ):
         if is_wrong:
             msg = (
-                f"`lightning={{{name!r}: {value!r}}}`: not a number of them. Give 1 or more; which devices "
-                "are used is said by CUDA_VISIBLE_DEVICES."
+                f"`lightning={{{name!r}: {value!r}}}`: must be a positive integer. "
+                "CUDA_VISIBLE_DEVICES selects the devices."
             )
             raise ArgumentError(msg)
     return int(count), int(nodes)

@@ -88,7 +88,7 @@ class HFModule(pl.LightningModule):
             subclass of `compat.Trainer`.
 
     Raises:
-        ArgumentError: arguments that cannot be honoured in one's own Lightning Trainer, all of them at once.
+        ArgumentError: arguments that one's own Lightning Trainer does not support, all of them at once.
 
     Attributes:
         micro_loss: the loss of the last micro-batch, divided by its window as HF divides it.

@@ -274,7 +274,7 @@ RULES: dict[str, Rule] = {
             "HF's Hub code",
             {
                 "push_to_hub hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision": (
-                    "HF's own code pushes; a push that fails is said, and stops nothing"
+                    "HF's own code pushes; a failed push is logged and does not stop training"
                 ),
                 "hub_token": "never shown, never saved",
                 "push_to_hub_model_id push_to_hub_organization": "old names of `hub_model_id`",

@@ -1,4 +1,4 @@
-"""Measures how long a save holds training up: Hugging Face, `compat`, and `compat` with `save_async`.
+"""Measures how long saving blocks training: Hugging Face, `compat`, and `compat` with `save_async`.
 
 ``saving.py`` lets the contenders take turns for several rounds, each time in a process of its own, and writes
 the medians to docs/saving.md. ``saving.py --contender NAME`` is such a process.
@@ -122,7 +122,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in packages)
     size = runs["hf"][0]["bytes"] / 1e6
     PAGE.write_text(
-        f"""# How long a save holds training up
+        f"""# How long saving blocks training
 
 Written by `make bench-saving`. All contenders train the same GPT-2 on one thread and save {STEPS // EVERY}
 times, {size:,.0f} MB each, on the disk of the folder they are started in. A pause is the time within one

@@ -110,10 +110,10 @@ def test_a_model_that_does_not_train_is_only_placed() -> None:
     ("given", "message"),
     [
         ({"lightning": {"precission": 16}}, "'precission'.*no such flag.*precision"),
-        ({"lightning": {"devices": 0}}, "'devices': 0.*1 or more"),
+        ({"lightning": {"devices": 0}}, "'devices': 0.*positive integer"),
         ({"lightning": {"precision": "17"}}, "17.*Fabric does not take it"),
         ({"lightning": {"devices": [1]}}, r"'devices': \[1\].*CUDA_VISIBLE_DEVICES"),
-        ({"lightning": {"num_nodes": "x"}}, "'num_nodes': 'x'.*1 or more"),
+        ({"lightning": {"num_nodes": "x"}}, "'num_nodes': 'x'.*positive integer"),
         ({"lightning": {"accelerator": "tpu"}}, "'accelerator': 'tpu'.*runs on 'cpu'"),
         ({"lightning": {"strategy": "deepspeed_stage_x"}}, "deepspeed_stage_x.*Choose among deepspeed, "),
         ({"lightning": {"loggers": True}}, "'loggers': True.*not a Lightning logger"),

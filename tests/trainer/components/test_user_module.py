@@ -443,7 +443,7 @@ class OfTheOther(pytorch_lightning.LightningModule):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (ByHand, "`model=ByHand`: it optimizes by hand"),
+        (ByHand, "`model=ByHand`: it uses manual optimization"),
         (Steps, r"`model=Steps`: it overrides `optimizer_step` \(the optimizer steps where HF's window ends"),
         (OfTheOther, "Write `from lightning.pytorch import LightningModule`"),
         (pl.LightningModule, "it has no `training_step`"),
