@@ -227,7 +227,8 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """HF's scheduler, or that of a LightningModule. Mirrors `transformers.Trainer.create_scheduler`."""
-        return self._user_module.create_scheduler() or super().create_scheduler(*args, **kwargs)
+        own = self._user_module.create_scheduler()
+        return self._create_hf_scheduler(*args, **kwargs) if own is None else own
 
     # Training.
 

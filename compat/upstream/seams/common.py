@@ -99,6 +99,10 @@ class CommonSeams(HFTrainer):  # type: ignore[misc]
         self._initial_global_step = self.state.global_step
         self._initial_num_input_tokens_seen = self.state.num_input_tokens_seen
 
+    def _create_hf_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """HF's own `create_scheduler`."""
+        return super().create_scheduler(*args, **kwargs)
+
     def _restore_progress(
         self, schedule: Schedule, resume_from_checkpoint: str | None, trial: Trial
     ) -> tuple[int, int]:

@@ -182,14 +182,13 @@ class V4Seams(CommonSeams):
             return bool(self.is_tp_enabled) and ONE_PIECE_MAKES_OPTIMIZER_LATE_FOR_TP
         return getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 1
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+    def _create_hf_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """HF's scheduler, also for layerwise optimizers under a torch that counts its rates.
 
-        Mirrors `transformers.Trainer.create_scheduler`. HF's stand-in for the schedules of layers has a rate
-        for each layer and one group.
+        HF's stand-in for the schedules of layers has a rate for each layer and one group.
         """
         try:
-            return super().create_scheduler(num_training_steps, optimizer)
+            return super()._create_hf_scheduler(num_training_steps, optimizer)
         except ValueError:
             layers = getattr(optimizer or self.optimizer, "optimizer_dict", None)
             if layers is None:
