@@ -78,9 +78,7 @@ REPLACED = {
 }
 """Methods of HF's Trainer that ours does not call → what to do."""
 
-_REPLACED_OF_ACCELERATOR = dict.fromkeys(
-    ("prepare", "prepare_model", "prepare_optimizer", "prepare_scheduler"), _WRAPPER
-)
+_REPLACED_OF_ACCELERATOR = ("prepare", "prepare_model", "prepare_optimizer", "prepare_scheduler")
 
 LOOKED_UP = (
     *("denumpify_detensorize", "find_batch_size", "get_model_param_count", "EvalLoopContainer"),
@@ -113,10 +111,7 @@ TARGETS = (
         )
         for name in dict.fromkeys((*_methods_of(HFTrainer), *REPLACED))
     ),
-    *(
-        Target(accelerate.Accelerator, name, Handling.REFUSED, instead)
-        for name, instead in _REPLACED_OF_ACCELERATOR.items()
-    ),
+    *(Target(accelerate.Accelerator, name, Handling.REFUSED, _WRAPPER) for name in _REPLACED_OF_ACCELERATOR),
     *(Target(accelerate.Accelerator, name, Handling.CALLED) for name in ("backward", "no_sync")),
     *(Target(AcceleratedOptimizer, name, Handling.REFUSED, _WRAPPER) for name in ("__init__", "step")),
     *(Target(hf_trainer, name, Handling.CALLED) for name in LOOKED_UP if hasattr(hf_trainer, name)),
@@ -157,7 +152,8 @@ def is_patched(owner: type[Any] | ModuleType, name: str) -> bool:
         owner: the class or the module.
         name: its attribute.
     """
-    value = inspect.getattr_static(owner, name, None)
+    # Asked at each micro-step, and all targets are in their owner's own namespace.
+    value = vars(owner).get(name)
     if isinstance(value, str):
         return value != FILES[name]
     module: str = owner.__name__ if isinstance(owner, ModuleType) else owner.__module__
@@ -184,8 +180,7 @@ def _refused() -> Iterator[Target]:
 
 def _refusal(target: Target) -> str:
     value = getattr(target.owner, target.name)
-    code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
-    code = getattr(value, "__code__", code)
+    code = getattr(value, "__code__", getattr(inspect.unwrap(value), "__code__", None))
     written = repr(value) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
     by_order = (
         " Or import `compat`, and call `compat.install()`, before the library that patches it."
