@@ -14,6 +14,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 import numpy as np
 import pytest
 import torch
+from accelerate.state import GradientState
 
 from tests import leaks, warm
 
@@ -51,6 +52,16 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (the generator that transformers seeds and draws from)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_loader_of_an_earlier_test() -> None:
+    """Forget the dataloaders that earlier tests left in mid-epoch.
+
+    accelerate keeps them until they are collected, and its own accumulation ends a window with each
+    micro-batch while the last of them stands at its end.
+    """
+    GradientState().dataloader_references = [None]
 
 
 @pytest.fixture(autouse=True)

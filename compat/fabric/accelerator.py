@@ -464,7 +464,7 @@ def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
     ):
         if is_wrong:
             msg = (
-                f"`lightning={{{name!r}: {value!r}}}`: must be a positive integer. "
+                f"`lightning={{{name!r}: {value!r}}}`: must be a positive integer. Give 1 or more. "
                 "CUDA_VISIBLE_DEVICES selects the devices."
             )
             raise ArgumentError(msg)
