@@ -181,7 +181,7 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
     _show_evaluation_schedule(trainer, session.hf.args)
     session.is_observed = is_observed(trainer, has_user_module=is_user_module(session.hf.model))
-    session.needs_closures = session.is_observed or isinstance(trainer.strategy, ParallelStrategy)
+    session.needs_closures = session.is_observed or getattr(trainer.strategy, "needs_closures", True)
 
 
 def _show_evaluation_schedule(trainer: pl.Trainer, args: TrainingArguments) -> None:

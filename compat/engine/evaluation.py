@@ -16,6 +16,7 @@ from transformers.trainer_utils import (
 )
 
 from compat.engine.limits import LimitedLoader
+from compat.engine.outputs import Gathering, make_container
 from compat.engine.torchmetrics import TorchMetrics
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
 from compat.upstream.models import shifts_labels
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from compat.engine.host import TrainerHost
     from compat.upstream.values import Batch, Loader, Output, Rows
 
-PADDING = -100
 KEPT = ("losses", "preds", "labels", "inputs")
 
 
@@ -73,9 +73,8 @@ class Evaluation:
             else None
         )
         concatenates = hf.args.eval_do_concat_batches
-        self._kept = {
-            name: hf_trainer.EvalLoopContainer(concatenates, padding_index=PADDING) for name in KEPT
-        }
+        self._kept = {name: make_container(concatenates=concatenates) for name in KEPT}
+        self._gathering = Gathering(hf)
         # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s
         # decision.
         self._grad_enabled = torch.is_grad_enabled()
@@ -98,6 +97,7 @@ class Evaluation:
         hf, args = self._hf, self._hf.args
         self.inputs = inputs
         self.observe(inputs)
+        self._gathering.begin_batch()
         if self._steps == 0 and not self.predicts:
             hf._surprises.tell_of_evaluation(inputs)
         with torch.set_grad_enabled(self._grad_enabled):
@@ -126,16 +126,16 @@ class Evaluation:
     def _gather(self, losses: Output, logits: Output, labels: Output, inputs: Batch) -> dict[str, Any]:
         """Collect a step's outputs from all processes, padded to one length along dimension 1."""
         hf = self._hf
-        gather, pad = hf.gather_function, hf.accelerator.pad_across_processes
+        gather, pad = self._gathering.gather, self._gathering.pad
         if losses is not None:
             losses = self.gather_losses(losses)
         if inputs is not None:
-            inputs = gather(pad(inputs, dim=1, pad_index=PADDING))
+            inputs = gather(pad(inputs))
         if labels is not None:
             # Padded ahead of the logits, for `preprocess_logits_for_metrics` is given both.
-            labels = pad(labels, dim=1, pad_index=PADDING)
+            labels = pad(labels)
         if logits is not None:
-            logits = pad(logits, dim=1, pad_index=PADDING)
+            logits = pad(logits)
             if hf.preprocess_logits_for_metrics is not None:
                 logits = hf.preprocess_logits_for_metrics(logits, labels)
             logits = gather(logits)
@@ -145,7 +145,7 @@ class Evaluation:
 
     def gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
         """Collect the mean loss of a batch, once for each of its samples, from all processes."""
-        losses: torch.Tensor = self._hf.gather_function(loss.repeat(self._batch_size))
+        losses: torch.Tensor = self._gathering.gather_repeated(loss, self._batch_size)
         return losses
 
     def _keep(self, gathered: dict[str, Any]) -> None:
@@ -162,8 +162,9 @@ class Evaluation:
                 self._torchmetrics.update(logits, labels)
         elif args.batch_eval_metrics:
             if hf.compute_metrics is not None and logits is not None and labels is not None:
+                losses = gathered["losses"] if "loss" in args.include_for_metrics else None
                 extra = {
-                    "losses": gathered["losses"] if "loss" in args.include_for_metrics else None,
+                    "losses": losses if losses is None else losses.contiguous(),
                     "inputs": inputs if "inputs" in args.include_for_metrics else None,
                 }
                 self._metrics = hf.compute_metrics(

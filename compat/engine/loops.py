@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from compat.engine.loaders import EvaluationLoader
+    from compat.engine.micro_batch import MicroBatch
     from compat.engine.session import Session
     from compat.upstream.values import Batch, Loader, Output
 
@@ -62,19 +63,31 @@ class AutomaticOptimization(_AutomaticOptimization):
         super().__init__(trainer)
         self._session = session
 
-    @override
-    def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Run a micro-batch.
+    def run_alone(self, strategy: Any, batch: Batch, batch_idx: int) -> None:
+        """Run a micro-batch without Lightning's closure, by calling the parts of a step themselves.
 
-        Lightning's closure serves an optimizer that calls it, and a strategy that must hold back its
-        reduction: in the middle of a window, on one device and with nobody listening, there is neither.
+        The closure serves hooks, an optimizer that calls it, and a strategy that has a part in backward and
+        step.
+
+        Args:
+            strategy: Lightning's, one of ours.
+            batch: as HF's collator has made it.
+            batch_idx: its index in the epoch.
         """
-        session = self._session
-        if session.needs_closures or session.place.syncs:
-            return super().run(optimizer, batch_idx, kwargs)
-        loss = self.trainer.strategy.training_step(*kwargs.values())
-        self._backward(optimizer)
-        return {"loss": loss}
+        session, module, precision = self._session, strategy._lightning_module, strategy._precision_plugin
+        hf, micro = session.hf, session.micro
+        module.training_step(batch, batch_idx)
+        if session.pending_loss is not None:
+            loss, options = session.take_pending_loss()
+            with hf._fit.sync_context(micro, session.model):
+                hf.accelerator.run_backward(precision.scaled(loss), **options)
+        if micro.syncs:
+            optimizer, step = strategy._optimizers[0], self.optim_progress.optimizer.step
+            step.increment_ready()
+            module.configure_gradient_clipping(optimizer)
+            precision.step(optimizer)
+            session.fire("on_optimizer_step")
+            step.increment_completed()
 
     @override
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Optimizer) -> None:
@@ -90,10 +103,9 @@ class AutomaticOptimization(_AutomaticOptimization):
         session = self._session
         if session.pending_loss is None:
             return
-        loss, session.pending_loss = session.pending_loss, None
-        options, session.backward_options = session.backward_options, {}
+        loss, options = session.take_pending_loss()
         # A hook of the backward may call the model again, whose gradients wait for the window as well.
-        with session.hf._fit.sync_context(session.place, session.model):
+        with session.hf._fit.sync_context(session.micro, session.model):
             self.trainer.strategy.backward(loss, optimizer, **options)
 
     @override
@@ -158,12 +170,14 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         if session.is_over:
             self.trainer.lightning_module.look_at(batch)  # type: ignore[operator]
             return
-        batch_idx = self.batch_idx + 1
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
         session.micro, session.is_counted = session.coming, False
-        if session.is_observed:
-            connector.on_batch_start(batch)
+        batch_idx = progress.current.ready - 1
+        if not session.is_observed:
+            self._advance_alone(session.micro, batch, batch_idx)
+            return
+        connector.on_batch_start(batch)
         if self._call("on_train_batch_start", batch, batch_idx) == END_OF_EPOCH:
             progress.increment_by(0, is_last_batch=True)
             progress.increment_processed()
@@ -171,34 +185,44 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         progress.increment_started()
         outputs = self._run_micro_batch(batch, batch_idx)
         progress.increment_processed()
-        if session.place.syncs:
+        if session.micro.syncs:
             self.trainer.lightning_module.count_update_step()  # type: ignore[operator]
-        session.is_counted = session.place.syncs
+        session.is_counted = session.micro.syncs
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         self._call("on_train_batch_end", outputs, batch, batch_idx)
-        if session.is_observed:
-            connector.on_batch_end()
+        connector.on_batch_end()
         progress.increment_completed()
-        if session.is_observed:
-            connector.update_train_step_metrics()
+        connector.update_train_step_metrics()
+
+    def _advance_alone(self, micro: MicroBatch, batch: Batch, batch_idx: int) -> None:
+        """Run one micro-batch without the hooks and records that serve only those who listen."""
+        session, progress = self._session, self.batch_progress
+        strategy: Any = self.trainer.strategy
+        module = strategy._lightning_module
+        module.on_train_batch_start(batch, batch_idx)
+        progress.increment_started()
+        if session.needs_closures:
+            inputs = self._build_kwargs(OrderedDict(), batch, batch_idx)
+            self.automatic_optimization.run(strategy.optimizers[0], batch_idx, inputs)
+        else:
+            self.automatic_optimization.run_alone(strategy, batch, batch_idx)  # type: ignore[attr-defined]
+        progress.increment_processed()
+        if micro.syncs:
+            module.count_update_step()
+            session.is_counted = True
+        module.on_train_batch_end(None, batch, batch_idx)
+        progress.increment_completed()
 
     def _run_micro_batch(self, batch: Batch, batch_idx: int) -> Output:
         trainer, inputs = self.trainer, self._build_kwargs(OrderedDict(), batch, batch_idx)
-        profiled = (
-            trainer.profiler.profile("run_training_batch")
-            if self._session.is_observed
-            else contextlib.nullcontext()
-        )
-        with profiled:
+        with trainer.profiler.profile("run_training_batch"):
             return self.automatic_optimization.run(trainer.optimizers[0], batch_idx, inputs)
 
     def _call(self, hook: str, *args: object) -> Any:
         """Call a hook of callbacks and module; those that watch a metric come last, as at an epoch's end."""
         trainer = self.trainer
-        if not self._session.is_observed:
-            return getattr(trainer.lightning_module, hook)(*args)
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=False)
         answer = call._call_lightning_module_hook(trainer, hook, *args)
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=True)
@@ -215,8 +239,15 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         return kwargs
 
     @override
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        super().on_run_start(data_fetcher)
+        if not is_profiled(self.trainer):
+            data_fetcher._start_profiler = data_fetcher._stop_profiler = _do_nothing
+
+    @override
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        self.update_lr_schedulers("step", update_plateau_schedulers=True)
+        if self._session.is_observed:
+            self.update_lr_schedulers("step", update_plateau_schedulers=True)
         control = self._session.hf.control
         # A Lightning callback that stops the run is obeyed as an HF one would be.
         control.should_training_stop |= self.trainer.should_stop
@@ -489,8 +520,16 @@ def is_observed(trainer: pl.Trainer, *, has_user_module: bool) -> bool:
     Loggers do not: they are given what HF logs, by HF's own `log`.
     """
     connected: Any = trainer
-    is_profiled = not isinstance(connected.profiler, PassThroughProfiler)
-    return bool(connected.callbacks or is_profiled or has_user_module)
+    return bool(connected.callbacks or is_profiled(trainer) or has_user_module)
+
+
+def is_profiled(trainer: pl.Trainer) -> bool:
+    """Whether a profiler measures what Lightning's loops do."""
+    return not isinstance(cast("Any", trainer).profiler, PassThroughProfiler)
+
+
+def _do_nothing() -> None:
+    """In the place of a profiler."""
 
 
 def _keeps_modes(trainer: pl.Trainer) -> bool:

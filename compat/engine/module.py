@@ -102,7 +102,7 @@ class TrainerModule(pl.LightningModule):
         """
         if self.evaluation is not None:
             return int(self.hf.floating_point_ops(self.evaluation.inputs)) // 3
-        return int(self.hf.floating_point_ops(self.run.place.inputs))
+        return int(self.hf.floating_point_ops(self.run.micro.inputs))
 
     # Batches arrive where HF's loaders and `_prepare_inputs` put them.
 
@@ -114,6 +114,10 @@ class TrainerModule(pl.LightningModule):
     def _apply_batch_transfer_handler(
         self, batch: Batch, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Batch:
+        return batch
+
+    def named(self, batch: Batch) -> Batch:
+        """A batch for code of HF's that looks for tensors by their name."""
         return batch
 
     # Training.
@@ -194,10 +198,10 @@ class TrainerModule(pl.LightningModule):
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         run = self.run
-        micro = run.place
+        micro = run.micro
         run.seen_batch = True
         run.hf.accelerator.gradient_state._set_sync_gradients(micro.syncs)
-        run.hf._count_tokens_before_step(batch)
+        run.hf._count_tokens_before_step(self.named(batch))
         if micro.opens:
             run.fire("on_step_begin")
 
@@ -215,24 +219,23 @@ class TrainerModule(pl.LightningModule):
         """
         run = self.run
         hf = run.hf
-        micro, surprises = run.place, run.surprises
+        micro, surprises = run.micro, run.surprises
         num_items = micro.num_items if surprises is None else surprises.watch(micro.num_items)
         with hf._fit.sync_context(micro, run.model):
             loss: torch.Tensor = hf.training_step(run.model, batch, num_items)
         if surprises is not None:
             run.surprises = None
             surprises.tell(batch, num_items, hf.current_gradient_accumulation_steps)
-        self._add_up(loss)
+        self._add_up(hf, loss)
         hf.current_flos += float(hf.floating_point_ops(batch))
-        hf._count_tokens_after_step(batch)
+        hf._count_tokens_after_step(self.named(batch))
         return loss
 
     @override
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         self.hf.accelerator.run_backward(loss, *args, **kwargs)
 
-    def _add_up(self, loss: torch.Tensor) -> None:
-        hf = self.run.hf
+    def _add_up(self, hf: TrainerHost, loss: torch.Tensor) -> None:
         total = hf._tr_loss
         if hf.args.logging_nan_inf_filter and not math.isfinite(loss.item()):
             # A loss that is not a number counts as the average of those since the last log.
@@ -277,19 +280,22 @@ class TrainerModule(pl.LightningModule):
         """What changes with an optimizer step, ahead of all hooks that come after it: scheduler, counters."""
         run = self.run
         hf = run.hf
-        is_foreign = self.trainer.fit_loop.epoch_loop.has_foreign_scheduler  # type: ignore[attr-defined]
+        is_foreign = run.is_observed and self._has_foreign_scheduler()
         run.learning_rate = hf.optimizer.param_groups[0]["lr"] if is_foreign else hf._get_learning_rate()
         was_skipped = hf.accelerator.optimizer_step_was_skipped
         if not (was_skipped or is_foreign or hf._fit.scheduler_waits_for_metrics()):
             hf.lr_scheduler.step()
         hf.state.global_step += 1
-        run.behind = run.place.step + 1
+        run.behind = run.micro.step + 1
         hf.state.epoch = run.epoch + run.behind / run.schedule.steps_in_epoch
+
+    def _has_foreign_scheduler(self) -> bool:
+        return bool(self.trainer.fit_loop.epoch_loop.has_foreign_scheduler)  # type: ignore[attr-defined]
 
     @override
     def on_train_batch_end(self, outputs: Output, batch: Batch, batch_idx: int) -> None:
         run = self.run
-        if not run.place.syncs:
+        if not run.micro.syncs:
             run.fire("on_substep_end")
             return
         if run.is_observed:

@@ -148,8 +148,7 @@ class HFPrecision(Precision):
     def pre_backward(  # type: ignore[override]
         self, tensor: torch.Tensor, module: pl.LightningModule
     ) -> torch.Tensor:
-        if self.scaler is not None:
-            tensor = self.scaler.scale(tensor)
+        tensor = self.scaled(tensor)
         # Only callbacks listen to the hooks around the backward.
         return super().pre_backward(tensor, module) if _listened_to(module) else tensor
 
@@ -166,12 +165,28 @@ class HFPrecision(Precision):
         """Step without handing the closure to the optimizer: not every optimizer that HF builds takes one."""
         result = closure()
         self._after_closure(model, optimizer)
+        self.step(optimizer, **kwargs)
+        return result
+
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """A loss as its backward is to see it."""
+        if self.scaler is None:
+            return loss
+        scaled: torch.Tensor = self.scaler.scale(loss)
+        return scaled
+
+    def step(self, optimizer: Any, **kwargs: Any) -> None:
+        """Step an optimizer, unless gradients overflowed.
+
+        Args:
+            optimizer: of the run.
+            kwargs: of its `step`.
+        """
         if self.scaler is None:
             optimizer.step(**kwargs)
-            return result
+            return
         scale = self.scaler.get_scale()
         self.scaler.step(getattr(optimizer, "optimizer", optimizer), **kwargs)
         self.scaler.update()
         # The scale shrinks exactly when gradients overflowed and the step was left out.
         self.step_was_skipped = optimizer.step_was_skipped = self.scaler.get_scale() < scale
-        return result

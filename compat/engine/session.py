@@ -51,7 +51,7 @@ class Session:
             accelerator runs it at once (a subclass may want to see gradients).
         is_observed: whether a Lightning callback, a LightningModule of the user's or a profiler listens to
             the run.
-        needs_closures: whether a micro-step in the middle of a window runs in Lightning's closure, too.
+        needs_closures: whether a micro-step runs in Lightning's closure.
         epochs_trained: epochs that lie behind a resumed run.
         steps_trained: micro-steps that lie behind it in its current epoch.
         position: where the run that is resumed stood in its data; None where its checkpoint does not tell.
@@ -65,7 +65,7 @@ class Session:
         model: the model as it is called in a training step, wrapped where it is wrapped.
         epoch: index of the current epoch.
         coming: the micro-batch that Lightning has been given and has not begun.
-        micro: the micro-batch in progress.
+        micro: the micro-batch in progress, with its place in its window; None outside of a step.
         is_counted: whether the update step in progress has been counted.
         is_over: whether HF's run has ended, and a callback of Lightning's adds an epoch to look at the data.
         pending_loss: a loss whose backward Lightning's closure has yet to run.
@@ -99,8 +99,8 @@ class Session:
     epoch_is_over: bool = False
     model: nn.Module | None = None
     epoch: int = 0
-    coming: MicroBatch | None = None
-    micro: MicroBatch | None = None
+    coming: MicroBatch = None  # type: ignore[assignment]
+    micro: MicroBatch = None  # type: ignore[assignment]
     is_counted: bool = True
     is_over: bool = False
     pending_loss: torch.Tensor | None = None
@@ -111,11 +111,12 @@ class Session:
     start_time: float = 0.0
     output: Output = None
 
-    @property
-    def place(self) -> MicroBatch:
-        """The micro-batch in progress, with its place in its window."""
-        assert self.micro is not None, "outside of a step"
-        return self.micro
+    def take_pending_loss(self) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The loss whose backward is to run now, and the options of that backward."""
+        assert self.pending_loss is not None, "its backward has run"
+        loss, self.pending_loss = self.pending_loss, None
+        options, self.backward_options = self.backward_options, {}
+        return loss, options
 
     @property
     def windows_in_epoch(self) -> int:
@@ -240,7 +241,7 @@ class Session:
         """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
         self.hf = None  # type: ignore[assignment]
         self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
-        self.coming = self.micro = None
+        self.coming = self.micro = None  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """A callback may copy the module, whose run there is but one of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -148,6 +149,11 @@ class UserModuleAdapter(TrainerModule):
         """The index of the batch in progress, in its pass over the data."""
         loop: Any = self.trainer._active_loop
         return int(getattr(loop, "epoch_loop", loop).batch_progress.current.ready) - 1
+
+    @override
+    def named(self, batch: Batch) -> Batch:
+        # A batch without names has none of what HF looks for.
+        return batch if isinstance(batch, Mapping) else {}
 
     # Modes are the user's: HF's `model.train()` before each step has no place here.
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from compat.engine.host import TrainerHost
-    from compat.engine.micro_batch import MicroBatch
     from compat.engine.session import Session
 
 
@@ -325,13 +323,11 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         for optimizer in fused:
             optimizer.fused_backward(loss, learning_rate)
 
-    def sync_context(
-        self, batch: MicroBatch, model: nn.Module | None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Hold back gradient reduction for all but the last micro-batch of a window, as HF does."""
+    def sync_context(self, model: nn.Module | None) -> contextlib.AbstractContextManager[None]:
+        """Hold back gradient reduction, as HF does for all but the last micro-batch of a window."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         # DeepSpeed's engine knows by itself.
-        if batch.closes or every or self.distributed_type == DistributedType.DEEPSPEED:
+        if every or self.distributed_type == DistributedType.DEEPSPEED:
             return contextlib.nullcontext()
         is_idle = not self.is_fsdp2 and not hasattr(model, "no_sync")
         if is_idle and not is_patched(accelerate.Accelerator, "no_sync"):
@@ -367,17 +363,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 class AcceleratorAttribute:
     """`trainer.accelerator`: what is put there is given our face, also by a subclass that trains by itself.
 
-    It is read as any attribute of an instance is.
+    Without `__get__`, an instance's value is read as fast as any attribute, several times a step. Before HF's
+    constructor has set it, this object stands there.
     """
-
-    def __get__(self, trainer: TrainerHost | None, owner: type | None = None) -> Any:
-        if trainer is None:
-            return self
-        try:
-            return vars(trainer)["accelerator"]
-        except KeyError:
-            msg = f"{type(trainer).__name__!r} object has no attribute 'accelerator'"
-            raise AttributeError(msg) from None
 
     def __set__(self, trainer: object, accelerator: Accelerator) -> None:
         if issubclass(type(accelerator), accelerate.Accelerator):
@@ -387,9 +375,12 @@ class AcceleratorAttribute:
             accelerator.compute_in(written.get("ACCELERATE_MIXED_PRECISION", "no"))
         vars(trainer)["accelerator"] = accelerator
 
-    def __delete__(self, trainer: TrainerHost) -> None:
-        self.__get__(trainer)
-        del vars(trainer)["accelerator"]
+    def __delete__(self, trainer: object) -> None:
+        vars(trainer).pop("accelerator", None)
+
+    def __getattr__(self, name: str) -> Any:
+        msg = f"the trainer has no accelerator yet, and so no {name!r}: its constructor makes one"
+        raise AttributeError(msg)
 
 
 def _is_in_own_training_step() -> bool:

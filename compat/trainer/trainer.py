@@ -38,6 +38,7 @@ from compat.trainer.legacy.methods import LegacyMethods, values_of_4, values_of_
 from compat.trainer.legacy.overrides import adapt_overrides, is_adapted
 from compat.trainer.legacy.renamed import accept_renamed, takes_tokenizer
 from compat.trainer.surprises import Surprises
+from compat.upstream.columns import copying_whole_rows
 from compat.upstream.features import (
     LENGTH_TAKES_BATCH_SIZE,
     METRICS_FORMAT_IS_A_METHOD,
@@ -195,7 +196,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     ) -> DataCollator:
         if is_user_module(self.model):
             return data_collator
-        return super()._get_collator_with_removed_columns(data_collator, description)
+        return copying_whole_rows(super()._get_collator_with_removed_columns(data_collator, description))
 
     # Optimizer and scheduler.
 
@@ -357,12 +358,6 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             return self._user_module.batch_samples(*args, **kwargs)
         read: tuple[list[Any], Any] = super().get_batch_samples(*args, **kwargs)
         return read
-
-    def _count_tokens_before_step(self, inputs: Batch) -> None:
-        super()._count_tokens_before_step(self._user_module.named(inputs))
-
-    def _count_tokens_after_step(self, inputs: Batch) -> None:
-        super()._count_tokens_after_step(self._user_module.named(inputs))
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         if is_user_module(self.model):
@@ -650,7 +645,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """What a batch costs. Mirrors `transformers.Trainer.floating_point_ops`."""
-        return 0 if self._user_module.is_without_flops(inputs) else super().floating_point_ops(inputs)
+        if is_user_module(self.model) and self._user_module.is_without_flops(inputs):
+            return 0
+        flops: int = super().floating_point_ops(inputs)
+        return flops
 
     def metrics_format(self, metrics: dict[str, float]) -> dict[str, float]:
         """Make metrics readable: hours for seconds, GF for flos, four digits for the rest.

@@ -36,7 +36,7 @@ def test_outputs_are_not_piled_up_for_a_metric(tmp_path: Path, monkeypatch: pyte
     original = evaluation.Evaluation.result
 
     def result(self: Any, dataloader: Any) -> Any:
-        kept.append(sum(self._kept[name].tensors is not None for name in ("preds", "labels")))
+        kept.append(sum(self._kept[name].get_arrays() is not None for name in ("preds", "labels")))
         return original(self, dataloader)
 
     monkeypatch.setattr(evaluation.Evaluation, "result", result)

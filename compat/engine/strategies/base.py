@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.strategies import Strategy
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 class WhereHFHasIt(Strategy):
     """A strategy that leaves model and optimizer where HF's Trainer would have them."""
+
+    needs_closures: ClassVar[bool] = True
+    """Whether it has a part in backward and step of its own, to which Lightning's closure leads."""
 
     @override
     def model_to_device(self) -> None:

@@ -23,6 +23,8 @@ class DDPStrategy(OfSeveralProcesses, _DDPStrategy):
     Lightning would wrap the LightningModule; HF's code, and that of its subclasses, knows the wrapped model.
     """
 
+    needs_closures = False
+
     @override
     def wrap(self, model: nn.Module, **options: Any) -> nn.Module:
         if not any(parameter.requires_grad for parameter in model.parameters()):

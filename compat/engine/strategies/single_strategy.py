@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class SingleDeviceStrategy(WhereHFHasIt, _SingleDeviceStrategy):
     """One process on one device."""
 
+    needs_closures = False
+
 
 def single_device(device: torch.device, facts: Facts, **parts: Any) -> SingleDeviceStrategy:
     """Build the strategy."""

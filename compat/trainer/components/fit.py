@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger("transformers.trainer")
 
+NOTHING = contextlib.nullcontext()
+
 
 class Fit(Component):
     """Builds the Lightning Trainer and its module, and runs `fit`.
@@ -303,13 +305,15 @@ class Fit(Component):
             batch: the micro-batch in progress.
             model: the model as a training step calls it.
         """
+        if batch.closes:
+            return NOTHING
         hf = self.hf
         is_managed = getattr(hf, "is_distributed_loading_by_transformers", False) and isinstance(
             model, FSDPModule
         )
-        if is_managed and not batch.closes:
+        if is_managed:
             return hf._defer_fsdp_gradient_reduction()
-        waiting: AbstractContextManager[None] = hf.accelerator.sync_context(batch, model)
+        waiting: AbstractContextManager[None] = hf.accelerator.sync_context(model)
         return waiting
 
     def scheduler_waits_for_metrics(self) -> bool:

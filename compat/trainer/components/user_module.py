@@ -104,24 +104,13 @@ class UserModule(Component):
         """
         return list(islice(epoch_iterator, num_batches)), None
 
-    def named(self, inputs: Batch) -> Batch:
-        """A batch for code that looks for tensors by their name; empty where the batch has no names.
-
-        Args:
-            inputs: the batch.
-        """
-        return {} if is_user_module(self.hf.model) and not isinstance(inputs, Mapping) else inputs
-
     def is_without_flops(self, inputs: Batch) -> bool:
         """Whether nothing tells what a batch costs.
 
         Args:
             inputs: the batch.
         """
-        model = self.hf.model
-        return is_user_module(model) and not (
-            hasattr(model, "floating_point_ops") or isinstance(inputs, Mapping)
-        )
+        return not (hasattr(self.hf.model, "floating_point_ops") or isinstance(inputs, Mapping))
 
     def prepare_inputs(self, inputs: Batch) -> Batch:
         """Each tensor as HF would have it, then what only Lightning knows to move.

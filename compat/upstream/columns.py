@@ -1,0 +1,40 @@
+"""HF's removal of unused columns, at the cost of a copy where there is nothing to remove."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import RemoveColumnsCollator
+from typing_extensions import override
+
+from compat.upstream.patched import is_upstream
+
+if TYPE_CHECKING:
+    from compat.upstream.values import Batch
+
+
+class ColumnsCollator(RemoveColumnsCollator):  # type: ignore[misc]
+    """HF's collator, which takes a row apart only where the model does not take all of it."""
+
+    @override
+    def __call__(self, features: list[Any]) -> Batch:
+        columns = frozenset(self.signature_columns)
+        return self.data_collator(
+            [
+                dict(row) if type(row) is dict and row.keys() <= columns else self._remove_columns(row)
+                for row in features
+            ]
+        )
+
+
+def copying_whole_rows(collator: Any) -> Any:
+    """A collator as it is, or HF's in its faster form.
+
+    Args:
+        collator: what HF's Trainer has made.
+    """
+    methods = (RemoveColumnsCollator.__call__, RemoveColumnsCollator._remove_columns)
+    is_own = type(collator) is RemoveColumnsCollator
+    if is_own and all(is_upstream(method, "transformers") for method in methods):
+        collator.__class__ = ColumnsCollator
+    return collator

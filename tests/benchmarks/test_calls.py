@@ -1,0 +1,178 @@
+"""What a step costs when nobody listens, counted and not timed: exact on any machine.
+
+Modules that are looked for in vain belong to the environment, not to a step: accelerate asks at each backward
+whether `lomo-optim` is there. What that makes of calls is left out on both sides.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import FrameType
+
+FEW, MANY = 10, 60
+BATCH_SIZE = 4
+RANDOM_STATES = ("getstate", "get_state", "get_rng_state")
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.head(inputs)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Counting:
+    """Counts calls between two points."""
+
+    def __init__(self) -> None:
+        self.python = 0
+        self.c: Counter[str] = Counter()
+
+    def start(self) -> None:
+        sys.setprofile(self._see)
+
+    def stop(self) -> None:
+        sys.setprofile(None)
+
+    def _see(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event == "call" and "importlib" not in frame.f_code.co_filename:
+            self.python += 1
+        elif event == "c_call":
+            self.c[arg.__name__] += 1
+
+
+class Steady(TrainerCallback):
+    """Counts from one update step to a later one."""
+
+    def __init__(self, counting: Counting) -> None:
+        self.counting = counting
+
+    @override
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == FEW:
+            self.counting.start()
+        elif state.global_step == MANY:
+            self.counting.stop()
+
+
+class Syncs(TorchDispatchMode):
+    """Counts the copies of a number from its device to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def rows(batches: int) -> list[dict[str, torch.Tensor]]:
+    return [{"inputs": torch.randn(8), "labels": torch.tensor(i % 2)} for i in range(batches * BATCH_SIZE)]
+
+
+def trainer_of(package: str, folder: Path, **options: Any) -> Any:
+    module = importlib.import_module(package)
+    torch.manual_seed(0)
+    arguments = module.TrainingArguments(
+        str(folder),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        save_strategy="no",
+        max_steps=MANY + 5,
+        per_device_train_batch_size=BATCH_SIZE,
+        per_device_eval_batch_size=BATCH_SIZE,
+        dataloader_pin_memory=False,
+    )
+    return module.Trainer(Classifier(), arguments, train_dataset=rows(20), **options)
+
+
+def per_batch(run: Callable[[Any], object]) -> float:
+    """Python calls for one more batch of a pass."""
+    found = []
+    for batches in (FEW, FEW, MANY):
+        counting, data = Counting(), rows(batches)
+        counting.start()
+        try:
+            run(data)
+        finally:
+            counting.stop()
+        found.append(counting.python)
+    return (found[-1] - found[-2]) / (MANY - FEW)
+
+
+def per_step(package: str, folder: Path) -> Counting:
+    counting = Counting()
+    trainer = trainer_of(package, folder)
+    trainer.add_callback(Steady(counting))
+    try:
+        trainer.train()
+    finally:
+        counting.stop()
+    return counting
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_calls_of_an_update_step(tmp_path: Path) -> None:
+    hf, ours = (per_step(package, tmp_path) for package in ("transformers", "compat"))
+    steps = MANY - FEW
+    # HF's own `training_step`, `compute_loss`, clipping and events are most of what is left.
+    assert ours.python <= 1.2 * hf.python, (ours.python / steps, hf.python / steps)
+    assert ours.c.total() <= 0.9 * hf.c.total(), (ours.c.total() / steps, hf.c.total() / steps)
+    for name in RANDOM_STATES:
+        assert ours.c[name] <= steps, name
+
+
+@pytest.mark.parametrize(
+    ("pass_", "options", "most"),
+    [
+        ("evaluate", {}, 0.9),
+        ("evaluate", {"compute_metrics": accuracy}, 0.6),
+        ("predict", {"compute_metrics": accuracy}, 0.6),
+    ],
+    ids=["evaluation", "evaluation with a metric", "prediction"],
+)
+def test_calls_of_a_batch(pass_: str, options: dict[str, Any], most: float, tmp_path: Path) -> None:
+    hf, ours = (
+        per_batch(getattr(trainer_of(package, tmp_path, **options), pass_))
+        for package in ("transformers", "compat")
+    )
+    assert ours <= most * hf, (ours, hf)
+
+
+def test_copies_from_the_device(tmp_path: Path) -> None:
+    counts = {}
+    for package in ("transformers", "compat"):
+        trainer = trainer_of(package, tmp_path, compute_metrics=accuracy)
+        with Syncs() as training:
+            trainer.train()
+        with Syncs() as evaluation:
+            trainer.evaluate(rows(FEW))
+        counts[package] = (training.count, evaluation.count)
+    assert counts["compat"][0] <= counts["transformers"][0], counts
+    assert counts["compat"][1] <= counts["transformers"][1], counts
+    assert counts["transformers"][0] >= MANY, "the filter of losses that are no numbers looks at each"
