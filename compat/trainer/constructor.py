@@ -145,7 +145,22 @@ def check_kinds(bound: BoundArguments) -> None:
     if callbacks is not None and not isinstance(callbacks, Iterable):
         msg = f"`callbacks={type(callbacks).__name__}`: not a list. Give `callbacks=[…]`."
         raise ArgumentError(msg)
+    _check_loggers(args)
     _check_optimizers(bound["optimizers"])
+
+
+def _check_loggers(args: Any) -> None:
+    """Refuse objects where names are wanted, and names where Lightning wants objects."""
+    names = getattr(args, "report_to", None)
+    loggers = (getattr(args, "lightning", None) or {}).get("logger")
+    for one in names if isinstance(names, list) else ():
+        if not isinstance(one, str):
+            msg = f"`report_to=[{_named(one)}]`: not a name. Give loggers as `lightning={{'logger': […]}}`."
+            raise ArgumentError(msg)
+    for one in loggers if isinstance(loggers, (list, tuple)) else (loggers,):
+        if isinstance(one, (type, str)):
+            msg = f"`lightning.logger={_named(one)}`: not a logger. Give an object, or a name as `report_to`."
+            raise ArgumentError(msg)
 
 
 def _check_optimizers(given: Any) -> None:

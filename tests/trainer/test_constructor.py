@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 import compat
@@ -73,3 +74,20 @@ def test_a_pair_is_taken_in_either_form(tmp_path: Path, pair: type) -> None:
 def test_so_are_other_parameters(given: dict[str, Any], expected: str) -> None:
     with pytest.raises(ArgumentError, match=expected):
         compat.Trainer(**{"model": Regression(), "train_dataset": rows(), **given})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"report_to": [CSVLogger("logs")]}, r"`report_to=\[CSVLogger\]`: not a name"),
+        ({"report_to": CSVLogger("logs")}, r"`report_to=\[CSVLogger\]`: not a name"),
+        ({"lightning": {"logger": CSVLogger}}, "`lightning.logger=class CSVLogger`: not a logger"),
+        ({"lightning": {"logger": ["csv"]}}, "`lightning.logger=str`: not a logger"),
+    ],
+    ids=["objects for names", "an object for a name", "class", "name"],
+)
+def test_loggers_are_objects_and_integrations_names(
+    tmp_path: Path, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ArgumentError, match=expected):
+        trainer(tmp_path, **options)
