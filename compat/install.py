@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import types
 from typing import Any
 
 from compat.errors import InstallError
-from compat.patching import planned_changes
+from compat.patching import parsers_made_before, planned_changes
 
 _ABSENT = object()
 
@@ -25,9 +26,10 @@ def install() -> None:
     """Have scripts and libraries that use transformers' Trainer run on Lightning, unedited.
 
     Replaces the names in `compat.patching.PATCHES`, also where a loaded module has already imported them,
-    puts our Trainer under every class that is already derived from transformers', and adds the names in
-    `SUPPLIED` that the installed release has dropped. Idempotent; every target is looked up before the first
-    is touched, and a failure half-way undoes what was done.
+    puts our Trainer under every class that is already derived from transformers', gives our options to
+    parsers that are already built, and adds the names in `SUPPLIED` that the installed release has dropped.
+    Idempotent; every target is looked up before the first is touched, and a failure half-way undoes what was
+    done.
 
     Raises:
         InstallError: a target is missing, or a class cannot be rebased; nothing has changed then.
@@ -37,7 +39,7 @@ def install() -> None:
             return
         changes = planned_changes()
         try:
-            for owner, name, value in changes:
+            for owner, name, value in itertools.chain(changes, parsers_made_before()):
                 original = getattr(owner, name, _ABSENT)
                 setattr(owner, name, value)
                 _undo.append((owner, name, original))

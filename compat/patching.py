@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compat.errors import InstallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
 
@@ -172,6 +172,18 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
             (kind, FIELDS_OF_DATACLASS, all_fields(kind)),
         )
     ]
+
+
+def parsers_made_before() -> Iterator[tuple[Any, str, Any]]:
+    """What parsers that exist already become, as `planned_changes` gives it.
+
+    Ask for the first one when all classes are changed: options are made from the classes that a parser fills.
+    """
+    from compat.arguments.made_before import options_of_parsers
+    from compat.arguments.parser import HfArgumentParser
+    from compat.rebasing import OURS, original_of
+
+    yield from options_of_parsers({original_of(kind): kind for kind in (HfArgumentParser, *OURS)})
 
 
 def _removed_names() -> list[tuple[Any, str, Any]]:

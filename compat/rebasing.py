@@ -61,7 +61,7 @@ def _make(kind: Any) -> Any:
             "transformers.TrainingArguments. If it makes such a trainer inside, call `compat.install()`."
         )
         raise RebaseError(msg)
-    if kind is _hf(ours):
+    if kind is original_of(ours):
         return ours
     made_by = (on_lightning, (kind,))
     if dataclasses.is_dataclass(kind):
@@ -74,13 +74,13 @@ def _make(kind: Any) -> Any:
 
 def ours_for(kind: type) -> Any:
     """What a class of somebody else's is put on; None where it stands on nothing of HF's that we have."""
-    return next((ours for ours in OURS if issubclass(kind, _hf(ours))), None)
+    return next((ours for ours in OURS if issubclass(kind, original_of(ours))), None)
 
 
 def _arguments_of(kind: Any) -> dict[str, Any]:
     """The classes of arguments that a trainer has for attributes, to make some where it is given none."""
     attributes = {name: value for base in kind.__mro__[::-1] for name, value in vars(base).items()}
-    of_hf = _hf(TrainingArguments)
+    of_hf = original_of(TrainingArguments)
     return {
         name: value
         for name, value in attributes.items()
@@ -106,7 +106,7 @@ def posing_as(
     return _metaclass(type(original))(original.__name__, bases, values)
 
 
-def _hf(ours: Any) -> Any:
+def original_of(ours: Any) -> Any:
     """HF's class that one of ours stands for, whether `compat.install()` is in force or not."""
     return next(
         base for base in ours.__mro__ if base.__name__ == ours.__name__ and not _is_compat(base.__module__)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import lightning.pytorch as pl
 import torchmetrics
@@ -20,6 +22,9 @@ from typing_extensions import override
 
 from compat.errors import ArgumentError
 from compat.upstream.distributions import role_in_other
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PLACES: tuple[tuple[Any, str], ...] = (
     (Logger, "Name it in `args.report_to`, or give `lightning={'logger': …}`."),
@@ -94,13 +99,26 @@ class Refusal(pl.Callback):
         raise self.error
 
 
-def refuse_callbacks_of_hf(trainer: pl.Trainer) -> None:
-    """Refuse HF's callbacks among those of a Lightning Trainer, ahead of the first hook.
+def refusing_callbacks_of_hf(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A module's hook, which refuses HF's callbacks among those of the Lightning Trainer and its own.
 
-    Raises:
-        ArgumentError: the class of the first one, and what makes a callback of Lightning's of it.
+    It is the first that Lightning asks of a module, and comes ahead of the callbacks' own first hook.
+
+    Args:
+        configure_callbacks: the hook, as a function of the module.
     """
-    callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009
+
+    @functools.wraps(configure_callbacks)
+    def checked(module: pl.LightningModule) -> Any:
+        _refuse_callbacks_of_hf(module.trainer, getattr(module.trainer, "callbacks"))  # noqa: B009
+        own = configure_callbacks(module)
+        _refuse_callbacks_of_hf(module.trainer, own if isinstance(own, Sequence) else [own])
+        return own
+
+    return checked
+
+
+def _refuse_callbacks_of_hf(trainer: pl.Trainer, callbacks: Sequence[Any]) -> None:
     for one in callbacks:
         kind = one if isinstance(one, type) else type(one)
         if issubclass(kind, transformers.TrainerCallback):
@@ -110,5 +128,5 @@ def refuse_callbacks_of_hf(trainer: pl.Trainer) -> None:
             )
             error = ArgumentError(msg)
             # Lightning tells the callbacks of an error, and ends with that of the one that lacks the hook.
-            callbacks.insert(0, Refusal(error))
+            getattr(trainer, "callbacks").insert(0, Refusal(error))  # noqa: B009 (no attribute of the class)
             raise error

@@ -29,10 +29,11 @@ def changes(checkpoint: str, *, processing_class: Any, config: PretrainedConfig)
         processing_class: the tokenizer of this run, or what holds it.
         config: the model's configuration.
     """
-    saved = _vocabulary(os.path.join(checkpoint, "tokenizer.json"))
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
-    if saved and callable(getattr(tokenizer, "get_vocab", None)):
-        yield from _other_vocabulary(saved, tokenizer.get_vocab())
+    if callable(getattr(tokenizer, "get_vocab", None)):
+        saved = _vocabulary(os.path.join(checkpoint, "tokenizer.json")) or _of_slow(checkpoint, tokenizer)
+        if saved:
+            yield from _other_vocabulary(saved, tokenizer.get_vocab())
     file = os.path.join(checkpoint, "config.json")
     if isinstance(config, PretrainedConfig) and os.path.isfile(file):
         yield from _other_config(_read(file), config)
@@ -105,6 +106,18 @@ def _vocabulary(file: str) -> dict[str, int]:
         tokens = {entry[0]: number for number, entry in enumerate(tokens)}
     added = {entry["content"]: entry["id"] for entry in state.get("added_tokens") or ()}
     return {**tokens, **added}
+
+
+def _of_slow(checkpoint: str, tokenizer: Any) -> dict[str, int]:
+    """Token → number, of the files of a tokenizer written in Python; empty where they cannot be read."""
+    names = getattr(tokenizer, "vocab_files_names", {}).values()
+    if not any(os.path.isfile(os.path.join(checkpoint, name)) for name in names):
+        return {}
+    try:
+        vocabulary: dict[str, int] = type(tokenizer).from_pretrained(checkpoint).get_vocab()
+    except Exception:  # noqa: BLE001 (of another class, whose files this one refuses)
+        return {}
+    return vocabulary
 
 
 def _read(file: str) -> dict[str, Any]:

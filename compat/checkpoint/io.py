@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import re
 import sys
 import threading
 import warnings
@@ -25,6 +24,7 @@ from typing_extensions import override
 from compat.checkpoint.atomic import partial_of, put, writing
 from compat.checkpoint.layout import LAYOUT
 from compat.checkpoint.manifest import flush
+from compat.checkpoint.pickles import refused_class, with_entry
 from compat.checkpoint.verify import damage
 from compat.errors import CheckpointError
 
@@ -52,6 +52,9 @@ PROJECTORS = (
 )
 """Module and name of classes that optimizers keep in their states: they hold tensors and numbers, and are
 loaded where the optimizer has imported them."""
+
+HAVE_PLAIN_STATES = "Have `state_dict()` return tensors, numbers, strings, lists and dicts"
+"""The way out where a state holds objects of a class."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -229,6 +232,12 @@ def load_plain(file: str | IO[bytes], map_location: Any | None = "cpu") -> Any:
         with _harmless_classes():
             return torch.load(file, map_location=map_location, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        if (kind := refused_class(error)) and isinstance(file, str):
+            msg = (
+                f"`{file}`: not loaded: it holds {with_entry(file, kind)}, and a pickle of classes could run "
+                f"code. {HAVE_PLAIN_STATES}, and save again; or resume from another checkpoint."
+            )
+            raise CheckpointError(msg) from error
         reason = str(error).partition("\n")[0]
         msg = (
             f"`{file}`: not loaded ({type(error).__name__}: {reason}). It is damaged, or names classes that "
@@ -244,8 +253,7 @@ def unloadable(file: str) -> str:
         with _harmless_classes():
             torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
-        return found[1] if found else "a class"
+        return with_entry(file, refused_class(error) or "a class")
     return ""
 
 
@@ -264,8 +272,8 @@ def _warn_of_unloadable(file: str, key: str) -> None:
     if reason := unloadable(file):
         logger.warning(
             f"`{file}`: the state of the {key} holds {reason}, which is not loaded "
-            "again, since a pickle of classes could run code. No run will resume from this checkpoint. Have "
-            "`state_dict()` return tensors, numbers, strings, lists and dicts, or set `save_only_model=True`."
+            "again, since a pickle of classes could run code. No run will resume from this checkpoint. "
+            f"{HAVE_PLAIN_STATES}, or set `save_only_model=True`."
         )
 
 

@@ -9,12 +9,13 @@ import re
 import sys
 import tarfile
 import zipfile
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from compat.checkpoint.safe_unpickler import InertUnpickler
+from compat.checkpoint.safe_unpickler import Inert, InertUnpickler
 from compat.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 HARMLESS = re.compile(
@@ -114,6 +115,47 @@ def refuse_code(path: str | Path, part: IO[bytes] | None = None, *, is_loaded_wh
             "Don't load it, and ask whoever gave it to you."
         )
         raise CheckpointError(msg)
+
+
+def refused_class(error: Exception) -> str:
+    """The class for which torch has refused to load a pickle as plain data; empty where none was the reason.
+
+    Args:
+        error: torch's.
+    """
+    is_refusal = isinstance(error, pickle.UnpicklingError)
+    found = re.search(r"(?:GLOBAL|global) (\S+)", str(error)) if is_refusal else None
+    return found[1] if found else ""
+
+
+def with_entry(path: str | Path, named: str) -> str:
+    """A class with the entry of a file that holds it, as in ``a.Projector (`param_groups[0]['projector']`)``.
+
+    Args:
+        path: an archive of torch's; of anything else no entry is known.
+        named: `module.name` of the class.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = next(name for name in archive.namelist() if os.path.basename(name) == "data.pkl")
+            with archive.open(member) as content:
+                entry = next(_entries(InertUnpickler(content).load(), named), "")
+    except Exception:  # noqa: BLE001 (a pickle's own words decide what fails, and how)
+        entry = ""
+    return f"{named} (`{entry}`)" if entry else named
+
+
+def _entries(value: Any, named: str, path: str = "") -> Iterator[str]:
+    """Where in a tree of plain data the objects of a class are."""
+    if isinstance(value, Inert) and value.named == named:
+        yield path
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    for key, item in items:
+        yield from _entries(item, named, f"{path}[{key!r}]" if path else str(key))
 
 
 def _is_harmless(name: str, is_called: bool, is_loaded_whole: bool) -> bool:

@@ -15,8 +15,8 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 from typing_extensions import override
 
-from compat.callbacks.misplaced import refuse_callbacks_of_hf
-from compat.checkpoint.convert.lightning import FILES
+from compat.callbacks.misplaced import refusing_callbacks_of_hf
+from compat.checkpoint.convert.lightning import EXTRA, FILES
 from compat.checkpoint.io import keep_files_whole, load_plain
 from compat.checkpoint.layout import OPTIMIZER_EXTRA
 from compat.engine.evaluation import Evaluation
@@ -54,9 +54,6 @@ MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 
 TRANSIENT = ("_hf", "reader", "_passes", "_neftune", "_surprises")
 """What belongs to a run, and neither to a copy of the module nor to a pickle."""
-
-HELD = "optimizer_extra"
-"""Where a Lightning checkpoint has what an optimizer keeps outside of its state."""
 
 FLAGS = ("accumulate_grad_batches", "gradient_clip_val", "max_epochs", "max_steps", "precision")
 """Flags of the Lightning Trainer that HF's arguments speak of, too."""
@@ -190,11 +187,15 @@ class HFModule(pl.LightningModule):
 
     # Set-up.
 
+    @refusing_callbacks_of_hf
     @override
     def configure_callbacks(self) -> list[Any]:
-        # The first that Lightning asks of a module, and ahead of the callbacks' own first hook.
-        refuse_callbacks_of_hf(self.trainer)
         return []
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # One that a subclass has written need not call this class's.
+        cls.configure_callbacks = refusing_callbacks_of_hf(cls.configure_callbacks)  # type: ignore[method-assign]
 
     @override
     def setup(self, stage: str) -> None:
@@ -468,14 +469,14 @@ class HFModule(pl.LightningModule):
         """
         optimizer = None if self._hf is None else self._hf.optimizer
         if optimizer is not None and (held := held_state(optimizer, self.model)):
-            checkpoint[HELD] = held
+            checkpoint[EXTRA] = held
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning loads the optimizer's own state after this. A file of `compat convert`'s or of `Trainer`'s
         # has it as they keep it.
         file = checkpoint.get(FILES, {}).get(OPTIMIZER_EXTRA)
-        self._held = checkpoint.get(HELD) if file is None else load_plain(io.BytesIO(file.numpy().tobytes()))
+        self._held = checkpoint.get(EXTRA) if file is None else load_plain(io.BytesIO(file.numpy().tobytes()))
 
     def save_pretrained(self, folder: str) -> None:
         """Write a folder that `from_pretrained` reads: the model, and the processing class if there is one.

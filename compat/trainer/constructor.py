@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -40,6 +40,15 @@ OF_MODEL = {
     "gradient_checkpointing": False,
 }
 """Arguments that reach into a model of HF's → what they are where nothing is asked for."""
+
+OPTIMIZERS = {"optimizer": "param_groups", "scheduler": "step"}
+"""The parts of `optimizers` → an attribute by which each is known."""
+
+GIVE_OPTIMIZERS = (
+    "Give `optimizers=(optimizer, scheduler)`, objects or None; for a class of optimizers, "
+    "`optimizer_cls_and_kwargs=(class, {…})`."
+)
+"""The way out where `optimizers` is something else."""
 
 HF_MODULE = "is_hf_module"
 """The attribute by which a class says that it is `compat.HFModule` or derived from it."""
@@ -120,6 +129,60 @@ def check_data(source: pl.LightningDataModule, argument: str) -> None:
         raise ArgumentError(msg)
 
 
+def check_kinds(bound: BoundArguments) -> None:
+    """Refuse what is of another kind than the parameter that it is given for.
+
+    Raises:
+        ArgumentError: the parameter, what was given, and what to give.
+    """
+    model, args, callbacks = bound["model"], bound["args"], bound["callbacks"]
+    if isinstance(model, type):
+        msg = f"`model={model.__name__}`: a class. Give an instance of it, or `model_init={model.__name__}`."
+        raise ArgumentError(msg)
+    if isinstance(args, (Mapping, str)):
+        msg = f"`args={type(args).__name__}`: not arguments. Give `args=TrainingArguments(…)`."
+        raise ArgumentError(msg)
+    if callbacks is not None and not isinstance(callbacks, Iterable):
+        msg = f"`callbacks={type(callbacks).__name__}`: not a list. Give `callbacks=[…]`."
+        raise ArgumentError(msg)
+    _check_loggers(args)
+    _check_optimizers(bound["optimizers"])
+
+
+def _check_loggers(args: Any) -> None:
+    """Refuse objects where names are wanted, and names where Lightning wants objects."""
+    names = getattr(args, "report_to", None)
+    loggers = (getattr(args, "lightning", None) or {}).get("logger")
+    for one in names if isinstance(names, list) else ():
+        if not isinstance(one, str):
+            msg = f"`report_to=[{_named(one)}]`: not a name. Give loggers as `lightning={{'logger': […]}}`."
+            raise ArgumentError(msg)
+    for one in loggers if isinstance(loggers, (list, tuple)) else (loggers,):
+        if isinstance(one, (type, str)):
+            msg = f"`lightning.logger={_named(one)}`: not a logger. Give an object, or a name as `report_to`."
+            raise ArgumentError(msg)
+
+
+def _check_optimizers(given: Any) -> None:
+    is_pair = isinstance(given, Sequence) and len(given) == len(OPTIMIZERS)
+    if given is not None and not is_pair:
+        msg = f"`optimizers={_named(given)}`: not a pair. {GIVE_OPTIMIZERS}"
+        raise ArgumentError(msg)
+    for (what, wanted), one in zip(OPTIMIZERS.items(), given or (), strict=False):
+        # By what HF uses of it: libraries' own need not be derived from torch's.
+        if one is not None and (isinstance(one, type) or not hasattr(one, wanted)):
+            pair = ", ".join(map(_named, given))
+            msg = f"`optimizers=({pair})`: {_named(one)} is no {what}. {GIVE_OPTIMIZERS}"
+            raise ArgumentError(msg)
+
+
+def _named(value: Any) -> str:
+    """A value as an error shows it: a class or a function by its name, an object by that of its class."""
+    if isinstance(value, type):
+        return f"class {value.__name__}"
+    return "None" if value is None else getattr(value, "__name__", type(value).__name__)
+
+
 def adapt_inputs(bound: BoundArguments) -> list[Any]:
     """Have HF's constructor take what it does not know: a LightningModule, its data, Lightning's callbacks.
 
@@ -130,9 +193,10 @@ def adapt_inputs(bound: BoundArguments) -> list[Any]:
         Lightning's callbacks, in their order.
 
     Raises:
-        ArgumentError: the module cannot be trained by an HF Trainer; something is no callback, or
-            belongs to another distribution of Lightning.
+        ArgumentError: something is of another kind than its parameter; the module cannot be trained by an HF
+            Trainer; something is no callback, or belongs to another distribution of Lightning.
     """
+    check_kinds(bound)
     if (module := uncompiled(bound["model"])) is not bound["model"]:
         bound["model"] = module
     _adapt_model_and_data(bound)

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import tokenizers
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from compat.checkpoint.changed import changes
 from tests.parity.parts.models import VOCABULARY, gpt2
 from tests.small import rows, trainer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 
@@ -88,6 +86,55 @@ def test_a_tokenizer_and_a_configuration_that_differ_are_said(
         "`resume_from_checkpoint`: `model.config`: it is not that of the checkpoint: "
         "`attn_pdrop` is 0.5 and was 0.0."
     )
+
+
+class Slow(PreTrainedTokenizer):
+    """A tokenizer written in Python, with one word a line in its file."""
+
+    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "words.txt"}
+
+    def __init__(self, vocab_file: str, **options: Any) -> None:
+        self.words = Path(vocab_file).read_text().split()
+        super().__init__(**options)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.words)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {**{word: number for number, word in enumerate(self.words)}, **self.added_tokens_encoder}
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.words.index(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.words[index]
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        (file := Path(save_directory) / "words.txt").write_text("\n".join(self.words))
+        return (str(file),)
+
+
+def slow(folder: Path, words: list[str], added: str) -> Slow:
+    (file := folder / "source.txt").write_text("\n".join(words))
+    made = Slow(str(file))
+    made.add_tokens([added])
+    return made
+
+
+def test_slow_tokenizers_that_differ_are_said(tmp_path: Path) -> None:
+    (checkpoint := tmp_path / "checkpoint-2").mkdir()
+    slow(tmp_path, ["a", "b", "c"], "new").save_pretrained(checkpoint)
+    assert not (checkpoint / "tokenizer.json").exists()
+    same, other = slow(tmp_path, ["a", "b", "c"], "new"), slow(tmp_path, ["b", "a", "c"], "newer")
+    assert list(changes(str(checkpoint), processing_class=same, config=None)) == []
+    assert list(changes(str(checkpoint), processing_class=other, config=None)) == [
+        "`processing_class`: its vocabulary (4 tokens) is not that of the checkpoint (4 tokens): 'a' is "
+        "token 1 and was token 0, 'b' is token 0 and was token 1, 'new' is none and was token 3, and 1 more. "
+        "The weights know the checkpoint's: load the tokenizer from there"
+    ]
+    (checkpoint / "words.txt").unlink()
+    assert list(changes(str(checkpoint), processing_class=other, config=None)) == []
 
 
 UNIGRAM = {"model": {"vocab": [["?", 0.0], ["pad", -1.0], ["a", -2.0]]}}

@@ -238,6 +238,13 @@ def test_unusual_optimizers_train_and_go_on(tmp_path: Path, kind: str) -> None:
     whole = fit(flags={**flags, "enable_checkpointing": True, "callbacks": [saving]})
     assert weights(whole) == weights(theirs.model)
     assert weights(fit(flags=flags, ckpt_path=tmp_path / "step=3.ckpt")) == weights(whole)
+    convert(tmp_path / "step=3.ckpt", tmp_path / "again.ckpt", prefix="model.")
+    held = []
+    for file in ("step=3.ckpt", "again.ckpt"):
+        whole.on_load_checkpoint(torch.load(tmp_path / file, weights_only=True))
+        held.append(str(whole._held))
+    assert held[0] == held[1]
+    assert (held[0] == "None") == (kind == "with modes")
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
@@ -258,19 +265,15 @@ def test_what_their_optimizers_hold_comes_along_from_a_trainers_files(tmp_path: 
     theirs = compat.Trainer(args=args, train_dataset=rows(), callbacks=[Writing], **parts())
     theirs.train()
     assert bool(held) == (kind != "with modes")
-    # Parameters as keys within a group are what `compat convert` cannot write, and a Trainer resumes by it.
-    is_converted = kind != "states in groups"
-    files = [tmp_path / "live.ckpt", *([tmp_path / "converted.ckpt"] if is_converted else [])]
-    if is_converted:
-        convert(tmp_path / "checkpoint-3", files[-1], prefix="model.", quiet=True)
+    files = [tmp_path / "live.ckpt", tmp_path / "converted.ckpt"]
+    convert(tmp_path / "checkpoint-3", files[-1], prefix="model.", quiet=True)
     for file in files:
         module = compat.HFModule(args=args, **parts())
         module.on_load_checkpoint(torch.load(file, weights_only=True))
         assert str(module._held or {}) == str(held)
-        if is_converted:
-            resumed = compat.Trainer(args=args, train_dataset=rows(), **parts())
-            resumed.train(resume_from_checkpoint=str(file))
-            assert weights(resumed.model) == weights(theirs.model)
+        resumed = compat.Trainer(args=args, train_dataset=rows(), **parts())
+        resumed.train(resume_from_checkpoint=str(file))
+        assert weights(resumed.model) == weights(theirs.model)
 
 
 def test_weights_to_evaluate_are_shown_after_training(tmp_path: Path) -> None:
@@ -383,3 +386,31 @@ def test_a_callback_of_hfs_is_refused_ahead_of_lightnings_hooks(tmp_path: Path, 
         # Nothing of the refusal stays behind.
         assert trainer.callbacks.count(one) == 1
         assert not any(isinstance(each, Refusal) for each in trainer.callbacks)
+
+
+class Own(compat.HFModule):
+    def configure_callbacks(self) -> list[Any]:
+        return [callbacks.Timer()]
+
+
+class OwnOfHF(compat.HFModule):
+    def configure_callbacks(self) -> Any:
+        return EarlyStoppingCallback()
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_trainer"), [(Own, [EarlyStoppingCallback()]), (OwnOfHF, [callbacks.Timer()])]
+)
+def test_so_it_is_where_a_subclass_gives_callbacks(
+    tmp_path: Path, kind: type[compat.HFModule], of_trainer: list[Any]
+) -> None:
+    trainer = lightning(max_steps=1, callbacks=of_trainer)
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match=r"`callbacks=\[EarlyStoppingCallback\]`: a callback of"):
+            trainer.fit(kind(Regression(), arguments(tmp_path)), DataLoader(rows(4), batch_size=2))
+
+
+def test_callbacks_of_lightnings_that_a_subclass_gives_are_called(tmp_path: Path) -> None:
+    trainer = lightning(max_steps=1)
+    trainer.fit(Own(Regression(), arguments(tmp_path)), DataLoader(rows(4), batch_size=2))
+    assert [type(each) for each in trainer.callbacks].count(callbacks.Timer) == 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map
 
-from compat.checkpoint.convert import dcp, torchfile
+from compat.checkpoint.convert import dcp, lazy, torchfile
 from compat.checkpoint.convert.common import Checkpoint
 from compat.checkpoint.convert.config import add_config
 from compat.checkpoint.convert.names import live, prefix_of, saved
 from compat.checkpoint.convert.optimizer import numbered
 from compat.checkpoint.convert.progress import progress
 from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
+from compat.checkpoint.layout import OPTIMIZER_EXTRA
 from compat.checkpoint.shards import METADATA
 from compat.errors import CheckpointError
 
@@ -30,6 +33,9 @@ FILES = "hf_files"
 
 META = "meta.pt"
 """The file in which Lightning keeps all but weights and optimizers of a sharded checkpoint."""
+
+EXTRA = "optimizer_extra"
+"""The key of what an optimizer keeps outside of its state, as `HFModule` saves it."""
 
 SCALER = "MixedPrecision"
 """The key under which Lightning keeps the scaler: the name of its plugin."""
@@ -74,6 +80,8 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
         for key, tensor in tree["state_dict"].items()
         if names[key].startswith(prefix) and isinstance(tensor, torch.Tensor)
     }
+    if EXTRA in tree:
+        checkpoint.files[OPTIMIZER_EXTRA] = _content(tree[EXTRA])
     if len(of_model) < len(names):
         checkpoint.notes.append(f"{len(names) - len(of_model)} tensors outside of `{prefix}` left out")
     checkpoint.weights = saved(of_model) if checkpoint.has_adapters else saved_once(of_model, skeleton)
@@ -87,6 +95,13 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
         ]
         checkpoint.scheduler = schedules[0] if schedules else None
     return checkpoint
+
+
+def _content(tree: Any) -> torch.Tensor:
+    """The bytes of a file of torch's that holds `tree`, as uint8."""
+    file = io.BytesIO()
+    torch.save(tree_map(lambda leaf: lazy.filled(leaf) if lazy.is_lazy(leaf) else leaf, tree), file)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
 
 
 def write(checkpoint: Checkpoint, path: Path, options: Options) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.serialization import skip_data
 
 from compat.checkpoint.convert import lazy
+from compat.checkpoint.pickles import refused_class, with_entry
 from compat.checkpoint.shards import Slice
 from compat.errors import CheckpointError
 from compat.upstream.features import STORAGES_KNOW_THEIR_PLACE
@@ -59,8 +60,10 @@ def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: o
             return _placed(tree, str(path), offset, {})
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         first = str(error).strip().partition("\n")[0]
+        kind = refused_class(error)
+        why = f"it holds {with_entry(path, kind)}" if kind else f"{type(error).__name__}: {first}"
         msg = (
-            f"`{path}`: torch cannot read it as plain data ({type(error).__name__}: {first}). "
+            f"`{path}`: torch cannot read it as plain data ({why}). "
             "Give a checkpoint that is whole and holds tensors, numbers, texts, lists and dicts only."
         )
         raise CheckpointError(msg) from error
@@ -76,13 +79,18 @@ def _placed(tree: Any, path: str, offset: int, storages: dict[int, Any]) -> Any:
     """`tree` with tensors that know their place in the file."""
     if lazy.is_lazy(tree):
         old = tree.untyped_storage()
+        if hasattr(old, "source"):
+            # Met before, in a dict or a list that stands in two places.
+            return tree
         place = offset + old._checkpoint_offset
         if place not in storages:
             storages[place] = lazy.storage(old.nbytes(), lazy.FileRange(path, place))
         return lazy.view(storages[place], tree.dtype, tree.storage_offset(), tree.shape, tree.stride())
     if isinstance(tree, dict):
-        for key in tree:
-            tree[key] = _placed(tree[key], path, offset, storages)
+        # Keys as well: optimizers keep values by the parameter that they are for.
+        items = [tuple(_placed(part, path, offset, storages) for part in item) for item in tree.items()]
+        tree.clear()
+        tree.update(items)
     elif isinstance(tree, list):
         tree[:] = [_placed(item, path, offset, storages) for item in tree]
     elif type(tree) is tuple:

@@ -22,6 +22,10 @@ from compat.errors import CheckpointError
 from tests.checkpoint.convert import made
 
 
+class Projector:
+    pass
+
+
 class Hostile:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("hostile-was-here",)
@@ -210,6 +214,29 @@ def test_a_ckpt_that_would_run_code(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "callbacks": Hostile()}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"x.ckpt`: torch cannot read it as plain data"):
         convert(tmp_path / "x.ckpt", tmp_path / "y")
+
+
+def test_a_class_in_a_state_is_named_with_its_entry(source: Path, tmp_path: Path) -> None:
+    groups = [{"params": [0], "projector": Projector()}]
+    torch.save({"state": {}, "param_groups": groups}, source / "optimizer.pt")
+    expected = rf"it holds {__name__}.Projector \(`param_groups\[0\]\['projector'\]`\)"
+    with pytest.raises(CheckpointError, match=expected):
+        convert(source, tmp_path / "x.ckpt")
+
+
+def test_tensors_as_keys_and_values_that_stand_in_two_places(source: Path, tmp_path: Path) -> None:
+    shared = {"own": [torch.arange(3.0)]}
+    keyed = {torch.nn.Parameter(torch.ones(2)): torch.full((2,), 0.5)}
+    groups = [{"params": [0], "keyed": keyed, "once": shared, "twice": shared}]
+    torch.save({"state": {}, "param_groups": groups}, source / "optimizer.pt")
+    convert(source, tmp_path / "x.ckpt")
+    convert(tmp_path / "x.ckpt", tmp_path / "y.ckpt")
+    for file in ("x.ckpt", "y.ckpt"):
+        (state,) = torch.load(tmp_path / file, weights_only=True)["optimizer_states"]
+        (group,) = state["param_groups"]
+        ((key, value),) = group["keyed"].items()
+        assert (key.tolist(), value.tolist()) == ([1, 1], [0.5, 0.5])
+        assert group["once"]["own"][0].tolist() == group["twice"]["own"][0].tolist() == [0, 1, 2]
 
 
 def test_metadata_of_shards_that_would_run_code(source: Path, tmp_path: Path) -> None:
