@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import random
 import types
 from collections import deque
@@ -32,9 +33,10 @@ MOST_OBJECTS = 5000
 CLOSED = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, type, types.ModuleType),
     *(torch.Tensor, np.ndarray, torch.device, torch.dtype),
-    *(transformers.Trainer, transformers.PreTrainedModel),
+    *(transformers.Trainer, transformers.PreTrainedModel, logging.Logger),
 )
-"""Kinds of objects that are not looked into: values, models, and the trainer that a callback may lead to."""
+"""Kinds of objects that are not looked into: values, models, the trainer that a callback may lead to, and
+loggers, for each leads to all others: HF's collator that removes columns has one."""
 
 LIBRARIES = (
     "torch",
@@ -86,6 +88,8 @@ KINDS = {
     ),
 }
 
+GENERATORS = tuple(kind.type for kind in KINDS.values())
+
 
 class Generators:
     """Generators of random numbers that a loader's parts have for themselves.
@@ -135,8 +139,8 @@ def _touch(loader: Loader) -> None:
 
 
 def _kind_of(value: object) -> str | None:
-    if isinstance(value, random.SystemRandom):
-        return None  # it has no state
+    if not isinstance(value, GENERATORS) or isinstance(value, random.SystemRandom):
+        return None  # the last has no state
     return next((name for name, kind in KINDS.items() if isinstance(value, kind.type)), None)
 
 

