@@ -52,7 +52,7 @@ FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch lint format types docs site serve bench bench-saving wheel clean
+	test-newest-torch lint format types docs site serve bench bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ site: $(NEWEST)/ready ## Build the site into build/site; a warning is an error
 
 serve: $(NEWEST)/ready ## Show the site while its pages are written
 	NO_MKDOCS_2_WARNING=1 $(NEWEST)/bin/mkdocs serve
+
+bench-ratios: $(NEWEST)/ready ## Compare evaluation, start, memory and more with HF; ARGS="--against REV" with a commit
+	$(NEWEST)/bin/python tests/benchmarks/ratios.py $(ARGS)
 
 bench-saving: $(NEWEST)/ready ## Measure how long saving blocks training and write docs/saving.md
 	$(NEWEST)/bin/python tests/benchmarks/saving.py $(ARGS)

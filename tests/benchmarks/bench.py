@@ -11,24 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from time import sleep
+from typing import TYPE_CHECKING
 
 import torch
 from contenders import CASES, CONTENDERS, Job, work
+from page import DOCS, versions, write_section
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ACCUMULATIONS = (1, 8)
 CELLS = [(model, accumulation) for model in CASES for accumulation in ACCUMULATIONS]
 QUICK_STEPS = 40
 DISTRIBUTED = ("hf", "compat")
-HEADING = "## Several processes\n"
-DOCS = Path(__file__).parents[2] / "docs"
 
 # Large blocks are kept once they are allocated: whether glibc gives them back to the system, and pays
 # for it at the next step, hangs on chance and can outweigh all that is measured here.
@@ -155,42 +155,34 @@ def draw(times: Times, options: argparse.Namespace, path: Path) -> None:
 
 
 def write_page(times: Times, options: argparse.Namespace) -> None:
-    """Writes docs/benchmarks.md, the half of it that was measured, and its picture."""
-    packages = ["torch", "transformers", "lightning", "accelerate"]
-    versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in packages)
-    versions = f"Python {platform.python_version()}, {versions}."
-    page = DOCS / "benchmarks.md"
-    alone, _, together = (
-        page.read_text(encoding="utf-8").partition(HEADING) if page.exists() else ("", "", "")
-    )
+    """Writes the section of docs/benchmarks.md that was measured, and its picture."""
     if options.processes == 1:
         draw(times, options, DOCS / "benchmarks.png")
-        alone = f"""# Cost of an update step
-
-Written by `make bench`. All contenders start from the same weights, see the same batches and run
-AdamW, a linear schedule and gradient clipping on one CPU thread; nothing is logged or saved. Times
+        write_section(
+            "An update step",
+            f"""Written by `make bench`. All contenders start from the same weights, see the same batches and
+run AdamW, a linear schedule and gradient clipping on one CPU thread; nothing is logged or saved. Times
 are processor times, the median of {options.rounds} processes each, without imports, set-up and the
 first steps. The last column is what a contender adds to the bare loop, divided by what
 `transformers.Trainer` adds.
 
-{versions}
+{versions()}
 
 ![Time per update step](benchmarks.png)
 
-{tabulate(times, options)}
-
-"""
+{tabulate(times, options)}""",
+        )
     else:
-        together = f"""
-Written by `make bench ARGS="--processes {options.processes}"`. The same, with {options.processes} processes
-that torchrun has started, each on one CPU thread and with batches of its own; gloo reduces the
-gradients. Times are those of the first process, the median of {options.rounds} jobs each.
+        write_section(
+            "Several processes",
+            f"""Written by `make bench ARGS="--processes {options.processes}"`. The same, with
+{options.processes} processes that torchrun has started, each on one CPU thread and with batches of its own;
+gloo reduces the gradients. Times are those of the first process, the median of {options.rounds} jobs each.
 
-{versions}
+{versions()}
 
-{tabulate_distributed(times, options)}
-"""
-    page.write_text(f"{alone.rstrip()}\n" + (f"\n{HEADING}{together}" if together else ""), encoding="utf-8")
+{tabulate_distributed(times, options)}""",
+        )
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
