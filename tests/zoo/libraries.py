@@ -8,10 +8,10 @@ LENDERS = {
     "newest": ".venv",
     "colpali": ".venv",
     "gliner": ".venv",
+    "pylate": ".venv",
     "llamafactory": ".venv",
     "swift": ".venv",
     "adapters": ".venv-4.53",
-    "tsfm": ".venv-4.53",
 }
 """A group of packages that get along (`groups/NAME.txt`) → the environment that it borrows the rest from."""
 
@@ -39,7 +39,16 @@ class Library:
     @property
     def key(self) -> str:
         """The name of its script and of its result."""
-        return self.name.lower().replace("-", "_")
+        return key(self.name)
+
+
+def key(name: str) -> str:
+    """Turn the name of a library into one for files.
+
+    Args:
+        name: on PyPI.
+    """
+    return name.lower().replace("-", "_")
 
 
 LIBRARIES = (
@@ -71,8 +80,8 @@ LIBRARIES = (
         "flagembedding",
         "adapters",
         "`EncoderOnlyEmbedderRunner`",
-        note="Fails to import under transformers 5.24 (a module is gone). Its checkpoints name weights otherwise "
-        "than its model does, so that neither Trainer can load them.",
+        note="Its import fails under transformers 5.24 (a module is gone). Its checkpoints name weights "
+        "otherwise than its model does, so that neither Trainer can load them.",
     ),
     Library("gliner", "gliner", "`Trainer`"),
     Library("colpali-engine", "colpali", "`ContrastiveTrainer`", note="It bounds peft below 0.21."),
@@ -82,6 +91,45 @@ LIBRARIES = (
         "`run_exp`: SFT with LoRA+, DPO with LoRA",
         note="It bounds accelerate by 1.11, `compat` needs 1.15: set `DISABLE_VERSION_CHECK=1`.",
     ),
-    Library("ms-swift", "swift", "`sft_main`: `Seq2SeqTrainer` with LoRA"),
+    Library(
+        "ms-swift",
+        "swift",
+        "`sft_main`: `Seq2SeqTrainer` with LoRA",
+        passing=("*/args.json",),
+        note="It writes `repr(args)` into `args.json`, which shows the fields that ours have more.",
+    ),
+    Library(
+        "pylate",
+        "pylate",
+        "`SentenceTransformerTrainer` with `ColBERT`, `losses.Contrastive` and an evaluator",
+        note="It pins sentence-transformers and bounds transformers by 5.3; its index is not installed.",
+    ),
+    Library(
+        "adaptive-trainer",
+        "newest",
+        "`AdaptiveTrainer`, which steps an optimizer of its own in `compute_loss`",
+    ),
     Library("peft", "newest", "`Trainer` with DoRA, with prefix tuning"),
 )
+
+ABSENT = {
+    ("argilla", "2.8.0"): "No trainer any more; `ArgillaTrainer` of argilla 1 asks for numpy 1.",
+    ("autotrain-advanced", "0.8.36"): "Pins transformers 4.48, below the oldest that `compat` supports.",
+    ("axolotl", "0.21.0"): "Asks for Python 3.12.",
+    ("finetrainers", "0.2.0"): "Its trainers are not subclasses of `transformers.Trainer`.",
+    ("granite-tsfm", "0.3.2"): "Uses `transformers.Trainer` as it is.",
+    ("happytransformer", "3.0.1"): "Asks for datasets 2.",
+    ("llm2vec", "0.2.3"): "Asks for transformers 4.44, below the oldest that `compat` supports.",
+    ("llmcompressor", "0.14.0.1"): "No trainer any more.",
+    ("lm-polygraph", "0.7.0"): "Does not train.",
+    ("nncf", "3.4.0"): "Does not use `transformers.Trainer`.",
+    ("optimum", "2.3.0"): "No trainer any more.",
+    ("pyreft", "0.1.0"): "Pins transformers 4.45.1, below the oldest that `compat` supports.",
+    ("simpletransformers", "0.70.8"): "Trains in loops of its own.",
+    ("small-text", "1.4.1"): "Trains in loops of its own.",
+    ("tevatron", "0.1.0"): "Its `compute_loss` lacks an argument that transformers gives since 4.46.",
+    ("tner", "0.2.4"): "Asks for allennlp, which asks for torch 1.",
+    ("unsloth", "2026.10.9"): "Needs a GPU.",
+    ("vec2text", "0.0.13"): "Loads its metrics from the hub.",
+}
+"""Libraries that cannot be run, with their newest release → why."""

@@ -31,7 +31,7 @@ def row(result: Result) -> str:
     cells = (
         result["library"],
         result["release"],
-        result["transformers"] or "",
+        result["transformers"],
         result["ran"],
         verdict(result["ways"]),
         result["note"],

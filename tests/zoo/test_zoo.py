@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from tests.zoo import table
-from tests.zoo.libraries import LENDERS, LIBRARIES
+from tests.zoo.libraries import ABSENT, LENDERS, LIBRARIES
 from tests.zoo.record import with_install
 from tests.zoo.zoo import HERE, first_difference, outcome
 
@@ -96,6 +96,7 @@ def test_each_library_has_its_script_group_and_result() -> None:
 
 def test_results_say_what_the_table_of_libraries_says() -> None:
     results = {result["library"]: result for result in table.results()}
+    assert set(results) == {library.name for library in LIBRARIES} | {name for name, _ in ABSENT}
     for library in LIBRARIES:
         assert results[library.name]["ran"] == library.ran
         assert results[library.name]["note"] == library.note

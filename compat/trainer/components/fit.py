@@ -35,7 +35,7 @@ from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.instrumented import unheard_fit
-from compat.upstream.patched import is_patched, is_upstream, refuse_patches
+from compat.upstream.patched import REPLACED, is_patched, is_upstream, refuse_patches, where_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -163,6 +163,25 @@ class Fit(Component):
         return limited(dataloader, limit(self.flags, name))
 
     # A run.
+
+    def require_lightning(self) -> None:
+        """Refuse a loop over batches that is not Lightning's: an edited copy of HF's, in the place of ours.
+
+        A patch that is made after `compat.install()` lands on our class, where it may call ours as the
+        original; that it does not is seen when it reads its first batch.
+
+        Raises:
+            CompatError: the method that was replaced, and where it was written.
+        """
+        if not self.hf.is_in_train or self.session is not None:
+            return
+        kind = type(self.hf)
+        written = where_written(inspect.getattr_static(kind, "_inner_training_loop"))
+        msg = (
+            f"`{kind.__name__}._inner_training_loop`: replaced ({written}) by a loop of its own, and the "
+            f"loop over batches is Lightning's. Have it call the original. {REPLACED['_inner_training_loop']}"
+        )
+        raise CompatError(msg)
 
     def prepare(
         self, batch_size: int | None, checkpoint: str | None, trial: Trial, ignore_keys: list[str] | None

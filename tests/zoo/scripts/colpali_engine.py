@@ -1,13 +1,6 @@
 import sys
 
 import torch
-
-# PyPI's torchvision is built for CUDA, and on a CPU its import fails without these operators.
-for name in ("nms", "qnms"):
-    torch.library.define(
-        f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    )
-
 from colpali_engine.loss import ColbertLoss
 from colpali_engine.trainer import ContrastiveTrainer
 from datasets import load_dataset
