@@ -55,7 +55,12 @@ LIBRARIES = (
     Library("chronos-forecasting", "newest", "`Chronos2Trainer`, `Chronos2Pipeline.fit` with LoRA"),
     Library("be-great", "newest", "`GReaT.fit`, which makes a `GReaTTrainer`"),
     Library("gliclass", "newest", "`Trainer` with elastic weight consolidation"),
-    Library("trl", "newest", "`SFTTrainer` with packing, `DPOTrainer`, `GRPOTrainer`"),
+    Library(
+        "trl",
+        "newest",
+        "`SFTTrainer` with packing, `DPOTrainer`, `GRPOTrainer`",
+        note="Its count `num_tokens` is not saved, and begins anew on resuming.",
+    ),
     Library(
         "sentence-transformers",
         "newest",
@@ -103,11 +108,6 @@ LIBRARIES = (
         "pylate",
         "`SentenceTransformerTrainer` with `ColBERT`, `losses.Contrastive` and an evaluator",
         note="It pins sentence-transformers and bounds transformers by 5.3; its index is not installed.",
-    ),
-    Library(
-        "adaptive-trainer",
-        "newest",
-        "`AdaptiveTrainer`, which steps an optimizer of its own in `compute_loss`",
     ),
     Library("peft", "newest", "`Trainer` with DoRA, with prefix tuning"),
 )

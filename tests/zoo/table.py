@@ -45,8 +45,11 @@ def verdict(ways: dict[str, str]) -> str:
     Args:
         ways: how the library was run → "equal", or the first difference.
     """
-    wrong = [f"{way}: {found}" for way, found in ways.items() if found != "equal"]
-    return "not run" if not ways else "; ".join(wrong).replace("|", "\\|") or "yes"
+    if not ways:
+        return "not run"
+    wrong = {way: found for way, found in ways.items() if found != "equal"}
+    said = ["yes"] if set(wrong) <= {"resumed"} else []
+    return "; ".join([*said, *(f"{way}: {found}" for way, found in wrong.items())]).replace("|", "\\|")
 
 
 def page(text: str) -> str:
