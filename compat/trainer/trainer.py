@@ -356,6 +356,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         """The batches of a window, and what they count. Mirrors `transformers.Trainer.get_batch_samples`."""
         if is_user_module(self.model):
             return self._user_module.batch_samples(*args, **kwargs)
+        self._fit.require_lightning()
         read: tuple[list[Any], Any] = super().get_batch_samples(*args, **kwargs)
         return read
 
