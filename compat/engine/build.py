@@ -19,6 +19,7 @@ from lightning_utilities.core import rank_zero
 
 from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Handling
+from compat.engine.any_device import accelerator_of
 from compat.engine.logs import LoggerConnector
 from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop, is_observed
 from compat.engine.precision import HFPrecision
@@ -121,7 +122,7 @@ def build_trainer(
         "plugins": _plugins(flags.pop("plugins", None) or [], strategy),
         "num_nodes": facts.num_nodes,
         "devices": facts.devices,
-        "accelerator": device.type if isinstance(strategy, ParallelStrategy) else "auto",
+        "accelerator": accelerator_of(device.type) if isinstance(strategy, ParallelStrategy) else "auto",
     }
     for name in (*BUILT_HERE, *DONE_ELSEWHERE):
         flags.pop(name, None)
@@ -181,7 +182,9 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
     _show_evaluation_schedule(trainer, session.hf.args)
     session.is_observed = is_observed(trainer, has_user_module=is_user_module(session.hf.model))
-    session.needs_closures = session.is_observed or getattr(trainer.strategy, "needs_closures", True)
+    is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    needs_closures = getattr(trainer.strategy, "needs_closures", True)
+    session.needs_closures = session.is_observed or needs_closures or is_scaled
 
 
 def _show_evaluation_schedule(trainer: pl.Trainer, args: TrainingArguments) -> None:

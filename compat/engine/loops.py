@@ -66,27 +66,26 @@ class AutomaticOptimization(_AutomaticOptimization):
     def run_alone(self, strategy: Any, batch: Batch, batch_idx: int) -> None:
         """Run a micro-batch without Lightning's closure, by calling the parts of a step themselves.
 
-        The closure serves hooks, an optimizer that calls it, and a strategy that has a part in backward and
-        step.
+        The closure serves hooks, an optimizer that calls it, a gradient scaler, and a strategy that takes part
+        in backward and step.
 
         Args:
             strategy: Lightning's, one of ours.
             batch: as HF's collator has made it.
             batch_idx: its index in the epoch.
         """
-        session, module, precision = self._session, strategy.lightning_module, strategy.precision_plugin
+        session, module = self._session, strategy.lightning_module
         hf, micro = session.hf, session.micro
         module.training_step(batch, batch_idx)
         if session.pending_loss is not None:
             loss, options = session.take_pending_loss()
             with hf._fit.sync_context(micro, session.model):
-                hf.accelerator.run_backward(precision.scaled(loss), **options)
+                hf.accelerator.run_backward(loss, **options)
         if micro.syncs:
             optimizer, step = strategy.optimizers[0], self.optim_progress.optimizer.step
             step.increment_ready()
             module.configure_gradient_clipping(optimizer)
-            precision.step(optimizer)
-            session.fire("on_optimizer_step")
+            module.optimizer_step(session.epoch, batch_idx, optimizer)
             step.increment_completed()
 
     @override

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.precision import Precision
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import lightning.pytorch as pl
     from torch import nn
@@ -118,6 +118,25 @@ def _listened_to(module: pl.LightningModule) -> bool:
     return bool(trainer.callbacks or module.has_user_module)
 
 
+@contextlib.contextmanager
+def _noting_step(optimizer: Any) -> Iterator[list[bool]]:
+    """Note each call of an optimizer's `step`."""
+    calls: list[bool] = []
+    step, own = optimizer.step, vars(optimizer).get("step")
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(True)
+        return step(*args, **kwargs)
+
+    optimizer.step = noted
+    try:
+        yield calls
+    finally:
+        del optimizer.step
+        if own is not None:
+            optimizer.step = own
+
+
 class HFPrecision(Precision):
     """Runs the closure, clips and steps in HF's order; autocast is the model's own affair.
 
@@ -148,7 +167,8 @@ class HFPrecision(Precision):
     def pre_backward(  # type: ignore[override]
         self, tensor: torch.Tensor, module: pl.LightningModule
     ) -> torch.Tensor:
-        tensor = self.scaled(tensor)
+        if self.scaler is not None:
+            tensor = self.scaler.scale(tensor)
         # Only callbacks listen to the hooks around the backward.
         return super().pre_backward(tensor, module) if _listened_to(module) else tensor
 
@@ -168,13 +188,6 @@ class HFPrecision(Precision):
         self.step(optimizer, **kwargs)
         return result
 
-    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
-        """A loss as its backward is to see it."""
-        if self.scaler is None:
-            return loss
-        scaled: torch.Tensor = self.scaler.scale(loss)
-        return scaled
-
     def step(self, optimizer: Any, **kwargs: Any) -> None:
         """Step an optimizer, unless gradients overflowed.
 
@@ -185,8 +198,10 @@ class HFPrecision(Precision):
         if self.scaler is None:
             optimizer.step(**kwargs)
             return
-        scale = self.scaler.get_scale()
-        self.scaler.step(getattr(optimizer, "optimizer", optimizer), **kwargs)
+        inner = getattr(optimizer, "optimizer", optimizer)
+        with _noting_step(inner) as calls:
+            self.scaler.step(inner, **kwargs)
         self.scaler.update()
-        # The scale shrinks exactly when gradients overflowed and the step was left out.
-        self.step_was_skipped = optimizer.step_was_skipped = self.scaler.get_scale() < scale
+        # As accelerate tells: a fused optimizer is called whatever its gradients are, and leaves out the step
+        # itself. No number is copied from the device.
+        self.step_was_skipped = optimizer.step_was_skipped = not calls

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ class Here:
     """What this machine has and this process is; a plan for another machine does without.
 
     Attributes:
-        device_type: kind of the device that HF would choose: "cpu", "cuda", "mps" or "xla".
+        device_type: kind of the device that HF would choose: "cpu", "cuda", "mps", "xla", "npu", …
         devices: how many of them a job can use; None where any number will do.
         packages: the optional packages that are installed.
         is_distributed: whether a launcher has made this process one of a job, be it alone.
@@ -61,7 +61,7 @@ class Here:
         kind = Facts.device_type_here()
         return cls(
             device_type=kind,
-            devices={"cuda": torch.cuda.device_count, "mps": lambda: 1}.get(kind, lambda: None)(),
+            devices=None if kind in {"cpu", "xla"} else torch.accelerator.device_count(),
             packages=frozenset(name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name)),
             is_distributed=is_distributed,
         )
@@ -143,7 +143,19 @@ class Facts:
             return "xla"
         if torch.cuda.is_available():
             return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if device is None else device.type
+
+
+def device_module(kind: str) -> Any:
+    """The module of torch for a device type, as `torch.xpu`; None where it has none.
+
+    Args:
+        kind: as in `torch.device(kind)`.
+    """
+    import torch
+
+    return getattr(torch, kind, None)
 
 
 def told_local_size(world_size: int) -> int:

@@ -4,9 +4,13 @@ import copy
 import inspect
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import GradientState
 
-from compat.engine.precision import PreciseForward, set_autocast
+from compat.engine.optimizer import SyncedOptimizer
+from compat.engine.precision import HFPrecision, PreciseForward, set_autocast
 from tests.small import Regression, trainer
 
 if TYPE_CHECKING:
@@ -73,3 +77,29 @@ def test_a_second_trainer_of_full_precision_is_not_in_half_precision(tmp_path: P
     full = trainer(tmp_path, model=model)
     full.evaluate()
     assert not isinstance(vars(model).get("forward"), PreciseForward)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("overflows", [False, True], ids=["finite", "overflow"])
+def test_a_skipped_step_is_what_accelerate_takes_for_one(fused: bool, overflows: bool) -> None:
+    found = []
+    for steps_of in ("accelerate", "compat"):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.AdamW(layer.parameters(), fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1e30 if overflows else 8.0)
+        scaler.scale(layer(torch.full((1, 2), 1e20 if overflows else 1.0)).sum()).backward()
+        if steps_of == "accelerate":
+            accelerated = AcceleratedOptimizer(optimizer, device_placement=False, scaler=scaler)
+            accelerated.step()
+            skipped = accelerated.step_was_skipped
+        else:
+            own = vars(optimizer).get("step")
+            precision, synced = HFPrecision("16-mixed", scaler), SyncedOptimizer(optimizer, GradientState())
+            precision.step(synced)
+            skipped = precision.step_was_skipped
+            assert synced.step_was_skipped == skipped
+            assert vars(optimizer).get("step") is own
+        found.append((skipped, scaler.get_scale(), [weight.tolist() for weight in layer.parameters()]))
+    assert found[0] == found[1]
+    assert found[0][0] is (overflows and not fused)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import SingleDeviceStrategy as _SingleDeviceStrategy
 
+from compat.engine.any_device import accelerator_of
 from compat.engine.strategies.base import WhereHFHasIt
 
 if TYPE_CHECKING:
@@ -23,6 +23,4 @@ class SingleDeviceStrategy(WhereHFHasIt, _SingleDeviceStrategy):
 
 def single_device(device: torch.device, facts: Facts, **parts: Any) -> SingleDeviceStrategy:
     """Build the strategy."""
-    # A device without an accelerator of Lightning's own name is given with it.
-    accelerator = AcceleratorRegistry.get(device.type)
-    return SingleDeviceStrategy(device=device, accelerator=accelerator, **parts)
+    return SingleDeviceStrategy(device=device, accelerator=accelerator_of(device.type), **parts)

@@ -1,0 +1,88 @@
+"""Lightning's accelerator of a device: its own where it has one, and otherwise by what torch knows of it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
+from typing_extensions import override
+
+from compat.upstream.environment import device_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class AnyDevice(Accelerator):
+    """The accelerator of a device type that torch knows and Lightning does not: xpu, npu, mlu, musa, ….
+
+    There is a class for each type, since Lightning asks the class. Each answer comes from torch's module for
+    the type (`torch.xpu`), where it has one.
+    """
+
+    kind: ClassVar[str]
+    """The device type."""
+
+    @classmethod
+    def _ask(cls, name: str, *args: Any, default: Any = None) -> Any:
+        """Call a function of torch's module for the device type; the default where there is none."""
+        function: Callable[..., Any] | None = getattr(device_module(cls.kind), name, None)
+        return default if function is None else function(*args)
+
+    @override
+    def setup_device(self, device: torch.device) -> None:
+        if device.index is not None:
+            self._ask("set_device", device)
+
+    @override
+    def get_device_stats(self, device: Any) -> dict[str, Any]:
+        return self._ask("memory_stats", device, default={}) or {}
+
+    @override
+    def teardown(self) -> None:
+        self._ask("empty_cache")
+
+    @classmethod
+    @override
+    def parse_devices(cls, devices: Any) -> Any:
+        return cls.auto_device_count() if devices in {-1, "-1", "auto"} else devices
+
+    @classmethod
+    @override
+    def get_parallel_devices(cls, devices: Any) -> list[torch.device]:
+        indices = range(int(devices)) if isinstance(devices, (int, str)) else devices
+        return [torch.device(cls.kind, index) for index in indices]
+
+    @classmethod
+    @override
+    def auto_device_count(cls) -> int:
+        return int(cls._ask("device_count", default=1))
+
+    @classmethod
+    @override
+    def is_available(cls) -> bool:
+        return bool(cls._ask("is_available", default=True))
+
+    @classmethod
+    @override
+    def name(cls) -> str:
+        return cls.kind
+
+
+@functools.cache
+def _class_of(kind: str) -> type[AnyDevice]:
+    return type(f"{kind.title()}Accelerator", (AnyDevice,), {"kind": kind})
+
+
+def accelerator_of(kind: str) -> Accelerator:
+    """The accelerator of a device type.
+
+    Args:
+        kind: as in `torch.device(kind)`.
+    """
+    if kind in AcceleratorRegistry:
+        accelerator: Accelerator = AcceleratorRegistry.get(kind)
+        return accelerator
+    return _class_of(kind)()

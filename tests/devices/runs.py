@@ -1,0 +1,93 @@
+"""Trains on the stand-in device with the Trainer of a package, and prints what came of each case as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.devices import stand_in  # isort: skip (ahead of transformers)
+
+import torch
+from torch import nn
+
+from tests.devices.cases import CASES
+
+ROWS = 32
+UNEQUAL = ("runtime", "per_second", "preparation")
+
+
+class Classifier(nn.Module):
+    """Draws on the device, by dropout; its loss overflows in fp16 where it is scaled up."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first, self.dropout, self.last = nn.Linear(16, 16), nn.Dropout(0.2), nn.Linear(16, 2)
+        self.scale = scale
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.last(self.dropout(self.first(inputs).relu()))
+        return {"loss": self.scale * nn.functional.cross_entropy(logits.float(), labels), "logits": logits}
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+def trainer_of(package: str, folder: Path, scale: float, **options: Any) -> Any:
+    module = importlib.import_module(package)
+    torch.manual_seed(0)
+    data = [{"inputs": torch.randn(16), "labels": torch.tensor(i % 2)} for i in range(ROWS)]
+    arguments = module.TrainingArguments(
+        str(folder),
+        report_to="none",
+        disable_tqdm=True,
+        max_steps=6,
+        logging_steps=1,
+        per_device_train_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_steps=3,
+        optim="adamw_torch",
+        dataloader_pin_memory=False,
+        **options,
+    )
+    assert arguments.device.type == stand_in.KIND
+    return module.Trainer(
+        Classifier(scale), arguments, train_dataset=data, eval_dataset=data[:10], compute_metrics=accuracy
+    )
+
+
+def outcome(trainer: Any) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for parameter in trainer.model.parameters():
+        assert parameter.device.type == stand_in.KIND
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    logs = [
+        {name: value for name, value in log.items() if not any(part in name for part in UNEQUAL)}
+        for log in trainer.state.log_history
+    ]
+    return {"logs": logs, "weights": digest.hexdigest()}
+
+
+def run(package: str, name: str, folder: Path) -> dict[str, Any]:
+    scale = 1e3 if name == "overflow" else 1.0
+    stand_in.GENERATOR.own.manual_seed(0)
+    stand_in.COUNTS.clear()
+    trainer = trainer_of(package, folder, scale, **CASES[name])
+    trainer.train()
+    counts = dict(stand_in.COUNTS)
+    found = {**outcome(trainer), "counts": counts}
+    again = trainer_of(package, folder, scale, **CASES[name])
+    again.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    return {**found, "resumed": outcome(again)}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        results = {name: run(sys.argv[1], name, Path(place) / name) for name in CASES}
+    print("RESULTS " + json.dumps(results))
