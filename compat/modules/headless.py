@@ -142,7 +142,7 @@ def build_parts(
     own.output_dir = args.output_dir
     hf.callback_handler.callbacks.clear()
     hf.accelerator.device_placement = False
-    # HF's own `evaluate` and `predict` would have said it.
+    # HF's own `evaluate` and `predict` would have set these.
     hf._gen_kwargs = {
         name: value
         for name in ("max_length", "num_beams")

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch, Loader, Output
 
 NEVER = 2**53
-"""A number of epochs that no run reaches: the module itself steps a scheduler with this frequency."""
+"""A frequency that no run reaches: the module itself steps such a scheduler."""
 
 MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 """Lightning's name of a mixed precision → HF's."""
@@ -225,7 +225,7 @@ class HFModule(pl.LightningModule):
         self.reader = None
 
     def _show_evaluated_weights(self) -> None:
-        """After training, a schedule-free optimizer is still to be told that an evaluation comes."""
+        """Put a schedule-free optimizer into eval mode after training."""
         optimizer: Any = None if self._hf is None else self._hf.optimizer
         if has_modes(optimizer):
             optimizer.eval()
@@ -344,7 +344,7 @@ class HFModule(pl.LightningModule):
         return loss
 
     def _without_autocast(self) -> AbstractContextManager[Any]:
-        """Leave autocast to the model's forward, as HF does: Lightning's covers the whole step."""
+        """Restrict autocast to the model's forward, as HF does: Lightning's covers the whole step."""
         return torch.autocast(self.device.type, enabled=False)
 
     def _place_of(self, batch: Batch) -> Place:
