@@ -1,4 +1,4 @@
-"""Parsers that a script has built before `install()`, with the options that they would have afterwards."""
+"""Updates parsers that were built before `install()` with the options that they would have after it."""
 
 from __future__ import annotations
 

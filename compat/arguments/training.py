@@ -178,7 +178,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         return steps
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments as plain data, tokens masked: the installed release's names, and what else was given.
+        """Return the arguments as plain data, tokens masked: the installed release's names, and others set.
 
         Mirrors `transformers.TrainingArguments.to_dict`.
         """
