@@ -29,7 +29,7 @@ class Stop:
 
 
 class LocalStop:
-    """One process agrees with itself.
+    """The trivial consensus of a single process.
 
     Attributes:
         ahead: update steps that are made after one proposes to stop; none, alone.
