@@ -21,7 +21,7 @@ def is_launched() -> bool:
 
 
 def has_script() -> bool:
-    """Whether this process can be started again unasked: it runs a user's script, and nobody types at it."""
+    """Whether this process can be restarted automatically: it runs a script and is not interactive."""
     import __main__
 
     if command:

@@ -74,18 +74,18 @@ COMMANDS = ("fit", "validate", "test", "predict")
 class HFLightningCLI(LightningCLI):
     """A LightningCLI that reads Hugging Face's flat arguments beside Lightning's groups.
 
-    Without a class of one's own, models are transformers' by `--model.auto` and `--model.name`, and data
-    comes from files by `--data.train` and so on. A flag of Lightning's that is given wins over what HF's
-    arguments say; one that contradicts an HF argument that is given, too, is an error.
+    Without a custom class, `--model.auto` and `--model.name` select a model of transformers, and
+    `--data.train` and similar options read data from files. An explicit Lightning flag takes precedence over
+    HF's arguments; one that contradicts an HF argument that is also passed is an error.
 
     Args:
         model_class: as in `lightning.pytorch.cli.LightningCLI`, and so are all other arguments.
-        datamodule_class: likewise.
-        seed_everything_default: False, for HF's `seed` holds.
+        datamodule_class: as in `lightning.pytorch.cli.LightningCLI`.
+        seed_everything_default: False, because HF's `seed` applies.
 
     Attributes:
         args: HF's arguments.
-        plan: what became of them.
+        plan: how they are handled.
         trainer: the Lightning Trainer.
         model: the module.
         datamodule: the data module, None where there is none.
