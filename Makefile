@@ -52,7 +52,7 @@ FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch lint format types docs site serve bench bench-ratios bench-saving wheel clean
+	test-newest-torch zoo lint format types docs site serve bench bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ test-lowest: $(LOWEST)/ready ## Run the parity set-ups with the oldest releases 
 
 test-newest-torch: $(NEWEST_TORCH)/ready ## Run the parity set-ups with the newest torch
 	$(TEST_ENV) $(NEWEST_TORCH)/bin/python $(PYTEST) $(SETUPS) $(ARGS)
+
+zoo: environments ## Train with libraries from PyPI on both Trainers, compare all to the bit; ARGS="trl peft", GROUPS="newest" select
+	$(TEST_ENV) $(NEWEST)/bin/python -m tests.zoo.zoo $(ARGS) $(if $(GROUPS),--groups $(GROUPS))
 
 lint: $(NEWEST)/ready ## Check style, format and the direction of imports
 	$(NEWEST)/bin/ruff check .

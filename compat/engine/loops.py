@@ -74,7 +74,7 @@ class AutomaticOptimization(_AutomaticOptimization):
             batch: the batch as HF's collator returned it.
             batch_idx: its index in the epoch.
         """
-        session, module, precision = self._session, strategy._lightning_module, strategy._precision_plugin
+        session, module, precision = self._session, strategy.lightning_module, strategy.precision_plugin
         hf, micro = session.hf, session.micro
         module.training_step(batch, batch_idx)
         if session.pending_loss is not None:
@@ -82,7 +82,7 @@ class AutomaticOptimization(_AutomaticOptimization):
             with hf._fit.sync_context(micro, session.model):
                 hf.accelerator.run_backward(precision.scaled(loss), **options)
         if micro.syncs:
-            optimizer, step = strategy._optimizers[0], self.optim_progress.optimizer.step
+            optimizer, step = strategy.optimizers[0], self.optim_progress.optimizer.step
             step.increment_ready()
             module.configure_gradient_clipping(optimizer)
             precision.step(optimizer)
@@ -200,7 +200,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         """Run one micro-batch without the hooks and records that only observers need."""
         session, progress = self._session, self.batch_progress
         strategy: Any = self.trainer.strategy
-        module = strategy._lightning_module
+        module = strategy.lightning_module
         module.on_train_batch_start(batch, batch_idx)
         progress.increment_started()
         if session.needs_closures:

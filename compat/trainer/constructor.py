@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from accelerate.utils.deepspeed import DummyOptim, DummyScheduler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import default_collate
 from transformers import default_data_collator
@@ -43,6 +44,9 @@ OF_MODEL = {
 
 OPTIMIZERS = {"optimizer": "param_groups", "scheduler": "step"}
 """The parts of `optimizers` → an attribute that identifies each."""
+
+STAND_INS = (DummyOptim, DummyScheduler)
+"""What accelerate takes where DeepSpeed's configuration has optimizer and scheduler."""
 
 GIVE_OPTIMIZERS = (
     "Give `optimizers=(optimizer, scheduler)`, objects or None; for a class of optimizers, "
@@ -169,8 +173,10 @@ def _check_optimizers(given: Any) -> None:
         msg = f"`optimizers={_named(given)}`: not a pair. {GIVE_OPTIMIZERS}"
         raise ArgumentError(msg)
     for (what, wanted), one in zip(OPTIMIZERS.items(), given or (), strict=False):
+        if one is None or isinstance(one, STAND_INS):
+            continue
         # By the attributes that HF uses: classes of other libraries need not derive from torch's.
-        if one is not None and (isinstance(one, type) or not hasattr(one, wanted)):
+        if isinstance(one, type) or not hasattr(one, wanted):
             pair = ", ".join(map(_named, given))
             msg = f"`optimizers=({pair})`: {_named(one)} is no {what}. {GIVE_OPTIMIZERS}"
             raise ArgumentError(msg)

@@ -355,6 +355,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         """Fetch a window's batches and item count. Mirrors `transformers.Trainer.get_batch_samples`."""
         if is_user_module(self.model):
             return self._user_module.batch_samples(*args, **kwargs)
+        self._fit.require_lightning()
         read: tuple[list[Any], Any] = super().get_batch_samples(*args, **kwargs)
         return read
 

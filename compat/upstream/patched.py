@@ -179,9 +179,7 @@ def _refused() -> Iterator[Target]:
 
 
 def _refusal(target: Target) -> str:
-    value = getattr(target.owner, target.name)
-    code = getattr(value, "__code__", getattr(inspect.unwrap(value), "__code__", None))
-    written = repr(value) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+    written = where_written(getattr(target.owner, target.name))
     by_order = (
         " Or import `compat`, and call `compat.install()`, before the library that patches it."
         if target.owner is HFTrainer
@@ -189,6 +187,16 @@ def _refusal(target: Target) -> str:
     )
     why = "and this engine would not call it"
     return f"`{target.where}`: patched ({written}), {why}. {target.instead}{by_order}"
+
+
+def where_written(value: Any) -> str:
+    """The file and the line of a function; the value itself where it is none.
+
+    Args:
+        value: what somebody has put in the place of a library's own.
+    """
+    code = getattr(value, "__code__", getattr(inspect.unwrap(value), "__code__", None))
+    return repr(value) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 @functools.cache

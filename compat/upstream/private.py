@@ -96,6 +96,11 @@ PRIVATE = (
     Private(_TRAINER + "_deactivate_neftune", _HF4, "called at the end of training"),
     Private(_TRAINER + "_activate_neftune", _HF4, "undone when training raises"),
     Private(_TRAINER + "_fsdp_qlora_plugin_updates", _HF4, "called before a model is sharded"),
+    Private(
+        "transformers.trainer_utils:RemoveColumnsCollator._remove_columns",
+        _HF,
+        "called for rows that the model does not take as a whole",
+    ),
     Private("transformers.trainer:_is_peft_model", _HF, "called: whether the model has an adapter"),
     Private(
         "accelerate.state:AcceleratorState._reset_state",
@@ -114,7 +119,13 @@ PRIVATE = (
     Private(_FIT[:-1] + "#epoch_progress", _PL, "set on resume"),
     Private(_EPOCH[:-1] + "#_batches_that_stepped", _PL, "overridden: counts from 1, as HF does"),
     Private(_EPOCH + "_build_kwargs", _PL, "overridden: Lightning inspects the step's signature each time"),
-    Private(_OPTIMIZATION + "_AutomaticOptimization.run", _PL, "overridden for micro-steps within a window"),
+    Private(_OPTIMIZATION + "_AutomaticOptimization.run", _PL, "called where somebody listens"),
+    Private(
+        "lightning.pytorch.loops.fetchers:_DataFetcher#_start_profiler", _PL, "replaced without a profiler"
+    ),
+    Private(
+        "lightning.pytorch.loops.fetchers:_DataFetcher#_stop_profiler", _PL, "replaced without a profiler"
+    ),
     Private(
         _OPTIMIZATION + "_AutomaticOptimization._make_zero_grad_fn", _PL, "overridden: zeroed after the step"
     ),

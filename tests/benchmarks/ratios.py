@@ -111,8 +111,8 @@ def write_page(times: Times, cases: list[str], rounds: int) -> None:
         HEADING,
         f"""Written by `make bench-ratios`. Each number is that of `compat.Trainer` divided by that of
 `transformers.Trainer`, the medians of {rounds} processes each that took turns, on one CPU thread, with a
-model of two linear layers. Overhead is what is left when the time of a bare PyTorch loop is taken off both. Times are
-processor times; from the command to the first step the clock counts.
+model of two linear layers. Overhead is what is left when the time of a bare PyTorch loop is taken off both.
+Times are processor times; from the command to the first step the clock counts.
 
 {versions()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-MEASURED = re.compile(r"(_runtime|_per_second|_time|_mem_\w+)$")
+MEASURED = re.compile(r"(_runtime|_per_second|_time|_mem_\w+|\(s/it\)|\(GiB\))$")
 """Keys whose values are clock or memory readings: only their presence is compared."""
 
 
@@ -68,6 +69,16 @@ def _leaf(value: Any, home: Path | None) -> Any:
         return value
     msg = f"{type(value).__name__} has no plain form: {value!r}"
     raise TypeError(msg)
+
+
+def plain_generators() -> Any:
+    """Say where the generators of python, numpy and torch stand."""
+    generators = [
+        np.array(random.getstate()[1]),
+        np.random.get_state(),  # noqa: NPY002 (the generator that transformers seeds and draws from)
+        torch.get_rng_state(),
+    ]
+    return plain(generators)
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from compat.checkpoint.layout import OURS, is_one_of
 from tests.parity.bench import Api, Bench, Setup
-from tests.parity.plain import differences, plain
+from tests.parity.plain import differences, plain, plain_generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,16 +80,12 @@ def recorded(bench: Bench, result: Any = None) -> Record:
     """
     home = bench.out_dir
     # Taken first: reading files below must not count as part of the run.
-    generators = [
-        np.array(random.getstate()[1]),
-        np.random.get_state(),  # noqa: NPY002 (the generator that transformers seeds and draws from)
-        torch.get_rng_state(),
-    ]
+    generators = plain_generators()
     return {
         "result": plain(result, home),
         "trainers": [record_trainer(trainer, recorder.events, home) for trainer, recorder in bench.trainers],
         "files": record_files(home),
-        "generators": plain(generators),
+        "generators": generators,
     }
 
 
@@ -137,6 +133,8 @@ def _content(path: Path) -> Any:
             return torch.load(path, weights_only=False)
         case ".json":
             return json.loads(path.read_text())
+        case ".npy":
+            return np.load(path)
         case _:
             return "present"
 

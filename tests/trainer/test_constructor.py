@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from accelerate.utils.deepspeed import DummyOptim, DummyScheduler
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -57,6 +58,13 @@ def test_a_pair_is_taken_in_either_form(tmp_path: Path, pair: type) -> None:
     ours = trainer(tmp_path, model=model, optimizers=pair([optimizer, None]), max_steps=1)
     ours.train()
     assert ours.optimizer is optimizer or ours.optimizer.optimizer is optimizer
+
+
+def test_stand_ins_of_accelerate_are_taken(tmp_path: Path) -> None:
+    model = Regression()
+    stand_in = DummyOptim(list(model.parameters()))
+    pair = (stand_in, DummyScheduler(stand_in))
+    assert trainer(tmp_path, model=model, optimizers=pair).optimizer is stand_in
 
 
 @pytest.mark.parametrize(

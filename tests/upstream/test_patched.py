@@ -6,6 +6,7 @@ import functools
 import inspect
 import subprocess
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import accelerate
@@ -15,7 +16,7 @@ import transformers
 from transformers import trainer as hf_trainer
 
 import compat
-from compat.errors import ArgumentError
+from compat.errors import ArgumentError, CompatError
 from compat.upstream.environment import contained
 from compat.upstream.patched import FILES, REPLACED, TARGETS, Handling, Target, is_patched
 from tests.small import Regression, rows, trainer, weights
@@ -219,3 +220,38 @@ def test_the_page_tells_what_becomes_of_each_patch(request: pytest.FixtureReques
     page = (request.config.rootpath / "docs" / "guides" / "patches.md").read_text(encoding="utf-8")
     for target in REFUSED:
         assert f"`{target.where}`" in page, target.where
+
+
+def test_a_copy_of_hf_s_loop_that_lands_on_our_class_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = textwrap.dedent(inspect.getsource(compat.Trainer._inner_training_loop))
+    edited = source.replace("def _inner_training_loop(", "def edited_loop(", 1)
+    made: dict[str, Any] = {}
+    exec(compile(edited, "a_library.py", "exec"), dict(vars(hf_trainer)), made)  # noqa: S102 (as libraries do)
+    monkeypatch.setattr(compat.Trainer, "_inner_training_loop", made["edited_loop"])
+    run = trainer(tmp_path)
+    before = weights(run)
+    with pytest.raises(CompatError, match=r"`Trainer\._inner_training_loop`: replaced \(a_library\.py:1\)"):
+        run.train()
+    assert weights(run) == before
+
+
+def test_a_loop_that_calls_the_original_lands_on_our_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    patch(monkeypatch, compat.Trainer, "_inner_training_loop", calls)
+    trainer(tmp_path).train()
+    assert calls == ["_inner_training_loop"]
+
+
+def test_a_subclass_may_have_a_loop_of_its_own(tmp_path: Path) -> None:
+    class Once(compat.Trainer):
+        def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+            batches, _ = self.get_batch_samples(iter(self.get_train_dataloader()), 1, self.args.device)
+            return len(batches)
+
+    run = trainer(tmp_path)
+    run.__class__ = Once
+    assert run.train() == 1

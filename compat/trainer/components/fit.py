@@ -35,7 +35,7 @@ from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.instrumented import unheard_fit
-from compat.upstream.patched import is_patched, is_upstream, refuse_patches
+from compat.upstream.patched import REPLACED, is_patched, is_upstream, refuse_patches, where_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -165,6 +165,30 @@ class Fit(Component):
         return limited(dataloader, limit(self.flags, name))
 
     # A run.
+
+    def require_lightning(self) -> None:
+        """Refuse an edited copy of HF's loop in the place of ours, when it reads its first batch.
+
+        A patch that is made after `compat.install()` lands on our class. It may call ours as the original;
+        that it does not is seen no earlier. A subclass may have a loop of its own.
+
+        Raises:
+            CompatError: names the method that was replaced, and where it was written.
+        """
+        hf = self.hf
+        if not hf.is_in_train or self.session is not None:
+            return
+        owner = next(kind for kind in type(hf).__mro__ if "_inner_training_loop" in vars(kind))
+        method = vars(owner)["_inner_training_loop"]
+        written = where_written(method)
+        if not owner.__module__.startswith("compat.") or written.startswith(inspect.getfile(owner)):
+            return
+        msg = (
+            f"`{owner.__name__}._inner_training_loop`: replaced ({written}) by a loop of its own, and "
+            "the loop over batches is Lightning's. Have it call the original. "
+            f"{REPLACED['_inner_training_loop']}"
+        )
+        raise CompatError(msg)
 
     def prepare(
         self, batch_size: int | None, checkpoint: str | None, trial: Trial, ignore_keys: list[str] | None
