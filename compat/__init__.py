@@ -1,7 +1,7 @@
 """The Hugging Face Trainer API on PyTorch Lightning.
 
-Importing this package changes nothing and loads no torch: every name is fetched on first use. Names that are
-not ours are transformers' own, so that a script changes one import line.
+Importing this package changes nothing and does not load torch: every name is imported on first use. All other
+names are those of transformers, so that a script changes only one import line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OURS = {
     "uninstall": "compat.install",
 }
 
-# What HF scripts import beside the Trainer; any other public name of transformers is passed through as well.
+# Names that HF scripts import besides the Trainer; any other public name of transformers also works.
 _TRANSFORMERS = (
     "DataCollator",
     "DataCollatorForLanguageModeling",

@@ -1,4 +1,4 @@
-"""`python -m compat` is the command `compat`."""
+"""`python -m compat` runs the command `compat`."""
 
 from __future__ import annotations
 

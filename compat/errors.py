@@ -10,19 +10,19 @@ class CompatError(Exception):
 class ArgumentError(CompatError, ValueError):
     """An argument has a value that is not supported.
 
-    The message reads ``field=value` …: why. Do X.`` so that it names the field, the value and the way out.
+    The message reads ``field=value` …: why. Do X.``: it names the field, the value and the remedy.
     """
 
 
 class CheckpointError(CompatError, OSError):
     """A checkpoint cannot be written, read or trusted.
 
-    The message names the file, the reason and the way out; an `OSError`, as a full disk raises by itself.
+    The message names the file, the reason and the remedy. An `OSError`, as a full disk would raise.
     """
 
 
 class BrokenCheckpointError(ArgumentError, CheckpointError):
-    """The checkpoint that an argument names, or all that it may mean, are broken."""
+    """The checkpoint that an argument names, or every candidate, is broken."""
 
 
 class UpstreamError(CompatError, RuntimeError):
@@ -30,21 +30,21 @@ class UpstreamError(CompatError, RuntimeError):
 
 
 class InstallError(CompatError, RuntimeError):
-    """`compat.install()` found something that it cannot patch; nothing has been touched."""
+    """`compat.install()` found something that it cannot patch; nothing has changed."""
 
 
 class RebaseError(CompatError, TypeError):
-    """`compat.on_lightning()` was given a class that stands on neither HF's Trainer nor HF's arguments."""
+    """`compat.on_lightning()` received a class derived from neither HF's Trainer nor HF's arguments."""
 
 
 class MissingLibraryError(CompatError, ImportError):
-    """A library that is optional, and needed for what was asked, is not installed."""
+    """An optional library that is needed here is not installed."""
 
 
 class DependencyError(CompatError, ImportError):
     """A library that `compat` needs is installed in a release that is too old.
 
-    The message names the library, the installed and the oldest release that works, and what to run.
+    The message names the library, the installed release, the oldest supported one, and the command to run.
     """
 
 

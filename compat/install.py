@@ -1,4 +1,4 @@
-"""`install()`: our classes in the place of transformers', for code that knows only those."""
+"""`install()`: replaces classes of transformers by ours, for code that only uses those."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def installed() -> bool:
 
 
 def install() -> None:
-    """Have scripts and libraries that use transformers' Trainer run on Lightning, unedited.
+    """Make unmodified scripts and libraries that use transformers' Trainer run on Lightning.
 
-    Replaces the names in `compat.patching.PATCHES`, also where a loaded module has already imported them,
-    puts our Trainer under every class that is already derived from transformers', gives our options to
-    parsers that are already built, and adds the names in `SUPPLIED` that the installed release has dropped.
-    Idempotent; every target is looked up before the first is touched, and a failure half-way undoes what was
-    done.
+    Replaces the names in `compat.patching.PATCHES`, including those that loaded modules have already
+    imported, makes our Trainer a base of every class already derived from transformers', adds our options to
+    existing parsers, and adds the names in `SUPPLIED` that the installed release has removed. Idempotent.
+    Every target is looked up before the first change, and a failure undoes all changes.
 
     Raises:
-        InstallError: a target is missing, or a class cannot be rebased; nothing has changed then.
+        InstallError: a target is missing, or a class cannot be rebased; nothing has changed.
     """
     with _lock:
         if installed():
@@ -55,7 +54,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undo `install()`: every name and every base class is what it was before."""
+    """Undo `install()`: restore every name and every base class."""
     with _lock:
         while _undo:
             owner, name, original = _undo.pop()
@@ -66,7 +65,7 @@ def uninstall() -> None:
 
 
 class _CallableModule(types.ModuleType):
-    """Importing this file by its name puts the module where the function was: calling either installs."""
+    """Importing this file by name replaces the function by the module: calling either one installs."""
 
     def __call__(self) -> None:
         install()

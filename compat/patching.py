@@ -1,4 +1,4 @@
-"""What `compat.install()` replaces in transformers and in the modules that have imported from it."""
+"""The names that `compat.install()` replaces in transformers and in modules that import from it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Patch:
     """One name that is replaced.
 
     Attributes:
-        module: where the name is looked up.
+        module: the module of the name.
         name: the name.
-        ours: `module:name` of what takes its place.
+        ours: `module:name` of its replacement.
     """
 
     module: str
@@ -57,14 +57,14 @@ SUPPLIED = (
     *_patches("top_k_top_p_filtering", ("transformers",), _REMOVED),
     *_patches("is_torch_tpu_available", ("transformers", "transformers.utils"), _REMOVED),
 )
-"""Every name that `install()` adds where the installed release has dropped it."""
+"""Every name that `install()` adds if the installed release has removed it."""
 
 
 def planned_changes() -> list[tuple[Any, str, Any]]:
-    """Look every target up; nothing is changed yet.
+    """Look up every target without changing anything.
 
     Returns:
-        Owner, attribute and new value of each change, in the order in which they are to be made.
+        Owner, attribute and new value of each change, in the order of application.
 
     Raises:
         InstallError: a target is missing.
@@ -76,7 +76,7 @@ def planned_changes() -> list[tuple[Any, str, Any]]:
 
 
 def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
-    """(module, name) → the class that is there, and ours."""
+    """Return (module, name) → the current class, and ours."""
     found = {}
     for patch in PATCHES:
         module, _, name = patch.ours.partition(":")
@@ -96,7 +96,7 @@ def _resolve() -> dict[tuple[str, str], tuple[Any, Any]]:
 def _names(
     replacements: dict[tuple[str, str], tuple[Any, Any]], held: list[Any]
 ) -> list[tuple[Any, str, Any]]:
-    """The listed names, and the same classes under any name in any other loaded module."""
+    """Return the listed names, and other names of the same classes in loaded modules."""
     listed = [
         (owner, name, ours)
         for (module, name), (_, ours) in replacements.items()
@@ -115,22 +115,22 @@ def _names(
 
 
 def _modules_named(name: str, held: list[Any]) -> list[Any]:
-    """The module of that name, and those that were it: transformers 4 replaces its own while it is imported.
+    """Return the module of a name, and its predecessors: transformers 4 replaces modules during import.
 
-    A script that has imported it before keeps the older one among its names.
+    A script that imported it before refers to the older module.
     """
     older = {
         id(value): value
         for module in (*held, *sys.modules.values())
         for value in (module, *(list(vars(module).values()) if hasattr(module, "__dict__") else ()))
-        # Not `isinstance`: an object that poses as another one warns of it, or loads what it stands for.
+        # Not `isinstance`: a proxy object may warn, or load the object that it represents.
         if issubclass(type(value), types.ModuleType) and vars(value).get("__name__") == name
     }
     return list({**older, id(sys.modules[name]): sys.modules[name]}.values())
 
 
 def _may_hold_copies(module: ModuleType) -> bool:
-    # Ours, and transformers' own internals, need the originals to build upon.
+    # Our code, and transformers' own internals, need the original classes.
     name = getattr(module, "__name__", None)
     return (
         isinstance(name, str)
@@ -140,7 +140,7 @@ def _may_hold_copies(module: ModuleType) -> bool:
 
 
 def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[Any, str, Any]]:
-    """The classes already derived from a replaced one, with our class as their base."""
+    """Return the new bases of classes already derived from a replaced one."""
     pairs = dict(replacements.values())
     own = set(pairs) | set(pairs.values())
     return [
@@ -152,9 +152,10 @@ def _bases(replacements: dict[tuple[str, str], tuple[Any, Any]]) -> list[tuple[A
 
 
 def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any]]:
-    """Constructors and fields of argument classes that were made before, and know one release's names alone.
+    """Return new constructors and fields of existing argument classes, which accept one release's names.
 
-    Parsers of command lines and files make an option of each field, and call the constructor with all.
+    Parsers of command lines and files create an option for each field, and call the constructor with all of
+    them.
     """
     from compat.arguments.names import FIELDS_OF_DATACLASS
     from compat.rebasing import is_generated, ours_for
@@ -165,7 +166,7 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
     return [
         change
         for kind in _with_descendants([kind for kind, _, _ in bases])
-        # One that somebody has written hands on what it is given.
+        # A hand-written constructor passes its arguments on.
         if "__init__" in vars(kind) and is_generated(kind)
         for change in (
             (kind, "__init__", _taking_other_names(vars(kind)["__init__"])),
@@ -175,9 +176,9 @@ def _constructors(bases: list[tuple[Any, str, Any]]) -> list[tuple[Any, str, Any
 
 
 def parsers_made_before() -> Iterator[tuple[Any, str, Any]]:
-    """What parsers that exist already become, as `planned_changes` gives it.
+    """Yield the changes of existing parsers, in the format of `planned_changes`.
 
-    Ask for the first one when all classes are changed: options are made from the classes that a parser fills.
+    Iterate only after all classes are changed: options are created from the classes that a parser fills.
     """
     from compat.arguments.made_before import options_of_parsers
     from compat.arguments.parser import HfArgumentParser
@@ -187,7 +188,7 @@ def parsers_made_before() -> Iterator[tuple[Any, str, Any]]:
 
 
 def _removed_names() -> list[tuple[Any, str, Any]]:
-    """The names that scripts import and that the installed release has dropped."""
+    """Return the names that scripts import and that the installed release has removed."""
     found = []
     for patch in SUPPLIED:
         owner = importlib.import_module(patch.module)

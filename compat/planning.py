@@ -34,30 +34,30 @@ def plan(
     num_nodes: int | None = None,
     accelerate_config: str | os.PathLike[str] | None = None,
 ) -> LightningPlan:
-    """What becomes of HF arguments under Lightning. Nothing is built, and no device is touched.
+    """Translate HF arguments to a plan for Lightning. Nothing is built, and no device is used.
 
     Args:
         args: an instance of `TrainingArguments`, HF's or ours, or a dict of arguments by any generation's
             names.
-        model: the model, where there is one: it knows which of its modules are sharded.
-        accelerator: kind of the devices, as in `lightning.pytorch.Trainer`; this machine's where None.
-        devices: number of devices on a machine; one, or as many as the launcher has started, where None.
-        num_nodes: number of machines; one where None.
-        accelerate_config: a file of `accelerate config`'s, for a job that `accelerate launch --config_file`
-            starts; what is given beside it wins.
+        model: the model, if it exists: it may define which of its modules are sharded.
+        accelerator: kind of the devices, as in `lightning.pytorch.Trainer`; this machine's if None.
+        devices: number of devices on a machine; if None, one, or as many as the launcher has started.
+        num_nodes: number of machines; one if None.
+        accelerate_config: a file written by `accelerate config`, for a job that `accelerate launch
+            --config_file` starts; the other parameters take precedence.
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: there is no such kind or number of devices, the file is no such configuration, or every
-            problem of the arguments, at once.
+        ArgumentError: the kind or number of devices is invalid, the file is no such configuration, or the
+            arguments have problems, all of which are listed.
     """
     _check_machine(accelerator, devices, num_nodes)
     if isinstance(args, Mapping):
         args = resolve(args, native_defaults(Seq2SeqTrainingArguments), CHOICES)
     elif accelerator is None and devices is None and accelerate_config is None:
-        # A plan is for a job that is started right; whether it was, the Trainer checks.
+        # A plan assumes a correctly started job; the Trainer checks whether it was.
         return translated(args, dataclasses.replace(Facts.of(args), here=None), model)
     launch = None
     if accelerate_config is not None:

@@ -1,4 +1,4 @@
-"""`on_lightning()`: one class of somebody else's on our Trainer or our arguments, with nothing patched."""
+"""`on_lightning()`: bases a class of another library on our Trainer or arguments, without patching."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=type[Any])
 
 OURS = (Seq2SeqTrainer, Trainer, Seq2SeqTrainingArguments, TrainingArguments)
-"""What takes the place of HF's class of the same name; the most derived come first."""
+"""The replacement for HF's class of the same name; the most derived class comes first."""
 
 ORIGINAL, MADE_BY = "_compat_original", "_compat_made_by"
 """Attributes of a class that poses as another one: that one, and the call that makes it."""
 
 
 def on_lightning(kind: Kind) -> Kind:
-    """A trainer class, or a class of arguments, of another library, on Lightning.
+    """Base a trainer class, or a class of arguments, of another library on Lightning.
 
-    The class returned is derived from both: the library's code runs unchanged, and `super()` leads from it to
-    ours, where HF's was. It has the name, module and documentation of the original, a trainer its signature
-    (arguments take more); both are told apart by `is` alone, for `isinstance` and `issubclass` hold both
-    ways. Nothing is patched: the original goes on running on HF's Trainer. Arguments are saved as the
-    original's.
+    The class returned is derived from both: the library's code runs unchanged, and its `super()` is our class
+    instead of HF's. It has the name, module and documentation of the original, and a trainer has its
+    signature (arguments take more). Only `is` distinguishes the two classes: `isinstance` and `issubclass`
+    hold in both directions. Nothing is patched: the original still runs on HF's Trainer. Arguments are
+    pickled as instances of the original.
 
     Args:
         kind: a class derived from `transformers.Trainer` or `transformers.TrainingArguments`, such as
-            `trl.SFTTrainer`; it gives the same result each time, and what is on Lightning already is given
-            back as it is.
+            `trl.SFTTrainer`; the result is the same for each call, and a class already on Lightning is
+            returned unchanged.
 
     Raises:
-        RebaseError: a class that is derived from neither.
+        RebaseError: the class is derived from neither.
     """
     if not isinstance(kind, type):
         msg = f"`{kind!r}`: not a class. Give a trainer class, or a class of arguments."
@@ -73,12 +73,12 @@ def _make(kind: Any) -> Any:
 
 
 def ours_for(kind: type) -> Any:
-    """What a class of somebody else's is put on; None where it stands on nothing of HF's that we have."""
+    """Return our base for another library's class; None if it derives from no HF class that we replace."""
     return next((ours for ours in OURS if issubclass(kind, original_of(ours))), None)
 
 
 def _arguments_of(kind: Any) -> dict[str, Any]:
-    """The classes of arguments that a trainer has for attributes, to make some where it is given none."""
+    """Return the argument classes among a trainer's attributes, from which it creates default arguments."""
     attributes = {name: value for base in kind.__mro__[::-1] for name, value in vars(base).items()}
     of_hf = original_of(TrainingArguments)
     return {
@@ -94,12 +94,12 @@ _rebased: Callable[[Any], Any] = functools.cache(_make)
 def posing_as(
     original: Any, bases: tuple[Any, ...], made_by: tuple[Callable[..., Any], tuple[Any, ...]]
 ) -> Any:
-    """A class that cannot be told from `original`, but by `is`.
+    """Create a class that only `is` distinguishes from `original`.
 
     Args:
-        original: the class that it stands for.
-        bases: what it is derived from.
-        made_by: the call that makes it, which is what a pickle of it holds.
+        original: the class that it represents.
+        bases: its base classes.
+        made_by: the call that creates it, which its pickle contains.
     """
     described = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
     values = {**described, ORIGINAL: original, MADE_BY: made_by}
@@ -107,7 +107,7 @@ def posing_as(
 
 
 def original_of(ours: Any) -> Any:
-    """HF's class that one of ours stands for, whether `compat.install()` is in force or not."""
+    """Return HF's class that one of ours replaces, with or without `compat.install()`."""
     return next(
         base for base in ours.__mro__ if base.__name__ == ours.__name__ and not _is_compat(base.__module__)
     )
@@ -125,7 +125,7 @@ class _SavedAsOriginal:
         original = vars(type(self)).get(ORIGINAL)
         if original is None:
             return reduced
-        # Not as a new object, whose class pickle holds against the one before it.
+        # Not with `__newobj__`, for which pickle compares the class with the object's.
         return copyreg._reconstructor, (original, object, None), reduced[2]  # type: ignore[attr-defined]
 
     def __copy__(self) -> Any:
@@ -136,7 +136,7 @@ class _SavedAsOriginal:
 
 
 def _with_all_names(kind: Any) -> Any:
-    """Let a class of arguments take the names of every generation, and ours."""
+    """Make a class of arguments accept the names of all releases, and ours."""
     original = vars(kind)[ORIGINAL]
     if not is_generated(next(base for base in original.__mro__ if "__init__" in vars(base))):
         return kind
@@ -149,7 +149,7 @@ def _with_all_names(kind: Any) -> Any:
 
 
 def is_generated(kind: Any) -> bool:
-    """Whether dataclasses have made a class's constructor, which sets its fields, and calls no other one."""
+    """Whether `dataclasses` generated a class's constructor, which calls no other constructor."""
     code = getattr(inspect.unwrap(vars(kind)["__init__"]), "__code__", None)
     if code is None or not dataclasses.is_dataclass(kind):
         return False
@@ -159,13 +159,13 @@ def is_generated(kind: Any) -> bool:
 
 
 def _hides(kind: Any, name: str) -> bool:
-    """Whether a plain default stands where the attribute has to look at another name."""
+    """Whether a plain default hides an attribute that must read another name."""
     found = next(vars(base)[name] for base in kind.__mro__ if name in vars(base))
     return not isinstance(found, OtherName)
 
 
 class _OnLightning(type):
-    """What is common to the classes that pose as another one."""
+    """Metaclass of the classes that represent another one."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return super().__instancecheck__(instance) or _is_of_original(cls, type(instance))
@@ -175,7 +175,7 @@ class _OnLightning(type):
 
 
 def _is_of_original(cls: Any, kind: type) -> bool:
-    # Not by the original's own check: ABCMeta's asks what is derived from it, and so asks here again.
+    # Not with the original's own check: ABCMeta's checks subclasses, and would call this again.
     return ORIGINAL in vars(cls) and type.__subclasscheck__(vars(cls)[ORIGINAL], kind)
 
 
@@ -190,5 +190,5 @@ _metaclass: Callable[[Any], Any] = functools.cache(_make_metaclass)
 
 
 def _as_pickled(kind: Any) -> Any:
-    # By its name a pickle would find the original.
+    # Its name would refer to the original in a pickle.
     return vars(kind).get(MADE_BY, kind.__qualname__)

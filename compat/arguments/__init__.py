@@ -1,7 +1,7 @@
-"""HF's arguments: every name of every generation, with their settings kept to themselves.
+"""HF's arguments: every name of every generation, without side effects on the process.
 
 `fields`, `generations`, `checks` and `lightning` are data and pure functions on plain values; the classes are
-fetched on first use, so that a plan can be made without transformers.
+imported on first use, so that a plan can be made without transformers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the frames of callers tell, and nothing else can: who reads an attribute, which line is warned of."""
+"""Inspection of callers' frames: who reads an attribute, and which line a warning points to."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ _ACCESSES = frozenset(dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") i
 
 
 def is_read_by_dataclasses() -> bool:
-    """Whether dataclasses read the attribute, for a copy; asked by a descriptor's `__get__`."""
+    """Whether `dataclasses` reads the attribute, to copy it; called by a descriptor's `__get__`."""
     return sys._getframe(2).f_globals.get("__name__") == "dataclasses"
 
 
 def is_read_by_name() -> bool:
-    """Whether `hasattr` or `getattr` read the attribute, not `args.name`; asked by a descriptor's `__get__`.
+    """Whether `hasattr` or `getattr` read the attribute, not `args.name`; called by a descriptor's `__get__`.
 
-    They are built in and have no frame, so that the caller's own stands at a call and not at the access.
+    These builtins have no frame, so that the caller's frame is at a call and not at an attribute access.
     """
     frame = sys._getframe(2)
     return frame.f_code.co_code[frame.f_lasti] not in _ACCESSES
 
 
 def distance_to_user() -> int:
-    """Frames between the caller and the line that asked for the arguments, as `warnings` counts them."""
+    """Return the `stacklevel` of the line that created the arguments, as `warnings` counts it."""
     distance, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_machinery(frame):
         distance, frame = distance + 1, frame.f_back

@@ -1,6 +1,6 @@
-"""What is wrong with a set of arguments: every problem at once, found on plain values.
+"""Checks of a set of arguments: every problem at once, found on plain values.
 
-Each check yields problems that name the argument, its value, and the way out. Checks run before anything is
+Each check yields problems that name the argument, its value, and the remedy. Checks run before anything is
 built, and before HF's own, which stop at the first problem.
 """
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        text: the argument, its value, why it cannot be, and what to do.
-        upstream_raises: whether HF finds it too, in its own words.
+        text: the argument, its value, the reason, and what to do.
+        upstream_raises: whether HF also raises an error for it.
     """
 
     text: str
@@ -59,14 +59,14 @@ WITHIN: dict[str, tuple[float, float]] = {
     "adam_beta2": (0, 1),
     "warmup_ratio": (0, 1),
 }
-"""Range of a number, both ends in it."""
+"""Range of a number, inclusive."""
 
 WITH_STEPS = {
     "logging_strategy": "logging_steps",
     "eval_strategy": "eval_steps",
     "save_strategy": "save_steps",
 }
-"""When something happens → how often, where it happens by steps."""
+"""Strategy argument → the argument of its interval in steps."""
 
 NUMBERS = {"int": numbers.Real, "float": numbers.Real}
 UNTYPED = frozenset({"local_rank"})
@@ -74,11 +74,11 @@ UNTYPED = frozenset({"local_rank"})
 
 
 def problems(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]] | None = None) -> list[Problem]:
-    """Every problem of a set of arguments.
+    """Return every problem of a set of arguments.
 
     Args:
         values: the arguments by today's names; those that are missing are not checked.
-        choices: the values that the installed release knows of an argument, where it knows a list of them.
+        choices: the valid values of an argument in the installed release, if it defines a list.
     """
     mistyped = list(_types(values))
     if mistyped:
@@ -89,12 +89,12 @@ def problems(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]] | N
 
 
 def alone(values: Mapping[str, Any]) -> list[Problem]:
-    """The problems that single arguments have by themselves: a wrong type, or a value out of range."""
+    """Return the problems of single arguments: a wrong type, or a value out of range."""
     return [*_types(values), *_ranges(values)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The question whether another name was meant; empty where nothing resembles it."""
+    """Return a suggestion of a similar name; empty if there is none."""
     names = list(known)
     longer = [other for other in names if len(name) > 3 and other.startswith(name)]  # noqa: PLR2004 (letters)
     close = longer or difflib.get_close_matches(name, names, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""`deepspeed` as data: what its configuration says, what HF fills in, and what contradicts the arguments."""
+"""`deepspeed` as data: its configuration, the entries that HF fills in, and conflicts with the arguments."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 SPREADS_PARAMETERS = 3
-"""The stage of ZeRO that spreads the parameters themselves."""
+"""The stage of ZeRO that shards the parameters themselves."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """An entry that HF fills in where it is "auto", and that must say the same where it is not.
+    """An entry that HF fills in if it is "auto", and that must agree with the arguments otherwise.
 
     Attributes:
         path: the entry, with dots.
-        fields: the arguments that say it: all of them in a list, or any of them if they are yes or no.
+        fields: the corresponding arguments: all of them as a list, or any of them if they are booleans.
     """
 
     path: str
     fields: tuple[str, ...]
 
     def of(self, values: Mapping[str, Any]) -> Any:
-        """What the arguments say."""
+        """Return the value from the arguments."""
         said = [values.get(field) for field in self.fields]
         if self.path.endswith(".enabled"):
             return any(said)
@@ -52,7 +52,8 @@ FILLED: dict[str, Filled] = {
         "bf16.enabled": "bf16 bf16_full_eval",
     }.items()
 }
-"""Entry → the arguments that it agrees with. Mirrors `HfTrainerDeepSpeedConfig.trainer_config_process`."""
+"""Entry → the arguments that it must agree with. Mirrors
+`HfTrainerDeepSpeedConfig.trainer_config_process`."""
 
 BY_HIDDEN_SIZE = "filled in by the model's hidden size"
 
@@ -65,26 +66,26 @@ FILLED_LATER = {
     "zero_optimization.stage3_prefetch_bucket_size": BY_HIDDEN_SIZE,
     "zero_optimization.stage3_param_persistence_threshold": BY_HIDDEN_SIZE,
 }
-"""Entry → what fills it in when the run begins, where it is "auto"."""
+"""Entry → the source of its value when the run begins, if it is "auto"."""
 
 BATCHES = frozenset({"train_micro_batch_size_per_gpu", "train_batch_size"})
 """Entries that `auto_find_batch_size` changes."""
 
 
 def config_of(deepspeed: object) -> dict[str, Any]:
-    """DeepSpeed's configuration.
+    """Return DeepSpeed's configuration.
 
     Args:
         deepspeed: the argument: entries, JSON, the same in base64, or a file.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the configuration cannot be read.
     """
     return entries(deepspeed)
 
 
 def leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Entry with dots, and value, of all that a configuration says."""
+    """Yield the dotted name and the value of every entry of a configuration."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{above}{key}.")
@@ -93,7 +94,7 @@ def leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def problems(values: Mapping[str, Any], processes: int | None = None) -> Iterator[str]:
-    """What is wrong with `deepspeed`, and what contradicts it.
+    """Yield the problems of `deepspeed`, and its conflicts.
 
     Args:
         values: the arguments by today's names.
@@ -118,7 +119,7 @@ def problems(values: Mapping[str, Any], processes: int | None = None) -> Iterato
 def mismatches(
     values: Mapping[str, Any], config: Mapping[str, Any], processes: int | None = None
 ) -> Iterator[str]:
-    """Entries that say something else than the arguments, one problem each.
+    """Yield a problem for each entry that differs from the arguments.
 
     Args:
         values: the arguments by today's names.

@@ -1,4 +1,4 @@
-"""Every argument of every generation of transformers that we answer for, as data.
+"""Every argument of every supported generation of transformers, as data.
 
 A generation stands for its whole line of releases: "4.37" is transformers 4.37.2, "4.53" is 4.53.1 and "5" is
 5.23.0.
@@ -21,13 +21,13 @@ class Field:
 
     Attributes:
         name: its name.
-        kind: "bool", "int", "float" or "str", with "?" where None is a value too; "list" and "dict" for
-            arguments that take text as well; "object" for those that take values of several kinds.
+        kind: "bool", "int", "float" or "str", with "?" if None is allowed; "list" and "dict" for arguments
+            that also take text; "object" for arguments that take values of several kinds.
         default: its default in the newest generation that has it.
         since: the first generation that has it.
         until: the last generation that has it.
         earlier: the defaults of earlier generations, where they differ.
-        seq2seq: whether `Seq2SeqTrainingArguments` alone has it.
+        seq2seq: whether only `Seq2SeqTrainingArguments` has it.
     """
 
     name: str
@@ -213,20 +213,20 @@ FIELDS: dict[str, Field] = {
 """Name → argument."""
 
 SECRETS = frozenset({"hub_token", "push_to_hub_token"})
-"""Arguments whose value is shown nowhere."""
+"""Arguments whose value is never shown."""
 
 OF_SECRETS = ("token", "key", "secret", "password", "passwd", "passphrase", "credentials")
-"""How names of others' secrets end; HF masks all that end with `_token`."""
+"""Suffixes of the names of other secrets; HF masks all names that end with `_token`."""
 
 NO_SECRETS = ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image", "video", "audio", "monitor", "sort")
-"""Words ahead of such an ending that make it the name of something else: of a word, or of a column."""
+"""Words before such a suffix that indicate something else: a token of text, or a column."""
 
 SECRET = "<secret>"  # noqa: S105 (what stands in the place of one)
 _SHOWN_OF_UNKNOWN = (bool, int, float, type(None))
 
 
 def is_secret(name: str) -> bool:
-    """Whether the value of a name is shown nowhere: a secret's, or that of what may be one misspelt."""
+    """Whether the value of a name is never shown: it is a secret, or may be a misspelt one."""
     if name in FIELDS:
         return name in SECRETS
     bare = name.lower().replace("-", "_")
@@ -236,14 +236,14 @@ def is_secret(name: str) -> bool:
 
 
 def masked(name: str, value: Any) -> Any:
-    """`value` as it may be shown: without the secrets that it is, or that it holds by their names.
+    """Mask the secrets in `value`: the value itself, or entries with the name of a secret.
 
     Args:
-        name: what the value is of.
-        value: of any kind; dicts and lists are looked into.
+        name: the name of the value.
+        value: any value; dicts and lists are searched.
 
     Returns:
-        The value itself where there is no secret in it.
+        The value itself if it contains no secret.
     """
     if is_secret(name) and value is not None:
         return SECRET
@@ -257,17 +257,17 @@ def masked(name: str, value: Any) -> Any:
 
 
 def shown(name: str, value: object) -> str:
-    """`name=value` as an error or a table may show it."""
+    """Return `name=value` for an error or a table."""
     found = masked(name, getattr(value, "value", value))
     return f"{name}={found if found == SECRET else repr(found)}"
 
 
 def shown_of_unknown(name: str, value: object) -> str:
-    """`name=value` of a name that is not known: its value may be anything, so that only numbers are shown."""
+    """Return `name=value` of an unknown name: its value may be a secret, so only numbers are shown."""
     return f"{name}={value_of_unknown(name, value)}"
 
 
 def value_of_unknown(name: str, value: object) -> str:
-    """The value alone, as `shown_of_unknown` shows it."""
+    """Return only the value, as in `shown_of_unknown`."""
     is_shown = isinstance(value, _SHOWN_OF_UNKNOWN) and not is_secret(name)
     return repr(value) if is_shown else SECRET if is_secret(name) else f"<{type(value).__name__}>"

@@ -1,4 +1,4 @@
-"""Configurations that an argument gives as entries, as JSON, or as the name of a file."""
+"""Configurations that are passed as a dict, as JSON, or as the name of a file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 
 def entries(given: object) -> dict[str, Any]:
-    """The entries of a configuration; empty where none is given.
+    """Return the entries of a configuration; empty if there is none.
 
     Args:
         given: a mapping, JSON, the same in base64, or the name of a file that holds JSON.
 
     Raises:
-        ValueError: there is no such file, or it holds no such thing.
+        ValueError: the file does not exist, or does not hold JSON entries.
     """
     if given is None or given == "":
         return {}
@@ -49,7 +49,7 @@ def _loaded(given: object) -> Any:
 
 
 def is_on(value: object) -> bool:
-    """Yes or no, which files and command lines also give as words."""
+    """Convert a boolean, which files and command lines may also spell as a word."""
     return (
         value.strip().lower() in {"1", "on", "t", "true", "y", "yes"}
         if isinstance(value, str)

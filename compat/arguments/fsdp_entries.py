@@ -1,4 +1,4 @@
-"""`fsdp` and `fsdp_config` as data: words and entries of both generations, and what is wrong with them."""
+"""`fsdp` and `fsdp_config` as data: words and entries of both generations, and checks of them."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ NEWEST_FSDP = 2
 VERSIONS = (1, NEWEST_FSDP)
 
 SHARDS = {"full_shard": True, "shard_grad_op": False}
-"""Ways to shard that both versions have → `reshard_after_forward`, as which version 2 knows them."""
+"""Sharding strategies of both versions → `reshard_after_forward`, the equivalent in version 2."""
 
 OF_FIRST = ("hybrid_shard", "hybrid_shard_zero2", "no_shard")
-"""Ways to shard of version 1 alone."""
+"""Sharding strategies that only version 1 has."""
 
 BESIDE = ("offload", "auto_wrap")
-"""Words of `fsdp` that stand beside a way to shard."""
+"""Words of `fsdp` that can be combined with a sharding strategy."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What becomes of one entry of `fsdp_config`.
+    """How one entry of `fsdp_config` is handled.
 
     Attributes:
         key: the entry, without the prefix `fsdp_` that it may have.
-        first: the option of FSDPStrategy (version 1); empty where it has none.
-        second: what acts on it under ModelParallelStrategy (version 2); empty where nothing does.
+        first: the option of FSDPStrategy (version 1); empty if there is none.
+        second: what implements it under ModelParallelStrategy (version 2); empty if nothing does.
         note: why, or how.
-        xla: what acts on it where torch_xla shards; empty where nothing does.
+        xla: what implements it with torch_xla; empty if nothing does.
     """
 
     key: str
@@ -121,7 +121,7 @@ OF_ACCELERATE = {
     "transformer_cls_names_to_wrap": "transformer_layer_cls_to_wrap",
     "transformer_cls_to_wrap": "transformer_layer_cls_to_wrap",
 }
-"""What accelerate calls an entry → what HF calls it, where no resemblance tells."""
+"""accelerate's name of an entry → HF's name, if the names are not similar."""
 
 
 CHOICES = {
@@ -129,11 +129,11 @@ CHOICES = {
     "backward_prefetch": ("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"),
     "state_dict_type": ("FULL_STATE_DICT", "LOCAL_STATE_DICT", "SHARDED_STATE_DICT"),
 }
-"""Values of entries that are one of a few names."""
+"""Entries with a fixed set of values."""
 
 
 def words(fsdp: object) -> tuple[str, ...]:
-    """The words of `fsdp`, however they are given; none where it is True.
+    """Return the words of `fsdp` in any of its forms; none if it is True.
 
     Args:
         fsdp: True or False, text, or a list of text or of HF's enum.
@@ -148,7 +148,7 @@ def words(fsdp: object) -> tuple[str, ...]:
 def config_of(fsdp: object, given: object) -> dict[str, Any]:
     """`fsdp_config` with the words of `fsdp` among its entries, and without prefixes.
 
-    Version 1 is among them where a way to shard is asked for that it alone has.
+    Version 1 is added if a sharding strategy is requested that only version 1 has.
 
     Args:
         fsdp: the argument.
@@ -165,16 +165,16 @@ def config_of(fsdp: object, given: object) -> dict[str, Any]:
         if word == "offload":
             config.setdefault("cpu_offload", True)
         elif word in SHARDS or word in OF_FIRST:
-            # Version 2 says by yes or no what version 1 says by the name of a strategy.
+            # Version 2 has a boolean where version 1 has the name of a strategy.
             by_name = str(config.get("version", NEWEST_FSDP)) == "1"
             config.setdefault("reshard_after_forward", word if by_name else SHARDS.get(word, word))
     return config
 
 
 def take_fsdp(values: MutableMapping[str, Any]) -> None:
-    """Say in `fsdp_config` that version 1 is meant where a way to shard is asked for that it alone has.
+    """Set version 1 in `fsdp_config` if a sharding strategy is requested that only version 1 has.
 
-    Every release takes such a word then. What cannot be read is left as it is.
+    Every release then accepts such a word. An unreadable configuration does not change.
 
     Args:
         values: all arguments; changed in place.
@@ -193,10 +193,10 @@ def _names_version(given: object) -> bool:
 
 
 def wrap_by_size(args: TrainingArguments) -> None:
-    """Have modules wrapped by size where only a size is given, which transformers 5 would pass over.
+    """Wrap modules by size if only a size is set, which transformers 5 would ignore.
 
     Args:
-        args: HF arguments that are ready.
+        args: initialized HF arguments.
     """
     told: dict[str, Any] | None = getattr(args, "fsdp_plugin_args", None)
     size = args.fsdp_config.get("min_num_params") if told else None
@@ -205,10 +205,10 @@ def wrap_by_size(args: TrainingArguments) -> None:
 
 
 def warn_of_first(given: Mapping[str, Any]) -> None:
-    """Say that version 1 is taken where it is implied.
+    """Warn that version 1 is used because it is implied.
 
     Args:
-        given: the arguments as they were given.
+        given: the arguments as they were passed.
     """
     of_first = [word for word in words(given.get("fsdp")) if word in OF_FIRST]
     if of_first and not _names_version(given.get("fsdp_config")):
@@ -220,7 +220,7 @@ def warn_of_first(given: Mapping[str, Any]) -> None:
 
 
 def problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with `fsdp` and `fsdp_config`, and what contradicts them.
+    """Yield the problems of `fsdp` and `fsdp_config`, and their conflicts.
 
     Args:
         values: the arguments by today's names.
@@ -292,7 +292,7 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_version(config: Mapping[str, Any], version: int) -> Iterator[str]:
-    """Entries that this version does not take."""
+    """Yield a problem for each entry that this version does not take."""
     way = config.get("reshard_after_forward")
     if version == NEWEST_FSDP and isinstance(way, str) and way.lower() not in {"true", "false"}:
         said = f"`fsdp_config={{'version': 2}}` with `{way}`"

@@ -1,4 +1,4 @@
-"""The names of other generations, said in those of the installed release: one small migration each.
+"""Translation of the names of other generations to those of the installed release: one migration each.
 
 Migrations work on plain mappings of names to values, so that a plan can be made where nothing is built.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Migration:
-    """How to say one name, where the installed release lacks it, by another that it has.
+    """How to express a name that the installed release lacks by a name that it has.
 
     Attributes:
         name: the name.
-        says: the name that says it there.
+        says: the corresponding name there.
         write: puts a value into a mapping under that other name; also gets everything that was given by the
             names of other generations, which is nothing where an attribute is set later.
         read: the value that this name would have, from such a mapping.
@@ -48,7 +48,7 @@ def _renamed(name: str, says: str, *, is_synonym: bool = True) -> Migration:
 
 
 def _flag(name: str, says: str, *, meaning: Any) -> Migration:
-    """A switch that has become one value of another argument."""
+    """Create the migration of a switch that has become one value of another argument."""
 
     def write(values: MutableMapping[str, Any], value: Any, given: Mapping[str, Any]) -> None:
         if value:
@@ -64,14 +64,14 @@ def _flag(name: str, says: str, *, meaning: Any) -> Migration:
 
 
 def _entry(name: str, config: str, key: str, *, appends: bool = False, **along: Any) -> Migration:
-    """An argument that has become an entry of a configuration, which may be an object or None.
+    """Create the migration of an argument that is now a configuration entry (of an object or None).
 
     Args:
         name: the argument.
         config: the argument that holds the configuration.
         key: the entry.
-        appends: whether the entry is a list that the value goes into.
-        along: other entries that go with it, where they are not set.
+        appends: whether the entry is a list that the value is appended to.
+        along: other entries to set with it, if they are not set.
     """
 
     def write(values: MutableMapping[str, Any], value: Any, given: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ def _entry(name: str, config: str, key: str, *, appends: bool = False, **along: 
             return
         opened = _opened(config, values.get(config), name, value)
         if opened is None:
-            # The checks tell that it is no JSON.
+            # The checks report that it is not JSON.
             return
         if not isinstance(opened, dict):
             setattr(opened, key, value)
@@ -100,7 +100,7 @@ def _entry(name: str, config: str, key: str, *, appends: bool = False, **along: 
 
 
 def _opened(config: str, current: Any, name: str, value: Any) -> Any:
-    """A configuration that may be written to, and that nobody else holds."""
+    """Return a private copy of a configuration that may be modified."""
     if isinstance(current, str) and current.lstrip().startswith("{"):
         try:
             return json.loads(current)
@@ -122,7 +122,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _write_warmup_ratio(values: MutableMapping[str, Any], value: Any, given: Mapping[str, Any]) -> None:
-    # A number of steps has always ruled over a ratio; set later, a ratio replaces an earlier one.
+    # A number of steps always takes precedence over a ratio; a ratio set later replaces an earlier one.
     steps = values.get("warmup_steps") or 0
     if steps >= 1 or (given and (steps or not value)):
         return
@@ -233,7 +233,7 @@ OLD: dict[str, Migration] = {
         Migration("push_to_hub_organization", "hub_model_id", _write_hub_organization, _organization),
     )
 }
-"""Old name → how today's release says it."""
+"""Old name → how the current release expresses it."""
 
 NEW: dict[str, Migration] = {
     migration.name: migration
@@ -243,7 +243,7 @@ NEW: dict[str, Migration] = {
         Migration("train_sampling_strategy", "group_by_length", _write_sampling, _read_sampling),
     )
 }
-"""Name that came with transformers 5 → how transformers 4 says it."""
+"""Name new in transformers 5 → how transformers 4 expresses it."""
 
 ALONE: dict[str, str] = {
     "fp16_backend": "autocast is the only backend",
@@ -262,17 +262,17 @@ ALONE: dict[str, str] = {
     "use_legacy_prediction_loop": "compat still calls `prediction_loop` in place of `evaluation_loop`",
     "use_mps_device": "an MPS device is found without it",
 }
-"""Old name that no other has replaced → what becomes of it."""
+"""Old name without a replacement → how it is handled."""
 
 
 @dataclass(frozen=True)
 class Migrated:
-    """What `migrate` has found.
+    """The result of `migrate`.
 
     Attributes:
         given: the names of other generations that were given, with their values.
         old: those of them, and of the installed release's own names, that the newest release no longer has.
-        problems: what could not be said, a line each.
+        problems: the names that could not be translated, a line each.
     """
 
     given: dict[str, Any]
@@ -281,7 +281,7 @@ class Migrated:
 
 
 def migration(name: str, native: Mapping[str, Any]) -> Migration | None:
-    """How to say `name`; None where nothing but the name itself says it.
+    """Return the migration of `name`; None if it has no equivalent.
 
     Args:
         name: an argument that the installed release lacks.
@@ -292,7 +292,7 @@ def migration(name: str, native: Mapping[str, Any]) -> Migration | None:
 
 
 def migrate(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> Migrated:
-    """Say everything that was given by the names of other generations in the installed release's own.
+    """Translate all names of other generations to those of the installed release.
 
     Args:
         values: all arguments; a name of another generation is given where it is not None. Changed in place:
@@ -300,7 +300,7 @@ def migrate(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> Migr
         native: the installed release's own arguments, with their defaults.
 
     Returns:
-        What was given, and what could not be said.
+        What was passed, and what could not be translated.
     """
     own = [name for name, default in native.items() if name in FIELDS and values.get(name) != default]
     foreign = [name for name in FIELDS if name not in native and values.get(name) is not None]
@@ -322,7 +322,7 @@ def migrate(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> Migr
 
 
 def _is_filled_in(name: str, values: Mapping[str, Any]) -> bool:
-    # transformers 4 derives it where it is not given, and copies of the arguments are given that.
+    # transformers 4 derives a missing value, and copies of the arguments receive the derived one.
     runs = os.path.join(values.get("output_dir") or "trainer_output", "runs")
     return name == "logging_dir" and str(values[name]).startswith(runs)
 
@@ -340,20 +340,20 @@ size, and ask the Hub who is logged in."""
 
 
 def hidden(values: Mapping[str, Any], native: Mapping[str, Any]) -> dict[str, Any]:
-    """What the installed release's own checks must not see, since it would refuse what compat honours.
+    """Return values to hide from the installed release's checks, which would refuse supported values.
 
     Args:
         values: all arguments.
         native: the installed release's own arguments, with their defaults.
 
     Returns:
-        Argument → the value to show in its place.
+        Argument → the value to show instead.
     """
     stand_ins = {
         name: native[name] for name in (*SPOKEN_FOR, "use_mps_device") if name in native and values.get(name)
     }
     if "warmup_ratio" in native and 0 < (values.get("warmup_steps") or 0) < 1:
-        # transformers 4 takes whole numbers alone.
+        # transformers 4 takes only whole numbers.
         stand_ins["warmup_steps"] = 0
     return stand_ins
 
@@ -378,7 +378,7 @@ def _say(
 
 
 def _adapt_values(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None:
-    """Values that only another generation knows, said in those of the installed release."""
+    """Translate values that only another generation has to those of the installed release."""
     if native.get("include_num_input_tokens_seen") is False:
         known = {"no": False, "all": True}
         current = values.get("include_num_input_tokens_seen")

@@ -1,4 +1,4 @@
-"""`lightning={...}`: which flags of Lightning's Trainer can be given, and what becomes of each."""
+"""`lightning={...}`: which flags of Lightning's Trainer can be passed, and how each is handled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Handling(Enum):
-    """What becomes of a Lightning flag."""
+    """How a Lightning flag is handled."""
 
     PASSED = "passed to Lightning's Trainer"
     SAID = "said by an HF argument"
@@ -28,10 +28,10 @@ class Flag:
 
     Attributes:
         name: the flag.
-        handling: what becomes of it.
-        says: the HF argument that says it, where one does.
-        note: how, or why it is refused and what to give in its place.
-        allowed: values that a refused flag may have, since they are what holds anyway.
+        handling: how it is handled.
+        says: the corresponding HF argument, if there is one.
+        note: how, or why it is refused and what to use instead.
+        allowed: values that a refused flag may have, because they apply anyway.
     """
 
     name: str
@@ -147,7 +147,7 @@ FLAGS: dict[str, Flag] = {
         ),
     )
 }
-"""Every flag of Lightning's Trainer, and what we have beside them."""
+"""Every flag of Lightning's Trainer, and the additional flags of compat."""
 
 PRECISIONS: dict[str, dict[str, bool]] = {
     "bf16-mixed": {"bf16": True, "fp16": False},
@@ -157,7 +157,7 @@ PRECISIONS: dict[str, dict[str, bool]] = {
     "16": {"fp16": True, "bf16": False},
     "32": {"bf16": False, "fp16": False},
 }
-"""Lightning's name of a precision → the HF arguments that say it."""
+"""Lightning's name of a precision → the corresponding HF arguments."""
 
 
 def _zero(stage: int, **more: object) -> dict[str, Any]:
@@ -191,16 +191,16 @@ STRATEGIES: dict[str, dict[str, Any]] = {
         offload_param={"device": "cpu"},
     ),
 }
-"""Lightning's name of a strategy → the HF arguments that choose it, where they do not choose one."""
+"""Lightning's name of a strategy → the HF arguments that select it, if they select none."""
 
 
 def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with `lightning={...}`."""
+    """Yield the problems of `lightning={...}`."""
     for name, value in flags.items():
         flag = FLAGS.get(name)
         given = f"`lightning={{{name!r}: {masked(name, value)!r}}}`"
         if flag is None:
-            # Whoever takes it for an option of a logger may have given a token.
+            # The value may be a token, if the user mistook the flag for an option of a logger.
             given = f"`lightning={{{name!r}: {value_of_unknown(name, value)}}}`"
             guess = nearest(name, FLAGS) or "docs/arguments.md lists them all."
             yield Problem(f"{given}: Lightning's Trainer has no such flag. {guess}")
@@ -217,7 +217,7 @@ def problems(flags: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def say(flags: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
-    """Put what HF arguments say into them; Lightning's flag wins."""
+    """Set the HF arguments that correspond to flags; Lightning's flag takes precedence."""
     for name, value in flags.items():
         flag = FLAGS.get(name)
         if flag is None or value is None:
@@ -244,7 +244,7 @@ def _is_strategy(value: object) -> bool:
 
 
 def _choose(said: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
-    """Have HF's arguments choose a strategy; what they say of it already stays."""
+    """Make HF's arguments select a strategy; their existing settings of it are kept."""
     for name, value in said.items():
         given = values.get(name)
         if isinstance(value, dict) and isinstance(given, dict):
@@ -254,7 +254,7 @@ def _choose(said: Mapping[str, Any], values: MutableMapping[str, Any]) -> None:
 
 
 def count(devices: object) -> int | None:
-    """How many devices a value of `devices` means; None where it leaves that to the machine."""
+    """Return how many devices a value of `devices` means; None if the machine decides."""
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)
     if isinstance(devices, (list, tuple)):
@@ -263,7 +263,7 @@ def count(devices: object) -> int | None:
 
 
 def limit(flags: Mapping[str, Any], name: str) -> float | int | None:
-    """How many batches, or which fraction of them, a pass may have.
+    """Return how many batches, or which fraction of them, a pass may have.
 
     Args:
         flags: the flags that were given.

@@ -1,4 +1,4 @@
-"""What a machine cannot give: devices, backends and packages that arguments ask for and it has not."""
+"""Checks of the machine: devices, backends and packages that arguments require and that are missing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WITHOUT_FIRST = frozenset({"cpu", "mps"})
 
 
 def machine_problems(args: TrainingArguments, device_type: str, here: Here | None) -> Iterator[str]:
-    """What the arguments ask for and this machine has not.
+    """Yield a problem for each requirement of the arguments that this machine does not meet.
 
     Args:
-        args: HF arguments, ready or not.
+        args: HF arguments, initialized or not.
         device_type: kind of the device of the run.
         here: this machine; None where the run is elsewhere, and only the kind of its devices is known.
     """
@@ -60,7 +60,7 @@ def _other_device(flags: Mapping[str, Any], device_type: str) -> Iterator[str]:
 
 
 def _unfit_for_sharding(args: TrainingArguments, device_type: str) -> Iterator[str]:
-    """FSDP of a kind that these devices cannot do."""
+    """Yield the problems of FSDP with these devices."""
     if not args.fsdp or wants_xla(args):
         return
     if device_type in XLA:
@@ -103,19 +103,19 @@ def _missing_packages(args: TrainingArguments, here: Here) -> Iterator[str]:
 
 
 def wants_xla(args: TrainingArguments) -> bool:
-    """Whether `fsdp_config` asks for torch_xla's FSDP."""
+    """Whether `fsdp_config` requests torch_xla's FSDP."""
     return bool(args.fsdp and is_on(_fsdp_config(args).get("xla")))
 
 
 def _fsdp_config(args: TrainingArguments) -> dict[str, Any]:
     try:
         return config_of(args.fsdp, args.fsdp_config)
-    except ValueError:  # told with the arguments
+    except ValueError:  # reported with the arguments
         return {}
 
 
 def one_process_problems(args: TrainingArguments, here: Here | None) -> Iterator[str]:
-    """What only a job of several processes can do, where there is one alone.
+    """Yield a problem for each argument that needs several processes, if there is only one.
 
     Args:
         args: HF arguments.
@@ -130,18 +130,18 @@ def one_process_problems(args: TrainingArguments, here: Here | None) -> Iterator
 
 
 def processes_for(gpus: int, *, is_told: bool, is_launched: bool, has_script: bool) -> int | None:
-    """How many processes to start where HF would spread a single one over all GPUs by `DataParallel`.
+    """Return how many processes to start where HF would use `DataParallel` over all GPUs.
 
     Lightning has no such strategy; a process for each GPU computes the same batches.
 
     Args:
         gpus: number of GPUs that this process sees.
-        is_told: whether somebody has said how many devices to use.
-        is_launched: whether a launcher has made this process one of a job.
+        is_told: whether the number of devices is specified.
+        is_launched: whether a launcher has started this process.
         has_script: whether there is a script that can be started again.
 
     Returns:
-        The number of processes, this one counted; None where it should be several and cannot.
+        The number of processes, including this one; None if several are needed but cannot be started.
     """
     if gpus <= 1 or is_told or is_launched:
         return 1

@@ -1,4 +1,4 @@
-"""Parsers that a script has built before `install()`, with the options that they would have afterwards."""
+"""Updates parsers that were built before `install()` with the options that they would have after it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OPTIONS = (
     "_optionals",
     "_defaults",
 )
-"""Where a parser keeps what it fills, and its options."""
+"""The attributes of a parser that hold its dataclasses and its options."""
 
 
 def options_of_parsers(ours_of: Mapping[Any, Any]) -> Iterator[tuple[Any, str, Any]]:
-    """What is to be set on each parser that exists already.
+    """Yield the attributes to set on each existing parser.
 
     Args:
         ours_of: class of HF's → ours, parsers and arguments.
@@ -48,7 +48,7 @@ def _parsers() -> list[Any]:
     kinds = [hfs]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # Nobody keeps a list of them; each refers to its class.
+    # There is no list of parsers; each one refers to its class.
     found = {id(each): each for each in gc.get_referrers(*kinds) if issubclass(type(each), hfs)}
     return [each for each in found.values() if hasattr(each, "dataclass_types")]
 
@@ -58,7 +58,7 @@ def _has_ours(parser: Any) -> bool:
 
 
 def _built_anew(parser: Any, kinds: list[Any]) -> HfArgumentParser:
-    """A parser over the same classes, with what the script has added."""
+    """Build a parser for the same classes, with the options that the script has added."""
     built = HfArgumentParser(
         kinds,
         parents=[_copied(parser)],
@@ -70,7 +70,7 @@ def _built_anew(parser: Any, kinds: list[Any]) -> HfArgumentParser:
 
 
 def _copied(parser: Any) -> Any:
-    """A copy whose options may be taken out, while the parser keeps its own for `uninstall()`."""
+    """Copy a parser so that options can be removed; the original keeps its own for `uninstall()`."""
     kept = {
         id(value): value
         for action in parser._actions

@@ -16,7 +16,7 @@ from compat.arguments.generations import ALONE, NEW, OLD, migration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# The forms that HF's parser of command lines understands.
+# The types that HF's command-line parser understands.
 _TYPES: dict[str, Any] = {
     "bool": Optional[bool],
     "int": Optional[int],
@@ -25,25 +25,25 @@ _TYPES: dict[str, Any] = {
 }
 
 COMPLETE = "accelerate_environment"
-"""An attribute that an instance has once it has been set up."""
+"""An attribute that an instance has after its initialization."""
 
 OURS = "lightning"
-"""The one field that no release of HF's has."""
+"""The only field that no HF release has."""
 
 FIELDS_OF_DATACLASS = "__dataclass_fields__"
-"""Where dataclasses keep what a class's fields are."""
+"""The attribute in which `dataclasses` stores a class's fields."""
 
 
 class OtherName:
     """Attribute access by the name of another generation.
 
-    Where another name says the same, it is a view on that one; otherwise it holds the value that was given.
-    Where nobody has given one, `hasattr` and `getattr` find nothing, as with the installed release, and
-    `args.name` of a script that was written for another generation is that one's default.
+    If another name has the same meaning, this is an alias of that name; otherwise it holds the value that was
+    passed. If no value was passed, `hasattr` and `getattr` find nothing, as with the installed release, and
+    `args.name` in a script for another generation returns that generation's default.
 
     Args:
         field: the argument.
-        default: what a subclass gives where its caller does not.
+        default: the default of a subclass.
     """
 
     def __init__(self, field: Field, default: Any = None) -> None:
@@ -51,23 +51,23 @@ class OtherName:
         self.default = default
 
     def __get__(self, args: Any, owner: type | None = None) -> Any:
-        # On the class it is what dataclasses take for the default.
+        # On the class, `dataclasses` uses this as the default.
         if args is None:
             return self.default
         values = vars(args)
         if self.field.name in values:
             return values[self.field.name]
-        # A copy of the arguments gets what is said by the other name, and must not be told twice.
+        # A copy of the arguments receives the value under the other name, and must not receive it twice.
         if is_read_by_dataclasses() or COMPLETE not in values:
             return None
-        # A subclass that has the name for itself, and empty, has it empty until it is given.
+        # If a subclass defines the name as None, it stays None until a value is passed.
         own = own_fields(type(args))
         if self.field.name in own.keys() - args.given_otherwise.keys() and own[self.field.name] is None:
             return None
         found = migration(self.field.name, native_defaults(type(args)))
         if found is not None:
             return found.read(values)
-        # Libraries tell releases apart by such names.
+        # Libraries distinguish releases by such names.
         if is_read_by_name() and not is_present(args, self.field.name):
             msg = f"{type(args).__name__!r} object has no attribute {self.field.name!r}"
             raise AttributeError(msg)
@@ -87,7 +87,7 @@ class OtherName:
 
 
 def is_present(args: Any, name: str) -> bool:
-    """Whether arguments have a field: their release or their class has it, or somebody has set it.
+    """Whether arguments have a field: their release or their class defines it, or it has been set.
 
     Args:
         args: the arguments.
@@ -100,10 +100,10 @@ def is_present(args: Any, name: str) -> bool:
 
 
 class PresentFields:
-    """The fields of a class of arguments; an instance's are those that are present.
+    """The fields of a class of arguments; an instance has only those that are present.
 
     Args:
-        fields: what dataclasses have made of the class.
+        fields: the fields that `dataclasses` created for the class.
     """
 
     def __init__(self, fields: dict[str, dataclasses.Field[Any]]) -> None:
@@ -128,7 +128,7 @@ def _native_defaults(kind: Any) -> dict[str, Any]:
 
 
 native_defaults: Callable[[Any], dict[str, Any]] = functools.cache(_native_defaults)
-"""The arguments that a class's release has itself, and the class's own, with their defaults."""
+"""Return the arguments of a class's release and of the class itself, with their defaults."""
 
 
 def _place_of_ours(kind: Any) -> int:
@@ -141,7 +141,7 @@ def _names_of_subclass(kind: Any) -> tuple[str, ...]:
 
 
 names_of_subclass: Callable[[Any], tuple[str, ...]] = functools.cache(_names_of_subclass)
-"""What a subclass of ours declares itself, in its order."""
+"""Return the fields that a subclass of ours declares itself, in order."""
 
 
 def _own_fields(kind: Any) -> dict[str, Any]:
@@ -157,10 +157,10 @@ other generations."""
 
 
 def drop_overruled(values: dict[str, Any], kind: Any) -> None:
-    """Forget a subclass's default by an old name, where a caller says another thing by today's.
+    """Drop a subclass's default under an old name if a caller passes another value under the new one.
 
     Args:
-        values: the arguments as they were given, which change.
+        values: the arguments as they were passed; modified in place.
         kind: the class of arguments.
     """
     native = native_defaults(kind)
@@ -171,7 +171,7 @@ def drop_overruled(values: dict[str, Any], kind: Any) -> None:
 
 
 def uncover(kind: Any) -> None:
-    """Put access by other names back where a subclass's own defaults and fields, plain values, hide it.
+    """Restore access by other names where a subclass's plain defaults and fields hide it.
 
     Args:
         kind: the class of arguments. Not once for each: `install()` may have changed it since.
@@ -186,11 +186,11 @@ def uncover(kind: Any) -> None:
 
 
 def with_other_names(base: type[Any], module: str) -> type[Any]:
-    """A dataclass derived from `base` that has a field for every name of every generation.
+    """Create a dataclass derived from `base` with a field for every name of every generation.
 
     Args:
         base: HF's class of arguments.
-        module: where the class will be said to live.
+        module: the `__module__` of the class.
 
     Returns:
         The class. Its `other_names` are those that `base` lacks.
@@ -215,13 +215,13 @@ def with_other_names(base: type[Any], module: str) -> type[Any]:
 
 
 def _declared(field: Field) -> Any:
-    # A switch may stand alone on the command line.
+    # A switch needs no value on the command line.
     switch = {"nargs": "?", "const": True} if field.kind.startswith("bool") else {}
     return dataclasses.field(default=None, metadata={"help": explained(field.name), **switch})
 
 
 def explained(name: str) -> str:
-    """What to do about a name of another generation, in one sentence."""
+    """Return one sentence on what to do about a name of another generation."""
     found = OLD.get(name) or NEW.get(name)
     if found is not None:
         return f"{'Old' if FIELDS[name].is_old else 'New'} name: the same is said by {found.says}."
@@ -231,7 +231,7 @@ def explained(name: str) -> str:
 
 
 def warn_of_old_names(names: Iterable[str]) -> None:
-    """One warning for each old name that was given, with the new one, at the line that gave it."""
+    """Warn for each old name that was passed, with the new name, at the line that passed it."""
     for name in names:
         found = OLD.get(name)
         advice = (

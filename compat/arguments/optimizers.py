@@ -1,4 +1,4 @@
-"""The optimizers that `optim` names, and what each of them needs: checks, docs and tests read this table."""
+"""A table of the optimizers that `optim` names and their requirements, for checks, docs and tests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Optimizer:
     Attributes:
         module: where HF imports it from; empty for those of torch and of transformers.
         package: what to install for it.
-        device: the only kind of device that it works on; empty where any will do.
+        device: the only kind of device that it works on; empty if any works.
         instead: the nearest `optim` without its conditions.
         steps_in_backward: whether weights change in the backward pass: "layer by layer", in optimizers of
-            their own; "fused", in the hooks of one that has no step; empty where a step follows it.
-        cannot: why no run can have it.
-        releases: transformers that has the name, where not all do.
+            their own; "fused", in the hooks of one without a step; empty if a step follows.
+        cannot: why no run can use it.
+        releases: the releases of transformers that have the name, if not all do.
     """
 
     module: str = ""
@@ -91,15 +91,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "schedule_free_sgd": _SCHEDULE_FREE,
     "stable_adamw": Optimizer("optimi", "torch-optimi", releases="5"),
 }
-"""Value of `optim` → what it needs."""
+"""Value of `optim` → its requirements."""
 
 
 def optimizer_problems(args: TrainingArguments, device: torch.device) -> list[str]:
-    """What keeps a run from having the optimizer that `optim` names; each with the way out.
+    """Return the problems with the optimizer that `optim` names, each with the remedy.
 
     Args:
         args: HF's arguments.
-        device: where the model is.
+        device: the device of the model.
     """
     name = getattr(args.optim, "value", args.optim)
     optimizer = OPTIMIZERS.get(name)

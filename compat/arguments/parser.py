@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _number(text: str) -> float:
-    """A whole number as one, and a fraction as one."""
+    """Convert text to an int if it is a whole number, else to a float."""
     number = float(text)
     return int(number) if number == int(number) else number
 
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "half_precision_backend": str,
     "fp16_backend": str,
 }
-"""Option whose values have changed between generations → what reads one."""
+"""Option whose values have changed between generations → the function that parses one."""
 
 LIGHTNING = "lightning"
 SECTION = f"{LIGHTNING}."
@@ -45,7 +45,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
     """Parses command lines, dicts, JSON and YAML into dataclasses.
 
     Mirrors `transformers.HfArgumentParser`. Old names are options too, `--lightning.FLAG VALUE` gives one
-    flag of Lightning's Trainer, and what is not known is answered with the nearest name that is.
+    flag of Lightning's Trainer, and an unknown option raises an error with the nearest known name.
 
     Args:
         dataclass_types: the dataclasses to fill, as in `transformers.HfArgumentParser`; so are all others.
@@ -66,7 +66,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
             self._widen()
 
     def _widen(self) -> None:
-        """Let options take the values of every generation, where the installed release takes fewer."""
+        """Make options accept the values of every generation if the installed release accepts fewer."""
         for action in self._actions:
             if action.dest in READERS:
                 action.type, action.choices = READERS[action.dest], None
@@ -81,15 +81,15 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         """Parse a command line.
 
         Args:
-            args: its words; those of the process where None.
-            return_remaining_strings: whether words that are not known are returned, rather than refused.
+            args: its words; those of the process if None.
+            return_remaining_strings: whether unknown words are returned instead of refused.
             kwargs: the files that arguments may be read from, as in `transformers.HfArgumentParser`.
 
         Returns:
-            An instance of each dataclass, then what else was asked for.
+            An instance of each dataclass, then the other requested values.
 
         Raises:
-            UnknownArgumentError: an option that is not known, with the nearest one that is.
+            UnknownArgumentError: an unknown option, with the nearest known one.
         """
         *parsed, remaining = super().parse_args_into_dataclasses(
             args, return_remaining_strings=True, **kwargs
@@ -102,7 +102,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:  # type: ignore[override]
-        """As `argparse`'s, with the flags of Lightning's Trainer gathered into one option."""
+        """Do the same as `argparse`, with the flags of Lightning's Trainer merged into one option."""
         words = gathered(sys.argv[1:] if args is None else args)
         parsed: tuple[Any, list[str]] = super().parse_known_args(words, namespace)
         return parsed
@@ -124,10 +124,10 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
 
         Args:
             args: argument → value. `lightning.FLAG` may stand for an entry of `lightning`.
-            allow_extra_keys: whether keys that are not known are passed over.
+            allow_extra_keys: whether unknown keys are ignored.
 
         Raises:
-            UnknownArgumentError: a key that is not known, with the nearest one that is.
+            UnknownArgumentError: an unknown key, with the nearest known one.
         """
         args = gathered_keys(args)
         known = [action.dest for action in self._actions]
@@ -142,7 +142,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
         return parsed
 
     def typed(self, words: Sequence[str]) -> dict[str, Any]:
-        """What a command line gives, and nothing that it leaves to defaults.
+        """Return the values that a command line sets, without defaults.
 
         Args:
             words: the words of the command line.
@@ -151,7 +151,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
             Argument → value.
 
         Raises:
-            UnknownArgumentError: an option that is not known.
+            UnknownArgumentError: an unknown option.
         """
         for action in self._actions:
             action.default = argparse.SUPPRESS
@@ -163,7 +163,7 @@ class HfArgumentParser(transformers.HfArgumentParser):  # type: ignore[misc]
 class LightningFlags(argparse.Action):
     """The option `--lightning JSON`, and `--lightning.FLAG VALUE` for each flag, of HF's own parser.
 
-    HF's parser makes an option of each field of a dataclass, with what the field's metadata say.
+    HF's parser creates an option for each field of a dataclass, with the field's metadata.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
@@ -176,7 +176,7 @@ class LightningFlags(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Add what is given to what there is already."""
+        """Add the value to the existing flags."""
         if values is None and option_string == f"--{LIGHTNING}":
             raise argparse.ArgumentError(self, "expected one argument")
         before = getattr(namespace, self.dest, None)
@@ -194,7 +194,7 @@ FLAGS_OF_LIGHTNING = {
 
 
 def without_values(words: Sequence[str]) -> Iterator[str]:
-    """A command line without the words that follow an option: they are its values."""
+    """Yield a command line without the words after an option, which are its values."""
     is_value = False
     for word in words:
         is_option = word.startswith("--")
@@ -204,7 +204,7 @@ def without_values(words: Sequence[str]) -> Iterator[str]:
 
 
 def without_secrets(words: Iterable[str]) -> Iterator[str]:
-    """A command line as an error may show it."""
+    """Yield a command line without secrets, for an error."""
     follows_secret = False
     for word in words:
         option, equals, _ = word.partition("=")
@@ -217,7 +217,7 @@ def without_secrets(words: Iterable[str]) -> Iterator[str]:
 
 
 def gathered(words: Sequence[str]) -> list[str]:
-    """A command line whose `--lightning.FLAG VALUE` have become one `--lightning JSON`, with what it had.
+    """Merge all `--lightning.FLAG VALUE` of a command line into its `--lightning JSON`.
 
     Raises:
         ArgumentError: a flag without a value.
@@ -262,7 +262,7 @@ def _read(text: str) -> Any:
 
 
 def gathered_keys(args: Mapping[str, Any]) -> dict[str, Any]:
-    """A dict whose keys `lightning.FLAG` have become entries of `lightning`."""
+    """Merge all keys `lightning.FLAG` of a dict into its `lightning` entry."""
     flags = {key.removeprefix(SECTION): value for key, value in args.items() if key.startswith(SECTION)}
     kept = {key: value for key, value in args.items() if not key.startswith(SECTION)}
     if not flags:
@@ -271,10 +271,10 @@ def gathered_keys(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_flags(value: Any) -> dict[str, Any]:
-    """`lightning=value` as flags by name.
+    """Convert `lightning=value` to flags by name.
 
     Raises:
-        ArgumentError: it is neither that nor JSON of that.
+        ArgumentError: the value is neither a dict nor JSON of one.
     """
     found = _read(value) if isinstance(value, str) else value or {}
     if not isinstance(found, dict):

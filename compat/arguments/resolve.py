@@ -1,7 +1,7 @@
-"""From what was given to what holds, on plain values: for plans of runs that are not built here.
+"""Resolves given arguments to effective ones, on plain values: for plans of runs that are not built here.
 
 `TrainingArguments` does the same on itself and leaves the last part to HF's class, which also looks for a
-device. `tests/arguments/test_resolve.py` holds both against each other.
+device. `tests/arguments/test_resolve.py` compares both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def reconcile(
     values: MutableMapping[str, Any], native: Mapping[str, Any], choices: Mapping[str, Iterable[str]]
 ) -> tuple[Migrated, list[Problem]]:
-    """Say everything in the installed release's names, and find every problem.
+    """Translate everything to the installed release's names, and find every problem.
 
     Args:
         values: all arguments; changed in place.
@@ -33,7 +33,7 @@ def reconcile(
         choices: the values that the installed release knows of an argument.
 
     Returns:
-        What was given by the names of other generations, and what is wrong.
+        What was passed under names of other generations, and the problems.
     """
     found = _take_out_mistaken(values, native)
     migrated = migrate(values, native)
@@ -43,7 +43,7 @@ def reconcile(
 
 
 def _take_out_mistaken(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with names of other generations, found by the name that was given."""
+    """Return the problems of names of other generations, under the name that was passed."""
     found = []
     for name in FIELDS:
         if name in native or name not in values:
@@ -77,7 +77,7 @@ def _take_lightning(values: MutableMapping[str, Any]) -> list[Problem]:
 def resolve(
     given: Mapping[str, Any], native: Mapping[str, Any], choices: Mapping[str, Iterable[str]]
 ) -> SimpleNamespace:
-    """What holds when `given` is given.
+    """Return the effective arguments for `given`.
 
     Args:
         given: arguments by any generation's names.
@@ -85,7 +85,7 @@ def resolve(
         choices: the values that the installed release knows of an argument.
 
     Returns:
-        An object with the attributes of `TrainingArguments`; `typed` are the names that were given.
+        An object with the attributes of `TrainingArguments`; `typed` are the names that were passed.
 
     Raises:
         ArgumentError: every problem, at once.
@@ -101,7 +101,7 @@ def resolve(
 
 
 def _derive(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> None:
-    """What HF derives from other arguments."""
+    """Set the values that HF derives from other arguments."""
     _derive_from_old_names(values, native)
     for name, value in list(values.items()):
         values[name] = getattr(value, "value", value)

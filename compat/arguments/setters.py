@@ -28,13 +28,13 @@ PARAMETERS: dict[str, dict[str, str]] = {
     },
     "set_push_to_hub": {"revision": "hub_revision"},
 }
-"""Method → parameter that some release lacks → the argument that it sets."""
+"""Method → a parameter that some release lacks → the argument that it sets."""
 
 Kind = TypeVar("Kind", bound=type[Any])
 
 
 def with_all_parameters(kind: Kind) -> Kind:
-    """Have a class's `set_*` methods take the parameters of every generation."""
+    """Make a class's `set_*` methods accept the parameters of every generation."""
     for name, parameters in PARAMETERS.items():
         method = getattr(kind, name)
         known = inspect.signature(method).parameters
@@ -62,7 +62,7 @@ def _accepting(method: Callable[..., Any], missing: dict[str, str]) -> Callable[
 
 
 def refuses_unknown_names(kind: Kind) -> Kind:
-    """Have a class's constructor answer a name that does not exist with the nearest one that does.
+    """Make a class's constructor suggest the nearest existing name for an unknown one.
 
     Not by `__new__`: a class that is put on this one for a while, and taken off again, could not be called
     any more.

@@ -1,4 +1,4 @@
-"""What is wrong with the arguments that spread a model over processes, alone and together."""
+"""Checks of the arguments that shard a model over processes, alone and together."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ READ = frozenset(
         *(field for filled in deepspeed_entries.FILLED.values() for field in filled.fields),
     }
 )
-"""The arguments that are looked at."""
+"""The arguments that are checked."""
 
 SIZES = ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")
 """Sizes of the mesh of a `ParallelismConfig`."""
 
 NOT_YET = {"cp_size": "context parallel", "sp_size": "sequence parallel"}
-"""Sizes of a mesh that nothing of ours lays."""
+"""Sizes of a mesh that are not supported."""
 
 
 def mesh_sizes(config: object) -> dict[str, int]:
-    """The sizes of a mesh by name, 1 where none is given.
+    """Return the sizes of a mesh by name, 1 by default.
 
     Args:
         config: accelerate's `ParallelismConfig`, its sizes by name, or None.
@@ -39,7 +39,7 @@ def mesh_sizes(config: object) -> dict[str, int]:
 
 
 def sharding_problems(values: Mapping[str, Any], processes: int | None = None) -> Iterator[str]:
-    """Every problem of the arguments that spread a model.
+    """Yield every problem of the arguments that shard a model.
 
     Args:
         values: the arguments by today's names.

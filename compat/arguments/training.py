@@ -53,16 +53,16 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     """The arguments of a training run: HF's fields, defaults and methods, unchanged.
 
     Mirrors `transformers.TrainingArguments`; an instance is one. Step counts are update steps (optimizer
-    steps), batch sizes are samples per device and micro-step. The names of other generations are taken too,
-    and mean what today's names mean; an old name gives a `FutureWarning` that tells the new one.
+    steps), batch sizes are samples per device and micro-step. The names of other generations are accepted as
+    well, and mean the same as the current names; an old name raises a `FutureWarning` with the new one.
 
     Mixed precision, compilation and sharding reach accelerate as `ACCELERATE_*` and `FSDP_*` variables, which
     HF's class leaves in the environment for the next run to read. This one keeps them in
     `accelerate_environment`; the trainer shows them to accelerate only while it builds the accelerator.
 
     Args:
-        lightning: flags of `lightning.pytorch.Trainer` by name, which win over what HF's arguments say. What
-            contradicts HF's semantics is refused.
+        lightning: flags of `lightning.pytorch.Trainer` by name, which take precedence over HF's arguments.
+            Flags that contradict HF's semantics are refused.
 
     Raises:
         ArgumentError: a name that does not exist, a value of the wrong type or out of range, arguments that
@@ -77,7 +77,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
     other_names: ClassVar[frozenset[str]]
     on_given: ClassVar[Any] = None
-    """Called with the class and with what it was given, before anything is made of it."""
+    """Called with the class and its arguments, before they are processed."""
     accelerate_environment: ClassVar[dict[str, str]] = {}
     given_otherwise: ClassVar[dict[str, Any]] = {}
 
@@ -107,12 +107,12 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             super().__post_init__()
         wrap_by_size(self)
         values.update(shown)
-        # Fields alone make up `to_dict()`; these are none, so that they are never logged or saved with them.
+        # `to_dict()` contains only fields; these are none, so that they are never logged or saved.
         values.update({COMPLETE: written, "given_otherwise": migrated.given})
 
     @functools.cached_property
     def _setup_devices(self) -> Any:
-        """HF's, which takes a backend for the sign of a job."""
+        """Run HF's method, which treats a backend as a sign of a distributed job."""
         values, backend = self.__dict__, self.ddp_backend
         is_alone = not (process.is_launched() or _has_group())
         if backend is None or not is_alone:
@@ -131,7 +131,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         return bool(self.use_cpu or getattr(self, "no_cuda", False) or is_kept_on_cpu())
 
     def _start_other_processes(self, gpus: int) -> None:
-        """Make this process the first of a job, where `lightning` or the number of GPUs asks for several."""
+        """Make this process the first of a job, if `lightning` or the number of GPUs requires several."""
         flags: Any = self.lightning or {}
         asked, nodes = flags.get("devices"), flags.get("num_nodes") or 1
         processes = count(asked) or processes_for(
@@ -144,11 +144,11 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             started.warn_of_idle(gpus)
         started.start(processes or 1, nodes)
         if self.deepspeed:
-            # Here already: under ZeRO-3, `from_pretrained` asks for the group.
+            # Done here already: under ZeRO-3, `from_pretrained` needs the process group.
             started.form_job_of_one()
 
     def _refuse(self, found: list[Problem]) -> None:
-        """Raise one error for all problems, with HF's own words where it has some."""
+        """Raise one error for all problems, with HF's own messages where they exist."""
         lines = [problem.text for problem in found]
         cause = None
         if any(problem.upstream_raises for problem in found):
@@ -163,7 +163,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         raise ArgumentError(msg) from cause
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """The number of update steps over which the learning rate rises.
+        """Return the number of update steps over which the learning rate rises.
 
         Mirrors `transformers.TrainingArguments.get_warmup_steps`; `warmup_steps` below 1 is a fraction of the
         run under every release.
@@ -178,17 +178,17 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         return steps
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments as plain data, tokens masked: the installed release's names, and what else was given.
+        """Return the arguments as plain data, tokens masked: the installed release's names, and others set.
 
         Mirrors `transformers.TrainingArguments.to_dict`.
         """
         shown: dict[str, Any] = super().to_dict()
         for name in [name for name in own_fields(type(self)) if name in shown]:
-            # Where a subclass has put it, also if it is the name of another generation.
+            # At the position of a subclass's field, even if it is the name of another generation.
             shown[name] = shown.pop(name)
         if "lightning" in shown:
             shown["lightning"] = described(self.lightning)
-        # HF masks what is a token itself.
+        # HF masks only values that are tokens themselves.
         return {
             name: value if isinstance(value, str) else masked(name, value) for name, value in shown.items()
         }
@@ -210,12 +210,12 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
 
 
 def _has_group() -> bool:
-    """Whether a script has formed a group of processes by itself."""
+    """Whether a script has created a process group itself."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def described(value: object) -> Any:
-    """`value` as JSON can hold it: a live object by the name of its class."""
+    """Convert `value` for JSON: a live object becomes the name of its class."""
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -227,7 +227,7 @@ def described(value: object) -> Any:
 
 
 class Secret(str):
-    """A token that can be used, and leaves nothing of itself in a pickle."""
+    """A token that can be used, but is not pickled."""
 
     __slots__ = ()
 
@@ -237,7 +237,7 @@ class Secret(str):
 
 @contextlib.contextmanager
 def fit_to_save(args: Any) -> Iterator[None]:
-    """Let arguments be pickled without their secrets and live objects; both can be used meanwhile.
+    """Make arguments picklable without their secrets and live objects; both remain usable meanwhile.
 
     Args:
         args: HF arguments, HF's own or ours.
@@ -254,7 +254,7 @@ def fit_to_save(args: Any) -> Iterator[None]:
 
 
 def _fit_to_save(name: str, value: Any) -> Any:
-    """`value` with secrets that leave nothing of themselves in a pickle."""
+    """Replace secrets in `value` by ones that are not pickled."""
     if isinstance(value, str):
         return Secret(value) if is_secret(name) else value
     if type(value) is dict:
@@ -264,7 +264,7 @@ def _fit_to_save(name: str, value: Any) -> Any:
 
 @contextlib.contextmanager
 def _said_already(names: tuple[str, ...]) -> Iterator[None]:
-    """Keep back HF's own warnings of names that ours has warned of."""
+    """Suppress HF's own warnings about names that ours has already warned about."""
     with warnings.catch_warnings():
         for name in names:
             warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)

@@ -1,4 +1,4 @@
-"""HF's callback events and Lightning's hooks, side by side, and callbacks of each kind for the other."""
+"""HF's callback events and Lightning's hooks, and adapters for callbacks in both directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compat.callbacks.hf_in_lightning import to_lightning
     from compat.callbacks.lightning_in_hf import to_hf
 
-# Not called by their functions' names: importing a module puts it into the package, under its own name.
+# The modules do not have their functions' names: importing a module sets it as a package attribute.
 _LATE = {
     "to_hf": "compat.callbacks.lightning_in_hf",
     "to_lightning": "compat.callbacks.hf_in_lightning",

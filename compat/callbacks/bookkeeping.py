@@ -1,4 +1,4 @@
-"""HF's state, control and events for the run of any Lightning Trainer."""
+"""HF's state, control and events for a run of any Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ FIELDS = {field.name for field in dataclasses.fields(transformers.TrainerState)}
 
 
 class Handler(CallbackHandler):  # type: ignore[misc]
-    """HF's handler, which calls nobody for events that no callback has a method for."""
+    """HF's handler, which skips events that no callback implements."""
 
     def __init__(
         self,
         callbacks: list[transformers.TrainerCallback],
         processing_class: ProcessingClass,
     ) -> None:
-        # HF's constructor tells everyone to add the DefaultFlowCallback.
+        # HF's constructor advises to add the DefaultFlowCallback.
         self.callbacks = callbacks
         self.processing_class = processing_class
         self.heard: frozenset[str] = frozenset()
         self.forget()
 
     def forget(self) -> None:
-        """Let go of what belongs to a run."""
+        """Drop the references to the objects of a run."""
         self.model: PreTrainedModel | None = None
         self.optimizer: Optimizer | None = None
         self.lr_scheduler: LRScheduler | None = None
@@ -57,7 +57,7 @@ class Handler(CallbackHandler):  # type: ignore[misc]
         self.eval_dataloader: Loader = None
 
     def listen(self) -> None:
-        """Look up which events have listeners."""
+        """Determine which events have listeners."""
         base = transformers.TrainerCallback
         self.heard = frozenset(
             event.name
@@ -87,8 +87,8 @@ class Bookkeeping(pl.Callback):
     Attributes:
         callbacks: HF's callbacks.
         args: HF's arguments.
-        state: HF's TrainerState, true to the Lightning run.
-        control: HF's TrainerControl; its flags are acted on and taken back as in HF's Trainer.
+        state: HF's TrainerState, in sync with the Lightning run.
+        control: HF's TrainerControl; its flags are handled and reset as in HF's Trainer.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Bookkeeping(pl.Callback):
 
     @property
     def unwrapped(self) -> tuple[Any, ...]:
-        """What a Trainer that knows both kinds takes instead."""
+        """The callbacks that a Trainer which accepts both kinds uses instead."""
         return tuple(self.callbacks)
 
     @property
@@ -119,15 +119,15 @@ class Bookkeeping(pl.Callback):
         return self.handler.model
 
     def _begin(self) -> None:
-        """Begin with a state of its own, as HF does for each run."""
+        """Begin with a new state, as HF does for each run."""
         self.control = transformers.TrainerControl()
         self.state = transformers.TrainerState(stateful_callbacks=self._exportable())
         self._is_resumed = False
         self._has_trained = False  # a batch has begun in this run
         self._is_open = False  # a window of micro-steps has begun
-        self._is_after_batch = False  # the last batch is done with, and nothing of the next one has begun
-        self._was_after_batch = False  # so it was when the checkpoint was saved that this run goes on from
-        self._is_nested = False  # a validation runs that Lightning has not begun itself
+        self._is_after_batch = False  # the last batch has ended, and the next one has not begun
+        self._was_after_batch = False  # the same, when the checkpoint of a resumed run was saved
+        self._is_nested = False  # a validation runs that Lightning has not started itself
         self._evaluated_at: int | None = None
         self._seen = self._logged_at = self._first = 0
         self._loss: torch.Tensor | float | None = None
@@ -135,7 +135,7 @@ class Bookkeeping(pl.Callback):
         self._learning_rate: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # As a launcher of Lightning's sends it to other processes.
+        # Pickled when a Lightning launcher sends it to other processes.
         return {**self.__dict__, "_trainer": None, "_undo": contextlib.ExitStack()}
 
     def _exportable(self) -> list[Any]:
@@ -150,7 +150,7 @@ class Bookkeeping(pl.Callback):
         self.control = getattr(self.handler, event)(self.args, self.state, self.control, **kwargs)
 
     def _agree(self, trainer: pl.Trainer) -> None:
-        """What one process asks for is done by all: each of these things takes all of them."""
+        """Share control flags among processes: evaluating, saving and stopping are collective."""
         if trainer.world_size == 1:
             return
         asked = [float(getattr(self.control, flag)) for flag in FLAGS]
@@ -205,7 +205,7 @@ class Bookkeeping(pl.Callback):
         state.epoch = state.epoch or 0
         self._seen = trainer.global_step
         if not self._is_resumed:
-            # Where several optimizers step at once, Lightning counts each; its loggers, as HF, count once.
+            # If several optimizers step together, Lightning counts each; its loggers and HF count once.
             counted = trainer.fit_loop.epoch_loop._batches_that_stepped
             state.global_step = self._seen if module.automatic_optimization else counted
         self._logged_at = self._first = state.global_step
@@ -220,7 +220,7 @@ class Bookkeeping(pl.Callback):
         state.train_batch_size = getattr(handler.train_dataloader, "batch_size", None)
 
     def _take_loss(self, trainer: pl.Trainer) -> float | None:
-        """The training loss since the last log, summed over update steps and averaged over processes."""
+        """Return the loss since the last log, summed over update steps and averaged over processes."""
         if self._loss is None:
             return None
         loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean"))
@@ -236,7 +236,7 @@ class Bookkeeping(pl.Callback):
         logs = {} if loss is None else {"loss": loss / steps}
         found = logged(trainer)
         if hasattr(trainer.lightning_module, "micro_loss"):
-            # An HFModule's name for the loss of each update step, of which `loss` is the mean.
+            # The key of an HFModule for the loss of each update step; `loss` is their mean.
             found.pop("train_loss", None)
         logs.update(found)
         if self._learning_rate is not None:
@@ -259,7 +259,7 @@ class Bookkeeping(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the counters, flags and patience of the run that has saved them."""
+        """Restore the counters, flags and patience of the saved run."""
         values = state_dict["state"]
         now = self.state
         self.state = transformers.TrainerState(**{name: values[name] for name in FIELDS & set(values)})
@@ -274,6 +274,7 @@ class Bookkeeping(pl.Callback):
             states = saved.get(type(each).__name__)
             if states:
                 found = states.pop(0)
-                # A flag of control is an argument of it; arguments of other callbacks are the script's.
+                # Control flags are stored as its arguments; arguments of other callbacks come from the
+                # script.
                 restored = found["args"] if each is self.control else found["attributes"]
                 vars(each).update(restored)

@@ -1,4 +1,4 @@
-"""What HF's control asks for, done by any Lightning Trainer."""
+"""Actions that HF's control requests, in any Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ControlActions(Bookkeeping):
-    """Evaluates, saves and stops where HF's control says so."""
+    """Evaluates, saves and stops when HF's control requests it."""
 
     def _check_evaluation(self, trainer: pl.Trainer) -> None:
         if not self.has_flow:
@@ -44,7 +44,7 @@ class ControlActions(Bookkeeping):
         raise ArgumentError(msg)
 
     def _take_part(self, trainer: pl.Trainer) -> None:
-        """Have a say, until the run ends, in what Lightning has no hook for."""
+        """Until the run ends, replace the Trainer's methods for which Lightning has no hook."""
         loop: Any = trainer.fit_loop.epoch_loop
         decide, finish = loop._should_check_val_fx, loop.on_iteration_done
 
@@ -67,9 +67,9 @@ class ControlActions(Bookkeeping):
                 self._undo.callback(hook.remove)
 
     def _should_validate(self, trainer: pl.Trainer, decide: Callable[[], bool]) -> bool:
-        """Whether to validate after this batch; where not, what follows an update step follows now."""
+        """Whether to validate after this batch; if not, run the actions that follow an update step."""
         if not self._has_trained:
-            # Going on from a checkpoint, Lightning asks whether the checkpoint had this batch behind it.
+            # When resuming, Lightning asks whether the checkpoint was saved after this batch.
             return self._was_after_batch or (not self.has_flow and decide())
         self._is_after_batch = True
         is_asked = self.control.should_evaluate and not self._is_open
@@ -89,7 +89,7 @@ class ControlActions(Bookkeeping):
             trainer.should_stop = True
 
     def _validate(self, trainer: pl.Trainer) -> None:
-        """Run Lightning's validation where Lightning has none, and leave everything as it was found."""
+        """Run Lightning's validation where Lightning has none, and restore the state afterwards."""
         if not trainer.enable_validation:
             self._refuse_evaluation("`control.should_evaluate=True`")
         connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop
@@ -109,7 +109,7 @@ class ControlActions(Bookkeeping):
         return os.path.join(folder, f"checkpoint-{step}.ckpt")
 
     def _save(self, trainer: pl.Trainer) -> None:
-        """Mirrors `transformers.Trainer._save_checkpoint`, with Lightning's file in the place of a folder."""
+        """Mirrors `transformers.Trainer._save_checkpoint`, with Lightning's file instead of a folder."""
         state, args = self.state, self.args
         if getattr(trainer, "fast_dev_run", False):
             self.control.should_save = False
@@ -119,7 +119,7 @@ class ControlActions(Bookkeeping):
             best = self._path(trainer, state.best_global_step)
             if best == path or os.path.exists(best):
                 state.best_model_checkpoint = best
-        # The file says that this request has been answered.
+        # The file records that this request has been handled.
         self.control.should_save = False
         trainer.save_checkpoint(path, weights_only=args.save_only_model)
         self._remove(

@@ -1,4 +1,4 @@
-"""Lightning's callbacks that look for the value of an argument before training."""
+"""Lightning's callbacks that search for the value of an argument before training."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ FINDERS = {LearningRateFinder: "learning_rate", BatchSizeFinder: "per_device_tra
 
 
 def is_finder(callback: object) -> bool:
-    """Whether a callback is one of them."""
+    """Whether a callback is a finder."""
     return isinstance(callback, tuple(FINDERS))

@@ -32,21 +32,21 @@ def to_lightning(
     args: transformers.TrainingArguments | Mapping[str, Any] | None = None,
     processing_class: ProcessingClass = None,
 ) -> HFCallbacks:
-    """Make a Lightning callback of HF's, for any LightningModule in any `lightning.pytorch.Trainer`.
+    """Convert HF's callbacks to a Lightning callback, for any module in any `lightning.pytorch.Trainer`.
 
     Args:
         callbacks: a `transformers.TrainerCallback`, its class, or a list of them, in the order in which they
-            are called. With `DefaultFlowCallback` among them it is HF's `logging_steps`, `eval_steps` and
-            `save_steps` that decide when to log, evaluate and save; without it Lightning's own flags do.
-        args: HF's arguments, or only some of them by name, which touches nothing of the process; none for
-            those of a `compat.HFModule`, or HF's defaults.
-        processing_class: what callbacks are given as `processing_class` and `tokenizer`.
+            are called. With `DefaultFlowCallback` among them, HF's `logging_steps`, `eval_steps` and
+            `save_steps` decide when to log, evaluate and save; without it, Lightning's own flags do.
+        args: HF's arguments, or a dict of some of them, which does not affect the process; None for those of
+            a `compat.HFModule`, or HF's defaults.
+        processing_class: passed to callbacks as `processing_class` and `tokenizer`.
 
     Returns:
         A callback for `lightning.pytorch.Trainer(callbacks=[…])`.
 
     Raises:
-        ArgumentError: something is no callback of HF's, or `args` are none.
+        ArgumentError: an object is not an HF callback, or `args` are not HF's arguments.
     """
     listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
     return HFCallbacks([_instance(callback) for callback in listed], args, processing_class)
@@ -66,7 +66,7 @@ def _instance(callback: TrainerCallback | type[TrainerCallback]) -> transformers
 
 
 class HFCallbacks(ControlActions):
-    """HF's callbacks as one of Lightning's; made by `to_lightning`."""
+    """HF's callbacks as one Lightning callback; created by `to_lightning`."""
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -110,7 +110,7 @@ class HFCallbacks(ControlActions):
         batch_idx: int,
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
-        # That of an HFModule is divided by its window as HF divides it, and Lightning's division is too much.
+        # An HFModule's loss is already divided by its window as in HF, so Lightning's division is undone.
         loss = getattr(pl_module, "micro_loss", loss)
         if isinstance(loss, torch.Tensor):
             self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
@@ -132,7 +132,7 @@ class HFCallbacks(ControlActions):
         self._agree(trainer)
         self._log_training(trainer)
         if self.control.should_evaluate and self._evaluated_at == self.state.global_step:
-            # Lightning has just done so by itself.
+            # Lightning itself has just done this.
             self.control.should_evaluate = False
         if self.control.should_evaluate:
             self._validate(trainer)
@@ -182,7 +182,7 @@ class HFCallbacks(ControlActions):
         own = logged(trainer)
         metrics = named_as("eval", own)
         self._log(dict(metrics))
-        # A module's own name is a metric's name, too: HF puts its prefix before any.
+        # A name that the module logs is also a metric name: HF adds its prefix to any name.
         named = {f"eval_{name}": value for name, value in own.items() if not name.startswith("eval_")}
         found = {**named, **own, **metrics}
         self._fire("on_evaluate", metrics=found)

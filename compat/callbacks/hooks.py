@@ -1,8 +1,8 @@
-"""Where each event of HF's callbacks fires among Lightning's hooks, as data.
+"""A table of HF's callback events and the Lightning hooks in which they fire.
 
-In a Trainer of ours `compat.engine.module.TrainerModule` fires them, in any other Lightning Trainer
-`compat.callbacks.to_lightning`; in HF's own Trainer they call hooks for `compat.callbacks.to_hf`.
-`tests/callbacks/` records the sequences and holds them against this table.
+In `compat.Trainer`, `compat.engine.module.TrainerModule` fires them; in any other Lightning Trainer,
+`compat.callbacks.to_lightning` does; in HF's own Trainer, they call hooks for `compat.callbacks.to_hf`.
+`tests/callbacks/` records the sequences and compares them with this table.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class Event:
 
     Attributes:
         name: the event.
-        hook: the LightningModule hook in which it fires in a Trainer of ours; empty for events outside of
+        hook: the LightningModule hook in which it fires in `compat.Trainer`; empty for events outside of
             Lightning's loops.
         when: what has happened by then.
-        callback: the hook of Lightning's callbacks that has begun last when it fires in a plain Lightning
-            Trainer; empty where there is no counterpart.
+        callback: the last hook of Lightning's callbacks that has begun when it fires in a plain Lightning
+            Trainer; empty if there is no counterpart.
         elsewhere: what differs in a plain Lightning Trainer.
-        hooks: the hooks of a Lightning callback that it calls in HF's Trainer, in their order.
+        hooks: the hooks of a Lightning callback that it calls in HF's Trainer, in order.
     """
 
     name: str
@@ -152,4 +152,4 @@ EVENTS = (
         elsewhere="never: nothing is uploaded",
     ),
 )
-"""In the order of a run."""
+"""The events, in the order of a run."""

@@ -1,4 +1,4 @@
-"""HF's arguments as data, for callbacks that are given none."""
+"""HF's arguments as plain data, for callbacks without arguments."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _OfHF: Any = transformers.TrainingArguments
 
 
 class LightArguments(_OfHF):  # type: ignore[misc]
-    """`transformers.TrainingArguments` that touch nothing: no device, no process group, no environment.
+    """`transformers.TrainingArguments` without side effects: no device, no process group, no environment.
 
-    Each field has HF's default; what HF derives of others is derived where callbacks read it. Devices and
-    processes are those of the Lightning Trainer that `follow` is given.
+    Each field has HF's default; derived values are computed when callbacks read them. Devices and processes
+    are those of the Lightning Trainer passed to `follow`.
     """
 
     eval_strategy: IntervalStrategy | str
@@ -62,7 +62,7 @@ class LightArguments(_OfHF):  # type: ignore[misc]
         return self._device
 
     def follow(self, trainer: pl.Trainer) -> None:
-        """Take devices and processes from `trainer`, and its folder where none was given."""
+        """Take devices and processes from `trainer`, and its folder if none was given."""
         self._device = trainer.strategy.root_device
         self.distributed_state = SimpleNamespace(
             num_processes=trainer.world_size,
@@ -76,15 +76,15 @@ class LightArguments(_OfHF):  # type: ignore[misc]
 
 
 def light_arguments(given: Mapping[str, Any] | None, *, has_flow: bool) -> LightArguments:
-    """Arguments of which only some are given.
+    """Create arguments from a subset of the fields.
 
     Args:
         given: HF's names and values.
-        has_flow: whether HF's flow decides when to evaluate; where Lightning does, that is at the end of an
-            epoch unless something else is said.
+        has_flow: whether HF's flow decides when to evaluate; if Lightning does, the default is the end of an
+            epoch.
 
     Raises:
-        ArgumentError: a name that does not exist, or a value that is none of its choices.
+        ArgumentError: an unknown name, or an invalid value.
     """
     try:
         values = {"output_dir": "", **({} if has_flow else {"eval_strategy": "epoch"}), **(given or {})}

@@ -33,24 +33,24 @@ NEVER = {
     "on_test_epoch_start",
     "on_test_start",
 }
-"""Hooks of what HF's Trainer never does: there is nothing that they could miss."""
+"""Hooks of actions that HF's Trainer never performs, so that no call is missed."""
 
 STATE = {"load_state_dict", "state_dict", "state_key"}
 
 TRIED = (of_lightning.Callback, of_lightning.EarlyStopping, of_lightning.LambdaCallback, of_lightning.Timer)
-"""Lightning's own callbacks that need no more of a Trainer than there is; the others drive Lightning's loops,
-strategies and loggers."""
+"""Lightning's own callbacks that work with the available members of a Trainer; the others drive Lightning's
+loops, strategies and loggers."""
 
 WAY_OUT = "Use `compat.Trainer(callbacks=[…])`, which runs it for real."
 
 
 def to_hf(callback: pl.Callback) -> transformers.TrainerCallback:
-    """Make a callback of HF's of a Lightning one, for `transformers.Trainer` itself.
+    """Convert a Lightning callback to an HF callback, for `transformers.Trainer` itself.
 
-    HF's events call its hooks, as `compat.callbacks.EVENTS` says. As `trainer` and `pl_module` it gets
-    stand-ins that have what is truly there; batches and outputs are not. `trainer.should_stop = True` stops
-    HF's training after the step. `on_validation_start` comes with the first batch of an evaluation, and only
-    while training. Its `state_dict` is not kept in HF's checkpoints.
+    HF's events call its hooks, as listed in `compat.callbacks.EVENTS`. Its `trainer` and `pl_module` are
+    stand-ins with the attributes that HF provides; batches and outputs are not available.
+    `trainer.should_stop = True` stops HF's training after the step. `on_validation_start` is called with the
+    first batch of an evaluation, and only during training. HF's checkpoints do not contain its `state_dict`.
 
     Args:
         callback: a `lightning.pytorch.Callback`, or its class.
@@ -59,8 +59,8 @@ def to_hf(callback: pl.Callback) -> transformers.TrainerCallback:
         A callback for `transformers.Trainer(callbacks=[…])`.
 
     Raises:
-        ArgumentError: it is no callback of `lightning.pytorch`, has a hook that HF's events cannot serve, or
-            is one of Lightning's own that needs Lightning's loops.
+        ArgumentError: it is not a callback of `lightning.pytorch`, has a hook without a corresponding HF
+            event, or is one of Lightning's own that needs Lightning's loops.
     """
     callback = callback() if isinstance(callback, type) else callback
     name = type(callback).__name__
@@ -77,14 +77,14 @@ def to_hf(callback: pl.Callback) -> transformers.TrainerCallback:
     if untried := [base.__name__ for base in needy if base not in TRIED]:
         msg = f"`to_hf({name})`: {untried[0]} needs Lightning's own loops. {WAY_OUT}"
         raise ArgumentError(msg)
-    # A class of its own: HF warns of two callbacks of one class.
+    # A new class: HF warns about two callbacks of the same class.
     kind = type(f"{name}InHF", (LightningCallback,), {})
     made: transformers.TrainerCallback = kind(callback, hooks)
     return made
 
 
 def overridden(callback: pl.Callback) -> set[str]:
-    """Hooks of Lightning's that `callback` has a method for."""
+    """Return the Lightning hooks that `callback` overrides."""
     base = pl.Callback
     names = {name for name in vars(base) if not name.startswith("_")}
     return {
@@ -100,7 +100,7 @@ def _miss(what: str) -> NoReturn:
 
 
 class Absent:
-    """What HF's events do not tell: any use of it says so."""
+    """A value that HF's events do not provide: any use of it raises an error."""
 
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "_name", name)
@@ -112,13 +112,13 @@ class Absent:
 
 
 class Strategy:
-    """How processes agree, where there are several."""
+    """Collective decisions of several processes."""
 
     def __init__(self, device: torch.device) -> None:
         self.root_device = device
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002
-        """Whether all processes, or any of them, say yes."""
+        """Whether all processes, or any of them, decide yes."""
         if not torch.distributed.is_initialized():
             return decision
         operation = torch.distributed.ReduceOp.MIN if all else torch.distributed.ReduceOp.MAX
@@ -127,7 +127,7 @@ class Strategy:
         return bool(said)
 
     def broadcast(self, obj: object, src: int = 0) -> object:
-        """What process `src` says."""
+        """Return the object of process `src`."""
         if not torch.distributed.is_initialized():
             return obj
         said = [obj]
@@ -136,7 +136,7 @@ class Strategy:
 
 
 class Run:
-    """HF's run, under the names that a Lightning Trainer has for it."""
+    """HF's run, with the attribute names of a Lightning Trainer."""
 
     logger = None
     loggers: tuple[Any, ...] = ()
@@ -169,7 +169,7 @@ class Run:
 
     @property
     def logged_metrics(self) -> dict[str, torch.Tensor]:
-        """What HF has logged."""
+        """The metrics that HF has logged."""
         metrics: dict[str, torch.Tensor] = self.__dict__["callback_metrics"]
         return metrics
 
@@ -184,7 +184,7 @@ class Run:
         *,
         is_fitting: bool,
     ) -> None:
-        """Take over what HF hands to an event."""
+        """Store the arguments that HF passes to an event."""
         loader: Loader = given.get("train_dataloader")
         fn = TrainerFn.FITTING if is_fitting else TrainerFn.VALIDATING
         stage = RunningStage.TRAINING if is_fitting else RunningStage.VALIDATING
@@ -197,7 +197,7 @@ class Run:
             estimated_stepping_batches=state.max_steps,
             max_epochs=state.num_train_epochs,
             accumulate_grad_batches=args.gradient_accumulation_steps,
-            # Where HF evaluates, callbacks that watch a metric wait for it; elsewhere for an epoch's end.
+            # If HF evaluates, callbacks that monitor a metric act then; otherwise at the end of an epoch.
             check_val_every_n_epoch=1 if args.eval_strategy == "no" else None,
             default_root_dir=args.output_dir,
             is_global_zero=state.is_world_process_zero,
@@ -218,7 +218,7 @@ class Run:
 
 
 class Module:
-    """HF's model, with what a LightningModule has beside it."""
+    """HF's model, with the additional attributes of a LightningModule."""
 
     def __init__(self, trainer: Run) -> None:
         self.trainer = trainer
@@ -235,10 +235,10 @@ class Module:
 
 
 class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
-    """A Lightning callback as one of HF's; made by `to_hf`.
+    """A Lightning callback as an HF callback; created by `to_hf`.
 
     Attributes:
-        callback: Lightning's.
+        callback: the Lightning callback.
     """
 
     def __init__(self, callback: pl.Callback, hooks: set[str]) -> None:
@@ -251,7 +251,7 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
     @property
     def unwrapped(self) -> tuple[Any, ...]:
-        """What a Trainer that knows both kinds takes instead."""
+        """The callbacks that a Trainer which accepts both kinds uses instead."""
         return (self.callback,)
 
     def _handle(
@@ -298,7 +298,7 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
             warnings.warn(msg, stacklevel=2)
 
     def _batches_behind(self, state: transformers.TrainerState) -> int:
-        """Batches of the epoch that a resumed run has behind it."""
+        """Return the completed batches of a resumed run in its epoch."""
         batches = self._trainer.num_training_batches
         return round((state.epoch or 0) % 1 * batches) if batches != float("inf") else 0
 
@@ -307,7 +307,7 @@ class LightningCallback(transformers.TrainerCallback):  # type: ignore[misc]
     ) -> tuple[str, ...]:
         if event == "on_prediction_step":
             if not self._is_fitting:
-                # HF does not tell whether it evaluates or predicts.
+                # HF does not show whether it evaluates or predicts.
                 return ()
             return hooks[-1:] if self._evaluated else hooks
         if event == "on_substep_end" and (control.should_epoch_stop or control.should_training_stop):

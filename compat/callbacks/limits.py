@@ -1,4 +1,4 @@
-"""Limits of a run that HF's arguments do not know."""
+"""Limits of a run that HF's arguments do not have."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ UNITS = ("days", "hours", "minutes", "seconds")
 
 
 class TimeLimit:
-    """Tells when a run must stop to be saved before its time is up.
+    """Determines when a run must stop so that it can be saved before its time limit.
 
-    Whether the next update step still fits is judged by the longest ones seen: update step, evaluation and
-    save. Of what has not been seen yet nothing is known.
+    The estimate uses the longest update step, evaluation and save measured so far. Operations that have not
+    been measured yet count as zero.
 
     Args:
-        limit: a `timedelta`, its arguments by name, or text of the form "DD:HH:MM:SS", as Lightning's
+        limit: a `timedelta`, a dict of its arguments, or a string "DD:HH:MM:SS", as for Lightning's
             `max_time`.
 
     Raises:
-        ArgumentError: the limit has another form.
+        ArgumentError: the limit has another format.
     """
 
     def __init__(self, limit: timedelta | dict[str, float] | str) -> None:
@@ -38,14 +38,14 @@ class TimeLimit:
         """Start the clock, and the first update step.
 
         Args:
-            start: when the run has begun, by the clock of `time.monotonic`.
+            start: when the run began, as `time.monotonic`.
         """
         self._until = start + self._seconds
         self._step_began = time.monotonic()
 
     @contextlib.contextmanager
     def timing(self, what: str) -> Iterator[None]:
-        """Measure an "evaluation" or a "save", which then counts as none of the update step's time."""
+        """Measure an "evaluation" or a "save", and exclude it from the time of the update step."""
         began, step_began = time.monotonic(), self._step_began
         try:
             yield
@@ -55,16 +55,16 @@ class TimeLimit:
             self._step_began = step_began + took
 
     def end_step(self) -> None:
-        """An update step has ended, and the next one begins."""
+        """End an update step, and start the next one."""
         now = time.monotonic()
         self._longest["step"] = max(self._longest["step"], now - self._step_began)
         self._step_began = now
 
     def is_up(self, steps: int = 1, *, evaluates: bool = False) -> bool:
-        """Whether so many more update steps, and a save after them, may not fit.
+        """Whether further update steps, and a save after them, may exceed the limit.
 
         Args:
-            steps: how many.
+            steps: the number of update steps.
             evaluates: whether there is an evaluation before the save.
         """
         takes = steps * self._longest["step"] + self._longest["save"]
@@ -73,7 +73,7 @@ class TimeLimit:
 
 
 def as_timedelta(limit: timedelta | dict[str, float] | str) -> timedelta:
-    """`limit` in the form that Python has for it."""
+    """Convert `limit` to a `timedelta`."""
     try:
         if isinstance(limit, timedelta):
             return limit

@@ -1,4 +1,4 @@
-"""Lightning's LitLogger as a logger of ours; lightning has it since 2.6.1, so that it is imported late."""
+"""Lightning's LitLogger for `report_to`; imported late, because lightning has it only since 2.6.1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LitLoggerOfOurs(OwnRun, LitLogger):
-    """Lightning's LitLogger, under the name of HF's run; the experiment ends with the process."""
+    """Lightning's LitLogger, with the name of HF's run; the experiment ends with the process."""
 
     @override
     def construct(self, folder: str, args: TrainingArguments) -> None:

@@ -1,4 +1,4 @@
-"""Lightning loggers over a run that HF begins and ends: what all of them share."""
+"""Base classes of Lightning loggers that write to a run which HF begins and ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Late:
-    """An experiment that is opened at its first use; Lightning looks at it before HF's run begins."""
+    """An experiment that is opened at its first use; Lightning reads the attribute before HF's run begins."""
 
     def __init__(self, opened: Callable[[], Any]) -> None:
         self._opened = opened
@@ -36,21 +36,21 @@ class Late:
 
 
 class OfHFsRun:
-    """Mixin of a Lightning logger whose run is HF's: begun and ended by HF, and saved by whoever writes."""
+    """Mixin for a Lightning logger whose run HF begins and ends."""
 
     belongs_to_hf = True
-    """HF's own log goes into its run already; nobody has to hand it on."""
+    """Whether HF's integration already writes HF's logs to the run."""
 
     _of: Callable[[], Any] = staticmethod(lambda: None)
 
     def follow(self, hf: TrainerHost) -> None:
-        """Look at the arguments and the state of `hf` when a run has to be opened."""
+        """Use the arguments and the state of `hf` to open a run."""
         self._of = weakref.ref(hf)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """What HF's integration writes to."""
+        """The object that HF's integration writes to."""
         found = self.find()
         return Late(self._opened) if found is None else found
 
@@ -61,29 +61,29 @@ class OfHFsRun:
         return self.find()
 
     def find(self) -> Any:
-        """What is written to; None before that is open."""
+        """Return the object to write to; None before it is open."""
         raise NotImplementedError
 
     def open(self, args: TrainingArguments, state: TrainerState, model: nn.Module | None) -> None:
-        """Open it as HF would."""
+        """Open the run as HF would."""
         raise NotImplementedError
 
     def save(self) -> None:
-        """Write what is pending."""
+        """Flush pending writes."""
 
     def finalize(self, status: Any = "success") -> None:
-        """Nothing but writing what is pending: HF's run goes on after Lightning's."""
+        """Flush pending writes only: HF's run continues after Lightning's."""
         self.save()
 
 
 class OwnRun(OfHFsRun):
-    """Mixin of a logger that HF has no integration for: a run of its own, in the folder of HF's logs."""
+    """Mixin for a logger without an HF integration: it has its own run, in the folder of HF's logs."""
 
     _experiment: Any = None
     _is_placed = False
 
     def __init__(self) -> None:
-        """Nothing: `_place` calls the logger's own constructor once the folder is known."""
+        """Do nothing: the logger's own constructor is called once the folder is known."""
 
     @override
     def follow(self, hf: TrainerHost) -> None:
@@ -100,7 +100,7 @@ class OwnRun(OfHFsRun):
         _ = super(OfHFsRun, self).experiment  # type: ignore[misc]
 
     def begin(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Begin a run of training: a trial of a search has a folder of its own, any other goes on."""
+        """Begin a training run: a trial of a search gets its own folder, any other run continues."""
         if trial_name(state):
             self._is_placed = False
         self._place(args, state)
@@ -118,12 +118,12 @@ class OwnRun(OfHFsRun):
 
 
 def logging_folder(args: TrainingArguments, state: TrainerState) -> str:
-    """The folder in which HF's TensorBoard integration would write a run that begins now."""
+    """Return the folder in which HF's TensorBoard integration would write a run that begins now."""
     folder = getattr(args, "logging_dir", None) or os.path.join(args.output_dir, of_hf.default_logdir())
     trial = trial_name(state)
     return os.path.join(folder, trial) if trial else folder
 
 
 def trial_name(state: TrainerState) -> str | None:
-    """The name of the trial in progress; None outside of a hyperparameter search."""
+    """Return the name of the current trial; None outside of a hyperparameter search."""
     return state.trial_name if state.is_hyper_param_search else None

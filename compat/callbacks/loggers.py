@@ -1,8 +1,8 @@
 """`report_to`: HF's integrations and Lightning's loggers, with one run for both.
 
-HF's integration stays, and writes what it writes: tags, steps and hyperparameters are its own. A Lightning
-logger is laid over its run, so that what Lightning's callbacks log lands there, too. Names for which only
-Lightning has a logger get an integration of ours.
+HF's integration is unchanged: tags, steps and hyperparameters are its own. A Lightning logger writes to the
+same run, so that the logs of Lightning's callbacks are there as well. Names for which only Lightning has a
+logger get an integration from `compat`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Report:
 
     Attributes:
         name: the name.
-        callback: the integration, HF's own or ours.
-        logger: Lightning's logger; empty where Lightning has none.
-        shared: what both have in common.
+        callback: the integration, HF's or compat's.
+        logger: Lightning's logger; empty if Lightning has none.
+        shared: the object that both write to.
     """
 
     name: str
@@ -57,20 +57,20 @@ REPORTS = (
     Report("litlogger", "LitLoggerCallback", "LitLogger", "the experiment"),
     Report("neptune", "NeptuneCallback", "", "nothing: Lightning has given its logger up"),
 )
-"""The names that are known to Lightning or to us; any other name is HF's alone."""
+"""The names that Lightning or compat supports; any other name is only HF's."""
 
 ALIASES = {"comet": "comet_ml"}
 
 
 @contextlib.contextmanager
 def reporting(args: Any) -> Iterator[list[transformers.TrainerCallback]]:
-    """Show HF only those names of `report_to` that it knows.
+    """Hide the names of `report_to` that HF does not know.
 
     Args:
-        args: HF's arguments, or None for HF's defaults; all names are back when the context ends.
+        args: HF's arguments, or None for HF's defaults; all names are restored when the context ends.
 
     Yields:
-        Callbacks for the others, which belong before a user's own.
+        Callbacks for the hidden names, to be placed before a user's own.
     """
     given = getattr(args, "report_to", None)
     asked = [given] if isinstance(given, str) else list(given or [])
@@ -87,17 +87,18 @@ def reporting(args: Any) -> Iterator[list[transformers.TrainerCallback]]:
 
 
 def shared_logger(callback: Any, hf: Any) -> Logger | None:
-    """A Lightning logger over the run of an integration.
+    """Return a Lightning logger that writes to the run of an integration.
 
-    It opens nothing before something is logged or HF's `on_train_begin` does, and it ends nothing.
+    It opens the run only when a value is logged, unless HF's `on_train_begin` has opened it, and never ends
+    it.
 
     Args:
         callback: one of `hf.callback_handler.callbacks`.
-        hf: the HF Trainer, which is not kept alive.
+        hf: the HF Trainer, which is held weakly.
 
     Returns:
-        The logger, the same or another one over the same run at each call; None for a callback that reports
-        nowhere, or to where Lightning has no logger.
+        The logger, possibly a new one for the same run at each call; None for a callback that does not
+        report, or that has no Lightning logger.
     """
     logger: Any
     if isinstance(callback, OwnCallback):
@@ -105,14 +106,14 @@ def shared_logger(callback: Any, hf: Any) -> Logger | None:
         logger.follow(hf)
         return logger  # type: ignore[no-any-return]
     if getattr(callback, "_wandb", callback) is None:
-        # Switched off by a variable that older releases know.
+        # Disabled by a variable of older releases.
         return None
     for integration, kind in SHARED.items():
         if isinstance(callback, integration):
             try:
                 logger = kind(callback)
             except (ImportError, ValueError) as error:
-                # HF takes what Lightning does not: an older release, or a module that says nothing of itself.
+                # HF accepts packages that Lightning refuses: an older release, or a module without metadata.
                 log.info(f"Lightning cannot share the run of {type(callback).__name__}: {error}")
                 return None
             logger.follow(hf)
@@ -121,7 +122,7 @@ def shared_logger(callback: Any, hf: Any) -> Logger | None:
 
 
 class SetUpByHF(OfHFsRun):
-    """Mixin for integrations that HF sets up once, by a method for that."""
+    """Mixin for integrations that HF sets up once, with a `setup` method."""
 
     def __init__(self, callback: Any, **options: Any) -> None:
         self._callback = callback
@@ -134,7 +135,7 @@ class SetUpByHF(OfHFsRun):
 
     @property
     def save_dir(self) -> str | None:
-        """Where Lightning's callbacks put files of the run."""
+        """The folder for files that Lightning's callbacks write."""
         hf = self._of()
         return None if hf is None else str(hf.args.output_dir)
 
@@ -163,7 +164,7 @@ class TensorBoardOfHF(OfHFsRun, of_lightning.TensorBoardLogger):
     @property
     @override
     def log_dir(self) -> str:
-        """The folder of the event files; the first folder of the run where none is open."""
+        """The folder of the event files; the first folder of the run if none is open."""
         writer = self.find()
         if writer is not None:
             return str(getattr(writer, "log_dir", None) or writer.logdir)
@@ -182,7 +183,7 @@ class TensorBoardOfHF(OfHFsRun, of_lightning.TensorBoardLogger):
 
 
 class WandbOfHF(SetUpByHF, of_lightning.WandbLogger):
-    """Writes to the run of HF's `WandbCallback`, along its axis."""
+    """Writes to the run of HF's `WandbCallback`, with its step axis."""
 
     @override
     def find(self) -> Any:
@@ -190,7 +191,7 @@ class WandbOfHF(SetUpByHF, of_lightning.WandbLogger):
 
     @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log along HF's axis: Lightning's own would be a second one."""
+        """Log with HF's step axis: Lightning's own would be a second one."""
         at = {} if step is None else {"train/global_step": step}
         self.experiment.log({**metrics, **at})
 
@@ -223,7 +224,7 @@ class MLFlowOfHF(SetUpByHF, of_lightning.MLFlowLogger):
         if run is not None and run.info.run_id != self._run_id:
             self._run_id, self._experiment_id = run.info.run_id, run.info.experiment_id
             self._last = mlflow.tracking.MlflowClient(mlflow.get_tracking_uri())
-        # HF ends its run with training; what comes later belongs to it all the same.
+        # HF ends its run with training; later logs still belong to it.
         return self._last
 
     @property
@@ -244,7 +245,7 @@ class CometOfHF(SetUpByHF, of_lightning.CometLogger):
 
     @override
     def _create_experiment(self) -> None:
-        """Nothing: HF does it."""
+        """Do nothing: HF creates the experiment."""
 
     @override
     def find(self) -> Any:
@@ -263,7 +264,7 @@ SHARED: dict[type, type] = {
     of_hf.MLflowCallback: MLFlowOfHF,
     of_hf.CometCallback: CometOfHF,
 }
-"""HF's integrations, and the Lightning logger over the run of each."""
+"""HF's integrations → the Lightning logger for the run of each."""
 
 
 class CSVOfOurs(OwnRun, of_lightning.CSVLogger):
@@ -280,13 +281,13 @@ class CSVOfOurs(OwnRun, of_lightning.CSVLogger):
 
 
 class OwnCallback(transformers.TrainerCallback):  # type: ignore[misc]
-    """An integration as HF would write it, with a Lightning logger behind it.
+    """An integration in HF's style, which writes to a Lightning logger.
 
     Tags and steps are those of HF's TensorBoard integration; hyperparameters are the arguments, and the
     model's configuration as text.
 
     Attributes:
-        logger: Lightning's.
+        logger: the Lightning logger.
     """
 
     logger: Any
@@ -312,17 +313,17 @@ class OwnCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 class CSVCallback(OwnCallback):
-    """`report_to="csv"`: `metrics.csv` and `hparams.yaml` beside TensorBoard's event files."""
+    """`report_to="csv"`: `metrics.csv` and `hparams.yaml` next to TensorBoard's event files."""
 
     def __init__(self) -> None:
         self.logger = CSVOfOurs()
 
 
 class LitLoggerCallback(OwnCallback):
-    """`report_to="litlogger"`: an experiment of Lightning's platform.
+    """`report_to="litlogger"`: an experiment on Lightning's platform.
 
     Raises:
-        ArgumentError: litlogger is not installed, or lightning is a release that has no logger for it.
+        ArgumentError: litlogger is not installed, or the release of lightning has no logger for it.
     """
 
     def __init__(self) -> None:

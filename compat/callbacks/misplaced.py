@@ -1,4 +1,4 @@
-"""What is given as a callback, and belongs elsewhere."""
+"""Refuses objects that are passed as callbacks but belong elsewhere."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ PLACES: tuple[tuple[Any, str], ...] = (
     ((Optimizer, LRScheduler), "Give `optimizers=(optimizer, scheduler)`."),
     (transformers.TrainingArguments, "Give `args=…`."),
 )
-"""Kind of object → where it is given."""
+"""Kind of object → where to pass it."""
 
 OF_NO_PLACE = "Give a `transformers.TrainerCallback`, a `lightning.pytorch.Callback`, or a class of these."
 
 EVENT = "on_init_end"
-"""What HF's handler calls first, of any object."""
+"""The method that HF's handler calls first on any object."""
 
 
 def is_lightning_callback(callback: object) -> bool:
-    """Whether a callback, or its class, is for Lightning's Trainer; of either distribution."""
+    """Whether a callback, or its class, is for Lightning's Trainer, of either distribution."""
     kind = callback if isinstance(callback, type) else type(callback)
     role = role_in_other(kind)
     return issubclass(kind, pl.Callback) or (role is not None and role.name == "Callback")
 
 
 def check_place(thing: object, argument: str, *, takes_hf: bool = True) -> None:
-    """Refuse what is no callback.
+    """Refuse an object that is no callback.
 
     Args:
         thing: an object, or a class.
-        argument: where it was given, for the message.
-        takes_hf: whether HF's callbacks belong there, beside Lightning's.
+        argument: the argument that it was passed to, for the message.
+        takes_hf: whether the argument takes HF's callbacks as well as Lightning's.
 
     Raises:
-        ArgumentError: the class of the object, and where it belongs.
+        ArgumentError: names the class of the object, and where it belongs.
     """
     if is_lightning_callback(thing):
         return
@@ -82,10 +82,10 @@ def check_place(thing: object, argument: str, *, takes_hf: bool = True) -> None:
 
 
 class Refusal(pl.Callback):
-    """Has Lightning end with an error, where its callbacks include some that it cannot call.
+    """Raises an error in Lightning if its callbacks include objects that it cannot call.
 
     Args:
-        error: what is wrong.
+        error: the error.
     """
 
     def __init__(self, error: ArgumentError) -> None:
@@ -100,9 +100,9 @@ class Refusal(pl.Callback):
 
 
 def refusing_callbacks_of_hf(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A module's hook, which refuses HF's callbacks among those of the Lightning Trainer and its own.
+    """Wrap a module's hook, to refuse HF's callbacks in the Lightning Trainer and the module.
 
-    It is the first that Lightning asks of a module, and comes ahead of the callbacks' own first hook.
+    It is the first hook that Lightning calls on a module, before the callbacks' own first hook.
 
     Args:
         configure_callbacks: the hook, as a function of the module.
@@ -127,6 +127,6 @@ def _refuse_callbacks_of_hf(trainer: pl.Trainer, callbacks: Sequence[Any]) -> No
                 f"other hooks. Give `callbacks=[compat.callbacks.to_lightning({kind.__name__}(…))]`."
             )
             error = ArgumentError(msg)
-            # Lightning tells the callbacks of an error, and ends with that of the one that lacks the hook.
+            # Lightning notifies the callbacks of an error, and fails at the one that lacks the hook.
             getattr(trainer, "callbacks").insert(0, Refusal(error))  # noqa: B009 (no attribute of the class)
             raise error

@@ -1,4 +1,4 @@
-"""A run that ends ahead of its time: told so by a signal, or because its time is up."""
+"""Early end of a run: on a signal, or at its time limit."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from compat.upstream.stop_consensus import LocalStop
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-"""What announces the end of a process: every scheduler's way, SLURM's warning, and Ctrl-C."""
+"""Signals that announce the end of a process: from schedulers, SLURM's warning, and Ctrl-C."""
 
 TIME = 0
-"""The reason of a run whose time is up."""
+"""The reason of a run that has reached its time limit."""
 
 
 class Ending:
-    """Why and after which update step a run stops, for all of its processes alike.
+    """Why and after which update step a run stops, the same for all of its processes.
 
     Args:
-        consensus: of the processes.
-        reason: tells what this process has heard: a signal's number, `TIME`, or None.
+        consensus: the consensus of the processes.
+        reason: returns this process's reason: a signal's number, `TIME`, or None.
 
     Attributes:
-        cause: what has ended the run: a signal's number, `TIME`, or None for its own end.
+        cause: the reason for the end: a signal's number, `TIME`, or None for a normal end.
         is_agreed: whether all processes have stopped for it after the same update step.
-        is_early: whether the run would have gone on.
-        is_requeued: whether its job has been given back to the queue.
+        is_early: whether the run would have continued.
+        is_requeued: whether its job has been requeued.
         saved: the update step of the last checkpoint.
         checkpoint: the last checkpoint.
     """
@@ -43,11 +43,11 @@ class Ending:
 
     @property
     def ahead(self) -> int:
-        """Update steps that are made after a process has found a reason to stop."""
+        """Update steps that follow after a process has found a reason to stop."""
         return self._consensus.ahead
 
     def is_due(self, step: int, *, is_last: bool = False) -> bool:
-        """Whether the run stops now; asked by all processes at the end of each update step.
+        """Whether the run stops now; all processes call this at the end of each update step.
 
         Args:
             step: the update steps made.
@@ -63,21 +63,21 @@ class Ending:
         return True
 
     def conclude(self) -> None:
-        """At the run's end: a signal that came too late to stop training has told the process to end, too."""
+        """End the run: a signal that came too late to stop training still ends the process."""
         if self.cause is None:
             stop = self._consensus.look(is_last=True)
             self.cause = self._reason() or (stop.reason if stop is not None else None) or None
 
 
 def leave(number: int) -> NoReturn:
-    """End the process as a scheduler expects it of one that was told to.
+    """End the process with the status that a scheduler expects after a signal.
 
     Args:
-        number: the signal's.
+        number: the number of the signal.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, so that a script can say what follows.
-        SystemExit: another signal, with the status by which shells and schedulers know it.
+        KeyboardInterrupt: for Ctrl-C, so that a script can handle it.
+        SystemExit: for any other signal, with its conventional exit status.
     """
     if number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What HF's TrainerState says of a run, read off any Lightning Trainer."""
+"""Computes the values of HF's TrainerState from any Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = re.compile(r"checkpoint-(\d+)\.ckpt")
 
 
 def planned_steps(trainer: pl.Trainer) -> int:
-    """Update steps that a run of `fit` will make; `sys.maxsize` where nothing limits them."""
+    """Return the number of update steps of a `fit` run; `sys.maxsize` if unlimited."""
     limit: int = sys.maxsize if trainer.max_steps == -1 else trainer.max_steps
     batches: float = trainer.num_training_batches
     epochs: int | None = trainer.max_epochs
@@ -32,7 +32,7 @@ def planned_steps(trainer: pl.Trainer) -> int:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     schedulers = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
     if not schedulers:
-        # A run that update steps limit has `sys.maxsize` epochs.
+        # A run limited by update steps has `sys.maxsize` epochs.
         per_epoch = int(update_steps(batches, [int(trainer.accumulate_grad_batches)]))
         return min(limit, per_epoch * max(epochs, 1))
     sizes = (schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs))
@@ -40,7 +40,7 @@ def planned_steps(trainer: pl.Trainer) -> int:
 
 
 def planned_epochs(trainer: pl.Trainer, steps: int) -> int:
-    """Epochs that `steps` update steps take, the last one perhaps in part."""
+    """Return the number of epochs in `steps` update steps; the last one may be partial."""
     epochs: int | None = trainer.max_epochs
     if trainer.max_steps == -1 and epochs is not None and epochs != -1:
         return epochs
@@ -51,12 +51,12 @@ def planned_epochs(trainer: pl.Trainer, steps: int) -> int:
 
 
 def epoch_at(trainer: pl.Trainer, batch_idx: int, max_steps: int) -> float:
-    """The epoch as a fraction, when a batch has been trained on.
+    """Return the fractional epoch after a batch.
 
     Args:
         trainer: the Lightning Trainer.
-        batch_idx: of the batch, within its epoch.
-        max_steps: the update steps of the run, which make up the epoch where its length is unknown.
+        batch_idx: the index of the batch within its epoch.
+        max_steps: the update steps of the run, used as the length of an epoch of unknown length.
     """
     batches = trainer.num_training_batches
     if math.isinf(batches):
@@ -65,32 +65,32 @@ def epoch_at(trainer: pl.Trainer, batch_idx: int, max_steps: int) -> float:
 
 
 def logged(trainer: pl.Trainer) -> dict[str, float]:
-    """The numbers that the loop which is running has logged."""
+    """Return the numbers that the running loop has logged."""
     metrics = trainer._logger_connector.metrics["callback"]
     return {name: value.item() for name, value in metrics.items() if value.numel() == 1}
 
 
 def model_of(module: pl.LightningModule) -> nn.Module:
-    """The model that HF's callbacks expect: the one inside a module of HF's style, else the module itself."""
+    """Return the model for HF's callbacks: the one inside a module in HF's style, else the module."""
     inner = getattr(module, "model", None)
     has_arguments = isinstance(getattr(module, "args", None), transformers.TrainingArguments)
     return inner if has_arguments and inner is not None else module
 
 
 def single(dataloaders: Loader) -> Loader:
-    """The one dataloader of a list of one; anything else as it is."""
+    """Return the only dataloader of a list of one, or anything else unchanged."""
     return dataloaders[0] if isinstance(dataloaders, (list, tuple)) and len(dataloaders) == 1 else dataloaders
 
 
 def outdated(folder: str, limit: int | None, best: str | None) -> list[str]:
-    """Checkpoints that `save_total_limit` leaves no room for, the oldest first.
+    """Return the checkpoints in excess of `save_total_limit`, oldest first.
 
-    Mirrors `transformers.Trainer._rotate_checkpoints`: the last one and the best one always stay.
+    Mirrors `transformers.Trainer._rotate_checkpoints`: the last one and the best one are always kept.
 
     Args:
-        folder: where `checkpoint-STEP.ckpt` lie.
-        limit: how many stay; none or 0 for all.
-        best: path of the best one.
+        folder: the folder of the `checkpoint-STEP.ckpt` files.
+        limit: how many to keep; None or 0 for all.
+        best: the path of the best one.
     """
     if not limit or limit < 0:
         return []

@@ -1,7 +1,7 @@
-"""PEFT's adapters in a checkpoint: which folder holds which one, and how each gets back into its model.
+"""PEFT's adapters in a checkpoint: which folder holds which adapter, and how each is loaded.
 
-`save_pretrained` writes the adapter "default" into the checkpoint itself and each other one into a folder of
-its name. `transformers.Trainer` reads them as if there were one adapter alone.
+`save_pretrained` writes the adapter "default" into the checkpoint itself, and each other adapter into a
+folder of its name. `transformers.Trainer` reads them as if there were only one adapter.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 DEFAULT = "default"
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of all that it has wrapped."""
+"""The prefix that PEFT adds to the names of wrapped modules."""
 
 ENCODERS = ("mlp_head", "lstm_head", "transform")
-"""Parts of a prompt's encoder whose output is saved in their place (P-tuning, prefix projection)."""
+"""Parts of a prompt encoder of which only the output is saved (P-tuning, prefix projection)."""
 
 logger = logging.get_logger("transformers.trainer")
 
 
 def adapters_in(checkpoint: str) -> dict[str, str]:
-    """The adapters of a checkpoint: name → the folder that holds its weights."""
+    """Return the adapters of a checkpoint: name → the folder that holds its weights."""
     names = sorted(os.listdir(checkpoint)) if os.path.isdir(checkpoint) else []
     places = {DEFAULT: checkpoint} | {name: os.path.join(checkpoint, name) for name in names}
     return {name: folder for name, folder in places.items() if _has_weights(folder)}
@@ -45,20 +45,20 @@ def adapters_in(checkpoint: str) -> dict[str, str]:
 def load_adapters(model: nn.Module, checkpoint: str, *, is_trained_on: bool) -> bool:
     """Load each adapter of a model from its own folder of a checkpoint.
 
-    Types of the weights, what is active and what is trained stay as they are. An adapter that the model does
-    not have is added to it, frozen, where training goes on, as `transformers.Trainer` does.
+    Weight types, active adapters and trainable parameters do not change. If training resumes, an adapter that
+    the model lacks is added to it, frozen, as `transformers.Trainer` does.
 
     Args:
-        model: with adapters of PEFT's, or without.
+        model: the model, with or without PEFT adapters.
         checkpoint: a `checkpoint-N` folder.
-        is_trained_on: whether training goes on from there; the model is set to evaluate where it does not,
-            and where an adapter is loaded that is not active.
+        is_trained_on: whether training resumes from it; if not, or if an inactive adapter is loaded, the
+            model is set to eval mode.
 
     Returns:
         Whether the checkpoint holds adapters, and the model takes them.
 
     Raises:
-        CheckpointError: an adapter that is trained is not there, or does not fit the model's.
+        CheckpointError: a trained adapter is missing, or does not fit the model's.
     """
     there = adapters_in(checkpoint)
     names = _adapters_of(model)
@@ -76,14 +76,14 @@ def load_adapters(model: nn.Module, checkpoint: str, *, is_trained_on: bool) -> 
 
 
 def save_unsaved(model: nn.Module, folder: str) -> None:
-    """Write the weights and statistics that training changes and the adapters' own files leave out.
+    """Write the weights and statistics that training changes and that the adapters' own files omit.
 
-    PEFT saves what a prompt's encoder computes and not the encoder, nothing of a base model that somebody has
-    thawed, and no running statistics of it.
+    PEFT saves the output of a prompt encoder but not the encoder, and neither unfrozen weights nor running
+    statistics of the base model.
 
     Args:
-        model: with adapters of PEFT's, or without; without any, nothing is written.
-        folder: where the adapters lie.
+        model: the model; without PEFT adapters, nothing is written.
+        folder: the folder of the adapters.
     """
     if not _is_peft(model) or is_whole(model, folder):
         return
@@ -122,12 +122,12 @@ def _load_unsaved(model: nn.Module, file: str) -> None:
 
 
 def is_whole(model: nn.Module, checkpoint: str) -> bool:
-    """Whether a checkpoint has all weights of a model of PEFT's, which is so for a `PeftMixedModel`."""
+    """Whether a checkpoint has all weights of a PEFT model, as is the case for a `PeftMixedModel`."""
     return _is_peft(model) and any(os.path.isfile(os.path.join(checkpoint, name)) for name in WHOLE)
 
 
 def computed_prompt(model: nn.Module) -> str:
-    """The adapter whose prompts an encoder computes; empty where there is none."""
+    """Return the adapter whose prompts an encoder computes; empty if there is none."""
     encoders = getattr(model, "prompt_encoder", {}) if _is_peft(model) else {}
     computed = (
         name
@@ -142,7 +142,7 @@ def _has_weights(folder: str) -> bool:
 
 
 def _peft() -> ModuleType | None:
-    """PEFT, where somebody has imported it: a model that has adapters comes from there."""
+    """Return PEFT if it has been imported: a model with adapters comes from there."""
     return sys.modules.get("peft")
 
 
@@ -163,10 +163,10 @@ def _active(model: nn.Module) -> list[str]:
 
 
 def _folders(model: nn.Module, names: tuple[str, ...], there: dict[str, str]) -> dict[str, str]:
-    """Which adapter of a model is loaded from where."""
+    """Map each adapter of a model to the folder that it is loaded from."""
     active = _active(model)
     if not _is_peft(model) or (DEFAULT not in names and set(there) == {DEFAULT}):
-        # transformers writes the active adapter alone, and so does a run that had but one.
+        # transformers writes only the active adapter; so does a run that had only one.
         folders = {active[0]: there[DEFAULT]} if DEFAULT in there else {}
     else:
         folders = there
@@ -197,7 +197,7 @@ def _same_gradients(model: nn.Module) -> Iterator[None]:
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     yield
     for name, value in model.named_parameters():
-        # Older releases of PEFT switch on whatever is active, also what a script has frozen.
+        # Older releases of PEFT make active adapters trainable, even those that a script has frozen.
         if value.requires_grad != (name in trained):
             value.requires_grad_(name in trained)
 
@@ -232,7 +232,7 @@ def _load(model: PreTrainedModel, name: str, folder: str, is_trainable: bool) ->
 
 
 def _load_into_pretrained(model: nn.Module, name: str, folder: str) -> Any:
-    """Load an adapter that `model.add_adapter` of transformers has made; its own loader makes a new one."""
+    """Load an adapter created by transformers' `model.add_adapter`; its own loader creates a new one."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
     weights = load_peft_weights(folder, device="cpu")

@@ -1,4 +1,4 @@
-"""A checkpoint appears whole or not at all: it is written beside its place, and then renamed."""
+"""Atomic checkpoints: each is written to a temporary folder next to its final one, and then renamed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from compat.checkpoint.manifest import Save
 
-# HF takes what begins with `checkpoint-` for a checkpoint, and uploads nothing that begins with `_`.
+# HF treats folders that begin with `checkpoint-` as checkpoints, and uploads none that begin with `_`.
 PARTIAL, REPLACED, REMOVED = "_partial-", "_replaced-", "_removed-"
-"""What stands before the name of a checkpoint that is being written, replaced by a new one, or removed."""
+"""Prefixes of a checkpoint that is being written, replaced by a new one, or removed."""
 
 _LEFTOVER = re.compile(rf"({PARTIAL}|{REPLACED}|{REMOVED})(checkpoint-\d+)")
 
@@ -44,12 +44,12 @@ _TORCH_CANNOT_WRITE = re.compile(
 
 
 def partial_of(checkpoint: str | Path) -> Path:
-    """Where a checkpoint is written until it is whole."""
+    """Return the folder that a checkpoint is written to until it is complete."""
     return beside(checkpoint, PARTIAL)
 
 
 def begin(checkpoint: str | Path) -> Path:
-    """Make an empty folder in which a checkpoint can be written.
+    """Create an empty folder to write a checkpoint to.
 
     Args:
         checkpoint: where it shall appear.
@@ -67,17 +67,17 @@ def begin(checkpoint: str | Path) -> Path:
 
 
 def commit(checkpoint: str | Path) -> None:
-    """Have a checkpoint that is written to its end appear in its place, on the disk and all at once.
+    """Flush a complete checkpoint to the disk, and move it atomically to its final path.
 
-    What others have put into an older checkpoint of that name stays, or into a folder that they have made
-    ahead of it; what Trainers have put there goes.
+    Files that other code put into an older checkpoint of that name, or into a folder that it created
+    beforehand, are kept; files written by Trainers are removed.
     """
     close(checkpoint)
     place(checkpoint)
 
 
 def close(checkpoint: str | Path, save: Save | None = None) -> None:
-    """Seal a checkpoint that is written to its end, so that it lacks only its name.
+    """Seal a complete checkpoint, so that only the renaming remains.
 
     Args:
         checkpoint: where it shall appear.
@@ -90,19 +90,19 @@ def close(checkpoint: str | Path, save: Save | None = None) -> None:
 
 
 def place(checkpoint: str | Path) -> None:
-    """Give a checkpoint that is sealed its name."""
+    """Rename a sealed checkpoint to its final path."""
     final = Path(checkpoint)
-    # Sealing takes its time, in which others may have written more.
+    # Other code may have written more files during the sealing.
     put(partial_of(final), final, partial(_keep_in_sealed, newer=final))
 
 
 def put(new: Path, place: Path, adopt: Callable[[Path], object] | None = None) -> None:
-    """Rename what was written to its place; what lies there goes once that is done, and stays otherwise.
+    """Rename a path to its final one; an existing one is removed only after the renaming succeeds.
 
     Args:
-        new: a file or a folder beside its place.
-        place: where it shall lie.
-        adopt: given the folder that lay there, before it goes.
+        new: a file or a folder in the same directory as `place`.
+        place: its final path.
+        adopt: called with the existing folder before it is removed.
     """
     older = beside(place, REPLACED)
     if os.path.lexists(place):
@@ -121,7 +121,7 @@ def put(new: Path, place: Path, adopt: Callable[[Path], object] | None = None) -
 
 
 def delete(path: Path) -> None:
-    """Delete a file, a link or a folder, where it is there."""
+    """Delete a file, a link or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -129,41 +129,41 @@ def delete(path: Path) -> None:
 
 
 def discard(checkpoint: str | Path) -> None:
-    """Give up a checkpoint that is being written."""
+    """Discard a checkpoint that is being written."""
     delete(partial_of(checkpoint))
 
 
 def remove(checkpoint: str | Path) -> None:
-    """Remove a checkpoint, so that nobody ever sees half of it."""
+    """Remove a checkpoint atomically, so that it is never visible in part."""
     doomed = beside(checkpoint, REMOVED)
     shutil.rmtree(doomed, ignore_errors=True)
     try:
         Path(checkpoint).rename(doomed)
     except OSError:
-        # What cannot be removed must not end a run.
+        # A failed removal must not end a run.
         doomed = Path(checkpoint)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(folder: str | Path, agreed: Collection[str] | None = None) -> list[str]:
-    """Clear away what a run that was killed has left behind, and bring to its end what lacked only its name.
+    """Remove what a killed run has left behind, and rename checkpoints that are already sealed.
 
     Args:
-        folder: the one that holds the checkpoints.
-        agreed: the names of those that are sealed on all disks of a job, where it has several: these get
-            their place, and no others. None where this disk decides alone.
+        folder: the folder that holds the checkpoints.
+        agreed: if a job has several disks, the names of the checkpoints that are sealed on all of them; only
+            these are renamed. None if this disk decides alone.
 
     Returns:
-        What was done, a sentence for each left-over.
+        One sentence for each folder, on what was done.
     """
     done = []
-    # A partial one comes first, for it may take the place of a replaced one.
+    # Partial checkpoints come first, because one may replace an older one.
     for path in sorted(Path(folder).glob("_*-checkpoint-*")) if Path(folder).is_dir() else ():
         found = _LEFTOVER.fullmatch(path.name)
         if found is None or not path.is_dir():
             continue
         kind, final = found[1], path.with_name(found[2])
-        # A folder without a state is one that a callback has made ahead of its checkpoint.
+        # A folder without a state was created by a callback before its checkpoint.
         is_written = kind == PARTIAL and not (final / STATE).exists() and _is_sealed(path)
         if kind == PARTIAL and agreed is not None:
             is_written = final.name in agreed
@@ -179,7 +179,7 @@ def sweep(folder: str | Path, agreed: Collection[str] | None = None) -> list[str
 
 
 def sealed_partials(folder: str | Path) -> dict[str, Save]:
-    """The saves to several disks that lack only their names in a folder, by these."""
+    """Return the sealed, not yet renamed saves to several disks in a folder: name → save."""
     found = {}
     for path in Path(folder).glob(f"{PARTIAL}checkpoint-*"):
         if (save := saved_as(path)) is not None and _is_sealed(path):
@@ -189,10 +189,10 @@ def sealed_partials(folder: str | Path) -> dict[str, Save]:
 
 @contextlib.contextmanager
 def writing(checkpoint: str | Path) -> Iterator[None]:
-    """Say clearly what keeps a checkpoint from being written, and leave nothing of it.
+    """Report why a checkpoint cannot be written, and remove the partial one.
 
     Raises:
-        CheckpointError: the disk, the folder or its permissions are in the way.
+        CheckpointError: the disk, the folder or its permissions prevent the writing.
     """
     try:
         yield
@@ -210,7 +210,7 @@ def writing(checkpoint: str | Path) -> Iterator[None]:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What torch's error of shards stands for: that of the first process that has failed."""
+    """Return the cause of torch's error for shards: the error of the first failed process."""
     if not isinstance(error, CheckpointException):
         return error
     causes: list[BaseException] = [cause for cause, _ in error.failures.values()]
@@ -218,7 +218,7 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def is_of_the_disk(error: BaseException) -> bool:
-    """Whether the disk, the folder or its permissions keep something from being written."""
+    """Whether the disk, the folder or its permissions prevent the writing."""
     if isinstance(error, CheckpointError):
         return False
     by_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error)) is not None
@@ -226,7 +226,7 @@ def is_of_the_disk(error: BaseException) -> bool:
 
 
 def beside(checkpoint: str | Path, prefix: str) -> Path:
-    """What lies in the same folder, under the same name with something before it."""
+    """Return a path in the same folder whose name has a prefix."""
     path = Path(checkpoint)
     return path.with_name(prefix + path.name)
 
@@ -236,7 +236,7 @@ def _is_sealed(folder: Path) -> bool:
 
 
 def _keep_what_others_wrote(older: Path, newer: Path) -> bool:
-    """Copy it from one folder to another, and tell whether there was any."""
+    """Copy other code's files from one folder to another; return whether there were any."""
     try:
         sealed = read(older)
     except MANIFEST_ERRORS:

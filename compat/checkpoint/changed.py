@@ -1,4 +1,4 @@
-"""What a run has otherwise than the checkpoint that it goes on from: it is said, and the run goes on."""
+"""Differences between a run and the checkpoint that it resumes from: logged, without an error."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 SETTLED_LATER = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 )
-"""Entries of a configuration that loading, saving and training set by themselves."""
+"""Configuration entries that loading, saving and training change themselves."""
 
 SHOWN = 3
-"""How many differences are shown."""
+"""The maximum number of differences that are shown."""
 
 
 def changes(checkpoint: str, *, processing_class: Any, config: PretrainedConfig) -> Iterator[str]:
-    """What is another one than in the checkpoint, a sentence each.
+    """Compare a run with a checkpoint; yield one sentence for each difference.
 
     Args:
-        checkpoint: a folder of HF's.
-        processing_class: the tokenizer of this run, or what holds it.
+        checkpoint: a folder in HF's layout.
+        processing_class: the tokenizer of this run, or an object that holds it.
         config: the model's configuration.
     """
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
@@ -40,10 +40,10 @@ def changes(checkpoint: str, *, processing_class: Any, config: PretrainedConfig)
 
 
 def other_length(saved: int | None, now: int | None) -> Iterator[str]:
-    """Whether the dataset has another length.
+    """Yield a sentence if the length of the dataset has changed.
 
     Args:
-        saved: the number of its rows when the checkpoint was written; None where it is not known.
+        saved: the number of its rows when the checkpoint was written; None if unknown.
         now: the number of its rows.
     """
     if None not in (saved, now) and saved != now:
@@ -79,7 +79,7 @@ def _other_config(saved: dict[str, Any], config: PretrainedConfig) -> Iterator[s
     other = sorted(
         name
         for name, value in now.items()
-        # What is still open may be settled by the first step, as `problem_type` is.
+        # The first step may set a missing entry, such as `problem_type`.
         if value is not None and name not in SETTLED_LATER and name in then and then[name] != value
     )
     if other:
@@ -98,7 +98,7 @@ def _more(other: list[str]) -> str:
 
 
 def _vocabulary(file: str) -> dict[str, int]:
-    """Token → number, of a file of the library tokenizers; empty where there is none that can be read."""
+    """Read token → number from a file of the tokenizers library; empty if there is no readable one."""
     state = _read(file)
     model = state.get("model")
     tokens = model.get("vocab", {}) if isinstance(model, dict) else {}
@@ -109,7 +109,7 @@ def _vocabulary(file: str) -> dict[str, int]:
 
 
 def _of_slow(checkpoint: str, tokenizer: Any) -> dict[str, int]:
-    """Token → number, of the files of a tokenizer written in Python; empty where they cannot be read."""
+    """Read token → number from the files of a slow tokenizer; empty if they cannot be read."""
     names = getattr(tokenizer, "vocab_files_names", {}).values()
     if not any(os.path.isfile(os.path.join(checkpoint, name)) for name in names):
         return {}

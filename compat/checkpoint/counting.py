@@ -1,4 +1,4 @@
-"""How many bytes have been read, told to whoever shows it."""
+"""Reports the number of bytes read to a listener, such as a progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTENER: ContextVar[Callable[[int], object] | None] = ContextVar("listener", d
 
 @contextlib.contextmanager
 def telling(listener: Callable[[int], object]) -> Iterator[None]:
-    """Call `listener` with the number of bytes whenever some are read."""
+    """Call `listener` with the number of bytes whenever bytes are read."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -23,10 +23,10 @@ def telling(listener: Callable[[int], object]) -> Iterator[None]:
 
 
 def tell(count: int) -> None:
-    """Say that so many bytes were read."""
+    """Report that `count` bytes were read."""
     listener()(count)
 
 
 def listener() -> Callable[[int], object]:
-    """What is to be told of bytes: for other threads, which do not know of this one's."""
+    """Return this thread's listener, to be used in other threads."""
     return _LISTENER.get() or (lambda _: None)

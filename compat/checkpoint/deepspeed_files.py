@@ -1,4 +1,4 @@
-"""Checkpoints of DeepSpeed's, resumed with another number of processes."""
+"""DeepSpeed checkpoints that are resumed with another number of processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHARD = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt"
 
 
 def processes_of(checkpoint: str | Path) -> int | None:
-    """How many processes have written a `checkpoint-N` folder; None where DeepSpeed has not sharded it."""
+    """Return how many processes wrote a `checkpoint-N` folder; None if DeepSpeed has not sharded it."""
     folder = _folder(Path(checkpoint))
     if folder is None:
         return None
@@ -31,9 +31,10 @@ def processes_of(checkpoint: str | Path) -> int | None:
 
 
 def make_universal(checkpoint: str | Path) -> None:
-    """Put the parts of a checkpoint together, so that any number of processes can load it.
+    """Convert a checkpoint to its universal form, which any number of processes can load.
 
-    Writes `global_stepN_universal` beside `global_stepN`, by DeepSpeed's own `ds_to_universal`; once.
+    Writes `global_stepN_universal` next to `global_stepN` with DeepSpeed's `ds_to_universal`, if it does not
+    exist.
 
     Args:
         checkpoint: a `checkpoint-N` folder.
@@ -53,7 +54,7 @@ def make_universal(checkpoint: str | Path) -> None:
             num_merge_workers=1,
             keep_temp_folder=False,
             strict=True,
-            # What Megatron would have written beside the weights.
+            # Entries that Megatron would have written in addition to the weights.
             inject_missing_state=True,
         )
     )
@@ -61,15 +62,15 @@ def make_universal(checkpoint: str | Path) -> None:
 
 
 def mend_universal(optimizer: Optimizer, options: list[dict[str, Any]], rates: list[Any]) -> None:
-    """Undo what DeepSpeed's stage 3 does to an optimizer when it loads a universal checkpoint.
+    """Undo the changes that DeepSpeed's stage 3 makes to an optimizer when it loads a universal checkpoint.
 
-    It gives all groups the options of the first one, and all parameters one and the same counter of steps,
-    which each of them then counts up.
+    DeepSpeed gives all groups the options of the first one, and all parameters the same step counter object,
+    which each parameter then increments.
 
     Args:
         optimizer: the optimizer that DeepSpeed steps.
-        options: those of each group as they were before.
-        rates: the learning rate of each group now.
+        options: the options of each group before loading.
+        rates: the current learning rate of each group.
     """
     for group, before, rate in zip(optimizer.param_groups, options, rates, strict=True):
         group.update({**before, "lr": rate})

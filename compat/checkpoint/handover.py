@@ -1,7 +1,7 @@
-"""A checkpoint while callbacks have it in their hands: what they change of it must not cost it.
+"""Protects a checkpoint while callbacks may change it: their changes must not destroy it.
 
-Until they give it back, the folder `_held-checkpoint-N` beside it has a second name, or a copy, of each file
-as it was written. A process that is killed meanwhile leaves that folder behind.
+Until the callbacks return, the folder `_held-checkpoint-N` next to it has a hard link to, or a copy of, each
+original file. A process that is killed meanwhile leaves that folder behind.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ HELD = "_held-"
 _AGAIN = "_manifest"
 
 _COPIED = 1 << 24
-"""Bytes. A file up to this size is copied; a larger one gets a second name, which costs nothing and is of
-no use where somebody writes into the file itself."""
+"""Bytes. A file up to this size is copied; a larger one is hard-linked, which costs nothing but does not
+protect against writes into the file itself."""
 
 
 def hand_over(checkpoint: str | Path) -> dict[str, Traits]:
-    """Note a checkpoint as it is, ahead of what others do to it.
+    """Record the state of a checkpoint before callbacks change it.
 
     Args:
-        checkpoint: a sealed folder in its place.
+        checkpoint: a sealed folder at its final path.
 
     Returns:
-        By what each file is known again, for `take_back`.
+        The traits that identify each file, for `take_back`.
     """
     root, held = Path(checkpoint), beside(checkpoint, HELD)
     forget(checkpoint)
@@ -52,17 +52,17 @@ def hand_over(checkpoint: str | Path) -> dict[str, Traits]:
         for name in (*read(root), MANIFEST):
             _double(root / name, held / name)
     except (*MANIFEST_ERRORS, shutil.Error):
-        # A file system may have neither links nor the space: the checkpoint is what counts.
+        # The file system may lack links or space: the checkpoint itself is more important.
         forget(checkpoint)
     return {name: traits(root / name) for name in files_of(root)}
 
 
 def take_back(checkpoint: str | Path, known: Mapping[str, Traits]) -> None:
-    """Vouch for a checkpoint as it has become; what it was counts no more, and `forget` removes it.
+    """Seal a checkpoint in its changed state; `forget` removes the original files.
 
     Args:
         checkpoint: as for `hand_over`; it may have been removed since.
-        known: what that has returned.
+        known: the result of `hand_over`.
     """
     if Path(checkpoint, MANIFEST).is_file():
         reseal(checkpoint, known)
@@ -70,18 +70,18 @@ def take_back(checkpoint: str | Path, known: Mapping[str, Traits]) -> None:
 
 
 def forget(checkpoint: str | Path) -> None:
-    """Remove what `hand_over` has kept of a checkpoint."""
+    """Remove the files that `hand_over` has kept of a checkpoint."""
     shutil.rmtree(beside(checkpoint, HELD), ignore_errors=True)
 
 
 def reconcile(folder: str | Path) -> list[str]:
-    """Undo what a process that was killed had begun to change in checkpoints, or take it as it is.
+    """Undo the changes of a killed process to checkpoints, or accept them.
 
     Args:
-        folder: the one that holds the checkpoints.
+        folder: the folder that holds the checkpoints.
 
     Returns:
-        What was done, a sentence for each checkpoint that was changed.
+        One sentence for each changed checkpoint, on what was done.
     """
     done = []
     for held in sorted(Path(folder).glob(f"{HELD}checkpoint-*")):
@@ -94,9 +94,9 @@ def reconcile(folder: str | Path) -> list[str]:
 
 def _reconciled(checkpoint: Path, held: Path) -> str:
     if not (held / MANIFEST).is_file():
-        # It was killed before the checkpoint was handed over, or after it was taken back.
+        # The process was killed before the checkpoint was handed over, or after it was taken back.
         return ""
-    # Its own manifest may be the one thing that is new; the double stays to the end of this.
+    # Only its manifest may be new; the copy is kept until this function ends.
     shutil.copy2(held / MANIFEST, held / _AGAIN)
     _put_back(held / _AGAIN, checkpoint / MANIFEST)
     changed = [name for name, _ in differences(checkpoint)]
@@ -107,7 +107,7 @@ def _reconciled(checkpoint: Path, held: Path) -> str:
         return ""
     if sound == set(changed):
         return f"as it was written again ({', '.join(changed)})"
-    # What was written into has no other copy. It counts as meant where it can be read.
+    # A file that was written into has no copy. The change counts as intended if the file can be read.
     rest = ", ".join(name for name in changed if name not in sound)
     (checkpoint / MANIFEST).unlink()
     is_readable = not problems(checkpoint, needs_weights=False)

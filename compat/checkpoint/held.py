@@ -1,4 +1,4 @@
-"""What a run that goes on from a checkpoint takes from there, where its arguments say otherwise."""
+"""Values that a resumed run takes from its checkpoint although its arguments differ."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 EVENTS = ("logging", "eval", "save")
-"""HF counts the steps between two of these by the checkpoint, under every release."""
+"""HF takes these intervals from the checkpoint, in every release."""
 
 
 def what_holds(
     args: TrainingArguments, state: TrainerState, batch_size: int, max_steps: int
 ) -> Iterator[str]:
-    """Which of two values a resumed run goes by, for each that differs; HF names both, and not which.
+    """State which of two differing values a resumed run uses; HF only logs both.
 
     Args:
         args: the arguments of this run.
         state: the state that the checkpoint holds.
-        batch_size: what a process trains on in a micro-step.
-        max_steps: the update steps of the run, of which a step below 1 is a fraction.
+        batch_size: the samples of a process in a micro-step.
+        max_steps: the update steps of the run; intervals below 1 are fractions of it.
 
     Yields:
-        A sentence, where anything differs.
+        A sentence for each difference.
     """
     asked = TrainerState()
     asked.compute_steps(args, max_steps)

@@ -1,6 +1,6 @@
-"""The disks of a job over several hosts: which there are, what lies on them, and how files get to the others.
+"""The disks of a job on several hosts: detecting them, comparing their files, and copying between them.
 
-Every function here that has to do with more than one process has to be called by all of them.
+Every function here that involves more than one process is collective: all processes must call it.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ T = TypeVar("T")
 logger = logging.get_logger("transformers.trainer")
 
 MARKER = "_disk-"
-"""Begins the name of the file by which processes find out that they see the same folder."""
+"""Prefix of the file with which processes detect that they see the same folder."""
 
 CHUNK = 64 << 20
-"""Bytes that are sent at once."""
+"""The number of bytes sent at once."""
 
 _DRAFT = ".fetched"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A folder as one disk has it.
+    """The content of a folder on one disk.
 
     Attributes:
-        sizes: each of its files → bytes.
-        save: the save to several disks that it is a part of.
+        sizes: file → bytes.
+        save: the save to several disks that it belongs to.
         changed: when it was last changed, in ns; rotation goes by that.
     """
 
@@ -59,7 +59,7 @@ class Contents:
 
     @classmethod
     def of(cls, folder: Path, skip: tuple[str, ...] = ()) -> Contents | None:
-        """Those of a folder; None where there is none."""
+        """Read the content of a folder; None if it does not exist."""
         if not folder.is_dir():
             return None
         for stale in folder.rglob(f"*{_DRAFT}"):
@@ -71,13 +71,13 @@ class Contents:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A file that some disks lack.
+    """A file to be copied to the disks that lack it.
 
     Attributes:
         name: its path within the folder.
         size: in bytes.
         source: the disk that it is read from.
-        targets: those that it is written to.
+        targets: the disks that it is written to.
     """
 
     name: str
@@ -87,10 +87,10 @@ class Transfer:
 
 
 def transfers(contents: Sequence[Contents | None]) -> list[Transfer]:
-    """What has to be sent so that every disk has every file of a folder.
+    """Determine the transfers after which every disk has every file of a folder.
 
     Args:
-        contents: the folder on each disk.
+        contents: the content of the folder on each disk.
     """
     sizes = [{} if one is None else one.sizes for one in contents]
     found = []
@@ -102,10 +102,10 @@ def transfers(contents: Sequence[Contents | None]) -> list[Transfer]:
 
 
 def agreed(parts: Sequence[tuple[Mapping[str, Save], Mapping[str, Save | None]]]) -> set[str]:
-    """The checkpoints of which every disk has its part of one and the same save.
+    """Return the checkpoints of which every disk has its part of the same save.
 
     Args:
-        parts: for each disk, those that lack only their names, and those in their places.
+        parts: for each disk, the sealed checkpoints before renaming, and those at their final paths.
     """
     names = {name: save for partial, _ in parts for name, save in partial.items()}
     return {
@@ -116,15 +116,15 @@ def agreed(parts: Sequence[tuple[Mapping[str, Save], Mapping[str, Save | None]]]
 
 
 def grouped(markers: Mapping[int, str], seen: Sequence[frozenset[str]]) -> list[list[int]]:
-    """The processes of each disk, the first process's disk first.
+    """Group processes by disk, the first process's disk first.
 
     Args:
-        markers: process → the file that it has left, for the first process of each host.
+        markers: process → the marker file that it wrote, for the first process of each host.
         seen: the files that each process sees.
     """
     disks: list[list[int]] = []
     for rank in range(len(seen)):
-        # A folder on the network may show a file late to one side, and to the other at once.
+        # A network folder may show a file to one side immediately, and to the other later.
         shared = next(
             (
                 disk
@@ -142,14 +142,14 @@ def grouped(markers: Mapping[int, str], seen: Sequence[frozenset[str]]) -> list[
 
 @dataclass(frozen=True)
 class Disks(Disk):
-    """The disks on which a job has the folder of its run.
+    """The disks that hold the folder of a job's run.
 
     Attributes:
         rank: this process.
-        leads: the first process of each disk, which does what is done there once.
+        leads: the first process of each disk, which does the work that is done once per disk.
         own: the disk of this process.
         hosts: the name of each disk's host.
-        mates: the processes that share the disk of this one.
+        mates: the processes that share this process's disk.
         device: where tensors must be to be sent.
     """
 
@@ -162,24 +162,24 @@ class Disks(Disk):
 
     @property
     def are_several(self) -> bool:
-        """Whether hosts have disks of their own."""
+        """Whether hosts have separate disks."""
         return len(self.leads) > 1
 
     @property
     def leads_own(self) -> bool:
-        """Whether this process does what is done once on its disk."""
+        """Whether this process does the work that is done once per disk."""
         return self.rank == self.leads[self.own]
 
-    # One job, several disks.
+    # Collective work.
 
     def each(self, work: Callable[[], T]) -> list[T]:
-        """Do something once on each disk.
+        """Run a function once on each disk.
 
         Returns:
-            What came of it on each.
+            The result of each disk.
 
         Raises:
-            CompatError: on all processes, where it has failed on one disk.
+            CompatError: on all processes, if the function failed on one disk.
         """
         found, error = None, None
         if self.leads_own:
@@ -198,10 +198,10 @@ class Disks(Disk):
         return CheckpointError(f"on {self.name(self.own)}: {type(error).__name__}: {error}")
 
     def name(self, disk: int) -> str:
-        """How a disk is called in words."""
+        """Return the name of a disk for messages."""
         return f"the host of process {self.leads[disk]} ({self.hosts[disk]})"
 
-    # Which checkpoint a run resumes from.
+    # Choosing the checkpoint that a run resumes from.
 
     @override
     def numbered(self, folder: str | Path) -> list[str]:
@@ -229,12 +229,12 @@ class Disks(Disk):
     def told(
         self, reports: Sequence[Report | None], *, needs_weights: bool = True, processes: int | None = None
     ) -> list[str]:
-        """What keeps a checkpoint from being loaded, in words that name the host.
+        """Describe why a checkpoint cannot be loaded, with the name of the host.
 
         Args:
-            reports: one of each disk, None where it has nothing.
-            needs_weights: whether the weights must lie where HF's own Trainer has them.
-            processes: how many will load it.
+            reports: one for each disk; None if the disk has nothing.
+            needs_weights: whether the weights must be at the paths of HF's own Trainer.
+            processes: the number of processes that will load it.
         """
         there = {disk: report for disk, report in enumerate(reports) if report is not None}
         disks = list(there)
@@ -248,11 +248,11 @@ class Disks(Disk):
         return [*found, f"nothing of it is on {', '.join(absent)}"] if found and absent else found
 
     def last_loadable(self, folder: str | Path, saved: str) -> str | None:
-        """The newest checkpoint that a run can resume from, as `rotate` takes it.
+        """Return the newest checkpoint that a run can resume from, for `rotate`.
 
         Args:
             folder: the one that holds the checkpoints.
-            saved: the one just saved.
+            saved: the checkpoint just saved.
         """
         if self.is_loadable(saved, is_fresh=True):
             return saved
@@ -260,7 +260,7 @@ class Disks(Disk):
         return next((path for path in others if self.is_loadable(path)), None)
 
     def is_loadable(self, checkpoint: str | Path, *, is_fresh: bool = False) -> bool:
-        """Whether a run can resume from a checkpoint, as `whole.is_loadable` tells for one disk."""
+        """Whether a run can resume from a checkpoint; `selection.is_loadable` checks one disk."""
         root = Path(checkpoint)
         found = self.each(
             lambda: (is_plain(root), looked_at(root, is_fresh=is_fresh)) if root.is_dir() else None
@@ -270,10 +270,10 @@ class Disks(Disk):
         return all(plain for plain, _ in parts) and next(wrong, None) is None
 
     def sweep(self, folder: str | Path) -> list[str]:
-        """Clear away what a job that was killed has left on its disks, and bring to its end what can be.
+        """Remove what a killed job has left on its disks, and complete checkpoints where possible.
 
         Returns:
-            What was done on the disk that this process leads, in sentences.
+            Sentences on what was done on the disk that this process leads.
         """
         parts = self.each(
             lambda: (
@@ -284,22 +284,22 @@ class Disks(Disk):
         done = self.each(lambda: sweep(folder, agreed(parts)))
         return done[self.own] if self.leads_own else []
 
-    # How files get to the other disks.
+    # Copying files to the other disks.
 
     def share(self, folder: str | Path, *, skip: tuple[str, ...] = ()) -> frozenset[int]:
-        """Give every disk the files of a folder that only others have.
+        """Copy files of a folder to every disk that lacks them.
 
-        A manifest is brought up to date; a folder that a disk lacks appears whole or not at all.
+        The manifest is updated; a folder that a disk lacks appears atomically.
 
         Args:
             folder: a `checkpoint-N` folder, or one that is being written.
-            skip: files that stay where they are.
+            skip: files that are not copied.
 
         Returns:
-            The disks that have been given something.
+            The disks that received files.
 
         Raises:
-            CheckpointError: on all processes, where something cannot be read or written on one.
+            CheckpointError: on all processes, if a file cannot be read or written on one.
         """
         root = Path(folder)
         contents = self.each(lambda: Contents.of(root, skip))
@@ -343,7 +343,7 @@ class Disks(Disk):
                 error = caught
             for start in range(0, one.size, CHUNK):
                 chunk = torch.zeros(min(CHUNK, one.size - start), dtype=torch.uint8)
-                # The others wait for what this process sends, whatever its disk does.
+                # The others wait for this process to send, even if its disk fails.
                 if reads and error is None and (error := _read(stream, chunk)) is not None:
                     chunk.zero_()
                 sent = chunk.to(self.device)
@@ -367,11 +367,11 @@ class Disks(Disk):
         os.utime(root, ns=(changed, changed))
 
     def renew(self, folder: str | Path, name: str) -> None:
-        """Have each disk's copies of what a process has written anew be as that process has it.
+        """Update each disk's copies of files that processes have rewritten.
 
         Args:
             folder: a `checkpoint-N` folder.
-            name: of the file, with {} where it has the number of its process.
+            name: the name of the file, with {} for the number of its process.
         """
 
         def forget() -> None:
@@ -382,15 +382,15 @@ class Disks(Disk):
         self.share(folder)
 
     def fetch(self, checkpoint: str | Path, *, needs_weights: bool = True) -> None:
-        """Give every disk the whole of a checkpoint, and hold what came together against what it says.
+        """Copy a complete checkpoint to every disk, and verify the result.
 
         Raises:
-            BrokenCheckpointError: on all processes, where parts do not fit.
+            BrokenCheckpointError: on all processes, if the parts do not match.
         """
         given = self.share(checkpoint)
 
         def look() -> list[str]:
-            # Others were looked at as they are.
+            # The other disks were verified before.
             return problems(checkpoint, needs_weights=needs_weights) if self.own in given else []
 
         for disk, wrong in enumerate(self.each(look) if given else ()):
@@ -426,20 +426,19 @@ def _raise(error: Exception | None) -> None:
 def find_disks(
     folder: str | Path, rank: int, *, is_first_of_host: bool, is_needed: bool, device: torch.device
 ) -> Disks:
-    """Find out which processes of a job see the same folder; all of them have to ask.
+    """Detect which processes of a job see the same folder; a collective call.
 
-    The first process of each host leaves a file there, and each process looks which of them it sees.
+    The first process of each host writes a marker file there, and each process checks which of them it sees.
 
     Args:
-        folder: that of the run; made where it is not there.
+        folder: the folder of the run, which is created if it does not exist.
         rank: this process.
-        is_first_of_host: whether it is the first one of its host.
-        is_needed: whether the run saves anything. Where it does not, a folder that takes no files counts as
-            one that all share.
+        is_first_of_host: whether it is the first process of its host.
+        is_needed: whether the run saves anything. If not, an unwritable folder counts as shared by all.
         device: where tensors must be to be sent.
 
     Raises:
-        CheckpointError: on all processes, where the folder of one takes no files.
+        CheckpointError: on all processes, if the folder of one is not writable.
     """
     marker, error = Path(folder, f"{MARKER}{uuid.uuid4().hex}"), None
     if is_first_of_host:
@@ -472,7 +471,7 @@ def find_disks(
 
 
 def gathered(value: object) -> list[Any]:
-    """What each process of a job gives, by its number; all of them have to give something."""
+    """Gather a value from each process of a job, by rank; a collective call."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

@@ -50,15 +50,15 @@ PROJECTORS = (
     ("pytorch_optimizer.optimizer.utils.partition", "PreConditionerType"),
     ("pytorch_optimizer.optimizer.utils.preconditioner", "PreConditioner"),
 )
-"""Module and name of classes that optimizers keep in their states: they hold tensors and numbers, and are
-loaded where the optimizer has imported them."""
+"""Module and name of classes that optimizers keep in their states. They hold tensors and numbers, and are
+loaded if the optimizer has imported them."""
 
 HAVE_PLAIN_STATES = "Have `state_dict()` return tensors, numbers, strings, lists and dicts"
-"""The way out where a state holds objects of a class."""
+"""The advice in the error if a state holds objects of a class."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's own, for files that are whole: written beside their place, verified when loaded."""
+    """Lightning's CheckpointIO with atomic writes and with verification on load."""
 
     @override
     def save_checkpoint(
@@ -67,15 +67,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
         path: str | Path,
         storage_options: Any | None = None,
     ) -> None:
-        """Have a file appear whole or not at all.
+        """Write a file atomically.
 
         Args:
             checkpoint: as in Lightning.
-            path: a file, or a URL, which is written as Lightning does it.
+            path: a file, or a URL, which Lightning's own code writes.
             storage_options: as in Lightning; refused.
 
         Raises:
-            CheckpointError: the disk, the folder or its permissions are in the way.
+            CheckpointError: the disk, the folder or its permissions prevent the writing.
         """
         if "://" in str(path):
             super().save_checkpoint(dict(checkpoint), path, storage_options=storage_options)
@@ -92,15 +92,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
         map_location: Any | None = "cpu",
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Load a Lightning checkpoint that is whole.
+        """Load a Lightning checkpoint, after verifying it.
 
         Args:
-            path: a file, or a URL, which is loaded as Lightning does it.
+            path: a file, or a URL, which Lightning's own code loads.
             map_location: device that tensors are read to.
             weights_only: as in Lightning.
 
         Raises:
-            CheckpointError: the file is cut short or damaged.
+            CheckpointError: the file is truncated or damaged.
         """
         if os.path.isfile(path) and (wrong := damage(path)):
             msg = f"{wrong[0]}. Give an earlier checkpoint, or copy it again, whole."
@@ -111,19 +111,19 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def keep_files_whole(strategy: Strategy) -> None:
-    """Have a strategy write files whole, and verify those that it loads.
+    """Make a strategy write files atomically, and verify the files that it loads.
 
-    Not where somebody has given it a way of their own.
+    A strategy with a custom CheckpointIO is not changed.
 
     Args:
-        strategy: of a Lightning Trainer.
+        strategy: the strategy of a Lightning Trainer.
     """
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = WholeCheckpointIO()
 
 
 class HFCheckpointIO(WholeCheckpointIO):
-    """Folders are HF's layout, one file a part; a path to a file is a plain Lightning checkpoint.
+    """Folders have HF's layout, one file for each part; a file path is a plain Lightning checkpoint.
 
     Mirrors the files that `transformers.Trainer._save_optimizer_and_scheduler` and `_save_scaler` write.
     """
@@ -159,7 +159,7 @@ class HFCheckpointIO(WholeCheckpointIO):
         map_location: Any | None = "cpu",
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read the parts that the folder `path` has, or the Lightning checkpoint `path`.
+        """Read the parts in the folder `path`, or the Lightning checkpoint `path`.
 
         Args:
             path: a `checkpoint-N` folder, or a file.
@@ -167,7 +167,7 @@ class HFCheckpointIO(WholeCheckpointIO):
             weights_only: for a Lightning file, as in Lightning; a folder is always read that way.
 
         Returns:
-            Part name → state dict for each part that is there, or the Lightning checkpoint.
+            Part name → state dict for each existing part, or the Lightning checkpoint.
         """
         if not os.path.isdir(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
@@ -184,9 +184,9 @@ class HFCheckpointIO(WholeCheckpointIO):
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """A scheduler's state may hold what torch.save warns about; HF shows that warning once, as text."""
+    """Suppress torch.save's warning about a scheduler's state; HF logs that warning once, as text."""
     if threading.current_thread() is not threading.main_thread():
-        # Filters are the process's: another thread must not change them.
+        # Warning filters are global to the process: another thread must not change them.
         yield
         return
     with warnings.catch_warnings():
@@ -195,7 +195,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def numpys_older_names() -> contextlib.AbstractContextManager[None]:
-    """Lets torch load arrays that numpy 1 has written, for which it names them otherwise than numpy 2."""
+    """Let torch load arrays written with NumPy 1, whose names differ from those of NumPy 2."""
     allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(_numpys_names())
     return allowed
 
@@ -206,13 +206,13 @@ def _numpys_names() -> list[Any]:
 
 
 def save_plain(state: object, file: str) -> None:
-    """Write a state, its numpy numbers as python's: torch reads those without being told to trust them."""
+    """Write a state with NumPy numbers converted to Python's, which torch loads as plain data."""
     plain = tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
     torch.save(plain, file, pickle_module=_PICKLE)
 
 
 class _Pickler(pickle.Pickler):
-    """Writes a queue in one piece: what is appended to one by one torch reads for lists alone."""
+    """Pickles a deque in one piece: torch's reader supports appending items only for lists."""
 
     @override
     def reducer_override(self, obj: object) -> Any:
@@ -226,7 +226,7 @@ def load_plain(file: str | IO[bytes], map_location: Any | None = "cpu") -> Any:
     """Read a state without running anything that the file names.
 
     Raises:
-        CheckpointError: the file cannot be read, or names a class that torch does not know to be harmless.
+        CheckpointError: the file cannot be read, or names a class that torch does not consider safe.
     """
     try:
         with _harmless_classes():
@@ -248,7 +248,7 @@ def load_plain(file: str | IO[bytes], map_location: Any | None = "cpu") -> Any:
 
 
 def unloadable(file: str) -> str:
-    """The class that keeps a file from being loaded weights-only; empty where nothing does."""
+    """Return the class that prevents a weights-only load of a file; empty if there is none."""
     try:
         with _harmless_classes():
             torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -258,7 +258,7 @@ def unloadable(file: str) -> str:
 
 
 def _harmless_classes() -> contextlib.AbstractContextManager[None]:
-    """Lets torch load arrays of numbers, queues and projectors: they build values, and nothing else."""
+    """Let torch load number arrays, deques and projectors: they only build values."""
     kinds = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDgGSUmM"]
     projectors = (getattr(sys.modules.get(module), name, None) for module, name in PROJECTORS)
     allowed: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(
@@ -268,7 +268,7 @@ def _harmless_classes() -> contextlib.AbstractContextManager[None]:
 
 
 def _warn_of_unloadable(file: str, key: str) -> None:
-    """Say at the save, and not at the resume, what cannot be loaded again."""
+    """Warn when saving, not only when resuming, that a state cannot be loaded again."""
     if reason := unloadable(file):
         logger.warning(
             f"`{file}`: the state of the {key} holds {reason}, which is not loaded "

@@ -1,4 +1,4 @@
-"""Numbers of any library, as the JSON files of a run hold them."""
+"""Converts numbers of any library for the JSON files of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def as_json(value: object, name: str) -> Any:
-    """What stands for a value in JSON: a number or a (nested) list for NumPy's and torch's numbers.
+    """Convert a value for JSON: NumPy and torch numbers become a number or a (nested) list.
 
     Args:
-        value: a metric, or whatever holds metrics.
-        name: what it is, for the error.
+        value: a metric, or a container of metrics.
+        name: its name, for the error.
 
     Raises:
-        ArgumentError: JSON has nothing for it, or for what stands in it.
+        ArgumentError: JSON cannot represent the value, or a value inside it.
     """
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         value = value.tolist()
@@ -45,15 +45,15 @@ def as_json(value: object, name: str) -> Any:
 
 
 def metrics_as_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a pass, as `as_json` has each."""
+    """Convert the metrics of a pass with `as_json`."""
     return {name: as_json(value, f"The metric {name!r}") for name, value in metrics.items()}
 
 
 def state_as_json(state: TrainerState) -> TrainerState:
-    """A copy of a `TrainerState` that `save_to_json` can write.
+    """Copy a `TrainerState`, so that `save_to_json` can write it.
 
     Raises:
-        ArgumentError: something in it cannot be written; it is named, with its step.
+        ArgumentError: an entry cannot be written; the error names it, with its step.
     """
     plain = copy.copy(state)
     plain.log_history = [
@@ -70,11 +70,11 @@ def state_as_json(state: TrainerState) -> TrainerState:
 
 
 def save_state(state: TrainerState, file: str) -> None:
-    """Write a `TrainerState`, whatever numbers its log holds.
+    """Write a `TrainerState`, with numbers of any library in its log.
 
     Args:
-        state: what is written.
-        file: where.
+        state: the state.
+        file: the file.
 
     Raises:
         ArgumentError: as for `state_as_json`.
@@ -82,5 +82,5 @@ def save_state(state: TrainerState, file: str) -> None:
     try:
         state.save_to_json(file)
     except TypeError:
-        # A look at each entry of a long log takes its time.
+        # Checking each entry of a long log is slow.
         state_as_json(state).save_to_json(file)

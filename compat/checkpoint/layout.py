@@ -16,9 +16,9 @@ class Part:
     """One file of a checkpoint.
 
     Attributes:
-        key: name of the part in the dict that a CheckpointIO takes and gives.
+        key: name of the part in the dict that a CheckpointIO takes and returns.
         file: name of the file in the folder.
-        older: names that earlier releases gave the file, read but not written.
+        older: names of the file in earlier releases, read but not written.
     """
 
     key: str
@@ -31,23 +31,23 @@ LAYOUT = (
     Part("lr_scheduler", "scheduler.pt"),
     Part("scaler", "scaler.pt"),
 )
-"""The parts that belong to the engine. Weights, random states, `trainer_state.json` and
-`training_args.bin` belong to the model and to HF's own code, which writes them beside these."""
+"""The parts that the engine writes. The model and HF's own code write weights, random states,
+`trainer_state.json` and `training_args.bin`."""
 
 STATE = "trainer_state.json"
-"""The state of the run; what HF writes last."""
+"""The state of the run; HF writes this file last."""
 
 ARGUMENTS = "training_args.bin"
-"""The arguments of the run, a pickle of HF's class or ours."""
+"""The arguments of the run, a pickle of HF's class or of compat's."""
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"
-"""What HF's `enable_jit_checkpoint` leaves in a checkpoint while it writes it."""
+"""The file that HF's `enable_jit_checkpoint` creates in a checkpoint while writing it."""
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-"""What PEFT writes an adapter's weights into, in one format or the other."""
+"""The files of an adapter's weights, in either format."""
 
 ADAPTERS = (*ADAPTER_FILES, *(f"*/{name}" for name in ADAPTER_FILES))
-"""The adapter "default" lies in the checkpoint itself, those of another name in a folder of that name."""
+"""The adapter "default" is in the checkpoint itself, any other adapter in a folder of its name."""
 
 PLACES = (
     "model.safetensors",
@@ -57,7 +57,7 @@ PLACES = (
     *ADAPTER_FILES,
     "pytorch_model_fsdp.bin",
 )
-"""Where whole weights are looked for in a folder; the first that is there holds them."""
+"""The files that may hold full weights; the first existing one is used."""
 
 WEIGHTS = (
     *PLACES,
@@ -65,10 +65,10 @@ WEIGHTS = (
     "pytorch_model_fsdp_*/.metadata",
     "global_step*/*.pt",
 )
-"""Where the weights of a checkpoint lie, one way or another."""
+"""All possible paths of the weights of a checkpoint."""
 
 ZERO_FOLDERS = ("global_step*",)
-"""Folders in which DeepSpeed keeps its parts, and their universal form."""
+"""Folders of DeepSpeed's parts, and of their universal form."""
 
 ZERO_FILES = tuple(f"{folder}/{depth}*.pt" for folder in ZERO_FOLDERS for depth in ("", "*/", "*/*/"))
 """Archives that DeepSpeed loads as pickles."""
@@ -87,10 +87,10 @@ LOADED_WEIGHTS_ONLY = (
     "adapter_model.bin",
     "*/adapter_model.bin",
 )
-"""Archives of torch's that are loaded weights-only, or never."""
+"""Torch archives that are loaded weights-only, or never."""
 
 PICKLES = (*LOADED_WEIGHTS_ONLY, *ZERO_FILES, "*/.metadata")
-"""Files that are pickles, in a zip archive of torch's but for `.metadata`, which torch loads as it is."""
+"""Pickle files, in a torch zip archive except for `.metadata`, which torch unpickles directly."""
 
 _OTHER = (
     "model-*.safetensors",
@@ -107,20 +107,21 @@ CALLBACKS = "lightning_callbacks.pth"
 """States of Lightning's callbacks."""
 
 OPTIMIZER_EXTRA = "optimizer_extra.pth"
-"""What an optimizer keeps outside of its `state_dict`."""
+"""State that an optimizer keeps outside of its `state_dict`."""
 
 UNSAVED = "unsaved_weights.safetensors"
-"""Weights that training changes and that an adapter's own files leave out."""
+"""Weights that training changes and that an adapter's own files omit."""
 
 OURS = ("compat_manifest.json", "data_state*.pth", CALLBACKS, OPTIMIZER_EXTRA, UNSAVED)
-"""What a checkpoint of ours has beside HF's files."""
+"""The files of a compat checkpoint in addition to HF's."""
 
 TRAINERS = (*WEIGHTS, *PICKLES, *_OTHER)
-"""Every file that a Trainer itself puts into a checkpoint, models and processing classes aside."""
+"""Every file that a Trainer itself writes into a checkpoint, except those of models and processing
+classes."""
 
 
 def is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file, named by its path within a checkpoint, is one of `patterns`; `*` stays in a folder."""
+    """Whether a path within a checkpoint matches one of `patterns`; `*` does not match `/`."""
     parts = name.split("/")
     return any(
         len(parts) == len(pieces) and all(map(fnmatchcase, parts, pieces))
@@ -129,7 +130,7 @@ def is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def leaves_folder(name: object) -> bool:
-    """Whether a path that a file names leads out of the folder of that file."""
+    """Whether a path that a file names points outside of that file's folder."""
     parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
     is_absolute = PurePosixPath(str(name)).is_absolute() or bool(PureWindowsPath(str(name)).anchor)
     return not isinstance(name, str) or not name or is_absolute or ".." in parts
@@ -137,16 +138,16 @@ def leaves_folder(name: object) -> bool:
 
 @dataclass(frozen=True)
 class Lacks:
-    """Files that another one names, and that are not beside it.
+    """Files that another file names and that are missing.
 
     Attributes:
-        names: their paths from the folder of the file that names them.
+        names: their paths relative to the folder of that file.
     """
 
     names: tuple[str, ...]
 
     def within(self, file: str, there: Collection[str]) -> str:
-        """What is wrong with `file`, where `there` are all files of its checkpoint, on whichever disk."""
+        """Describe the problem of `file`; `there` are all files of its checkpoint, on all disks."""
         for name in self.names:
             path = (PurePosixPath(file).parent / name).as_posix()
             if not any(one == path or one.startswith(f"{path}/") for one in there):

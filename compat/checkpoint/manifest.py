@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 MANIFEST = "compat_manifest.json"
-"""Written last: a folder that has it is whole."""
+"""The name of the manifest. It is written last: a folder that has it is complete."""
 
 MANIFEST_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a damaged one may end with."""
+"""The errors that reading a damaged manifest may raise."""
 
 Traits = tuple[int, int, int]
-"""A file's number on its disk, its size and the time of its last change."""
+"""A file's inode number, its size and the time of its last change."""
 
 MISSING = "missing"
-"""What is wrong with a file that is not there."""
+"""The description of a missing file."""
 
 FORMAT = 1
 _CHUNK = 1 << 20
@@ -34,11 +34,11 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class Save:
-    """A save to the disks of several hosts, each of which has a part.
+    """A save to the disks of several hosts, each of which holds a part.
 
     Attributes:
-        id: the same in all parts, and in those of no other save.
-        processes: how many have written.
+        id: equal in all parts of the save, and unique to it.
+        processes: the number of processes that wrote it.
     """
 
     id: str
@@ -50,7 +50,7 @@ def seal(folder: str | Path, save: Save | None = None) -> None:
 
     Args:
         folder: a checkpoint to which nothing will be added.
-        save: where others have their part of it on other disks.
+        save: the save, if other disks hold other parts of it.
     """
     root = Path(folder)
     (root / MANIFEST).unlink(missing_ok=True)
@@ -63,14 +63,14 @@ def seal(folder: str | Path, save: Save | None = None) -> None:
 
 
 def reseal(folder: str | Path, known: Mapping[str, Traits] | None = None) -> None:
-    """Bring the manifest of a sealed folder up to date, reading only what has changed since.
+    """Update the manifest of a sealed folder, reading only the files that have changed since.
 
-    A callback may add to a checkpoint, or take from it, once it is told that it has been saved.
+    A callback may add files to a checkpoint, or remove some, when it is notified of the save.
 
     Args:
         folder: a sealed one.
-        known: the traits of its files when it was sealed; where None, files that are older than the manifest
-            count as they were.
+        known: the traits of its files when it was sealed; if None, files older than the manifest count as
+            unchanged.
     """
     root = Path(folder)
     sealed = (root / MANIFEST).stat().st_mtime_ns
@@ -91,25 +91,25 @@ def reseal(folder: str | Path, known: Mapping[str, Traits] | None = None) -> Non
 
 
 def traits(file: Path) -> Traits:
-    """By what a file is known again that nobody has written to."""
+    """Return the traits that identify an unchanged file."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read(folder: str | Path) -> dict[str, Any]:
-    """The entries of a manifest.
+    """Read the entries of a manifest.
 
     Returns:
         Path within the folder, with `/` → size in bytes and sha256.
 
     Raises:
-        MANIFEST_ERRORS: there is none, or it is damaged.
+        MANIFEST_ERRORS: the manifest is missing or damaged.
     """
     return _parsed(Path(folder))[0]
 
 
 def saved_as(folder: str | Path) -> Save | None:
-    """The save to several disks of which a folder is a part; None where it is of none, or not sealed."""
+    """Return the save to several disks that a folder belongs to; None if none, or if not sealed."""
     try:
         return _parsed(Path(folder))[1]
     except MANIFEST_ERRORS:
@@ -128,14 +128,14 @@ def _parsed(root: Path) -> tuple[dict[str, Any], Save | None]:
 
 
 def differences(folder: str | Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    """What differs from the manifest.
+    """Yield the differences from the manifest.
 
     Args:
         folder: a sealed one.
-        only: the files to look at; all if None.
+        only: the files to check; all if None.
 
     Yields:
-        The file, and what is wrong with it; `MANIFEST` itself where it is damaged.
+        The file, and the description of its problem; for `MANIFEST` itself if it is damaged.
     """
     root = Path(folder)
     try:
@@ -151,7 +151,7 @@ def differences(folder: str | Path, only: Collection[str] | None = None) -> Iter
 
 
 def files_of(root: Path) -> Iterator[str]:
-    """Every file of a folder but the manifest, by its path within it."""
+    """Yield every file of a folder except the manifest, by its path within the folder."""
     for parent, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
@@ -161,7 +161,7 @@ def files_of(root: Path) -> Iterator[str]:
 
 
 def flush(path: str | Path) -> None:
-    """Have what was written to a file or folder reach its disk."""
+    """Flush a file or folder to its disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -193,7 +193,7 @@ def _digest(file: Path, tell: Callable[[int], object] = lambda _: None) -> str:
 
 
 def _write(root: Path, entries: dict[str, Any], save: Save | None) -> None:
-    # Never half-written in a folder that others may already see.
+    # Written atomically, because the folder may already be visible.
     draft = root / f"{MANIFEST}.new"
     draft.write_bytes(_serialised(entries, save))
     flush(draft)
@@ -207,7 +207,7 @@ def _is_entry(item: tuple[str, Any]) -> bool:
 
 
 def _serialised(entries: dict[str, Any], save: Save | None) -> bytes:
-    """The one form of a manifest, with a digest of its own: a byte that differs shows."""
+    """Serialize a manifest in canonical form, with its own digest, so that any changed byte is detected."""
     body = json.dumps(entries, indent=1)
     of_save = "" if save is None else f'"save": {json.dumps(asdict(save))}, '
     digest = hashlib.sha256((of_save + body).encode()).hexdigest()

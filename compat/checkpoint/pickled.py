@@ -1,4 +1,4 @@
-"""Weights in the pickled format that came before safetensors."""
+"""Weights in the pickle format that preceded safetensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAFE, PICKLED, INDEX = ".safetensors", ".bin", ".index.json"
 
 
 def without_shared_memory(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The same tensors, each in memory of its own."""
+    """Return the same tensors, without shared memory."""
     return {
         name: value.detach().clone() if isinstance(value, torch.Tensor) else value
         for name, value in state_dict.items()
@@ -24,10 +24,11 @@ def without_shared_memory(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_pickles(folder: str) -> None:
-    """Turn the weights that lie in `folder` as safetensors into pickles, shard by shard.
+    """Convert the safetensors weights in `folder` to pickles, shard by shard.
 
     Args:
-        folder: what `save_pretrained` has written. A file goes only when its successor is whole.
+        folder: a folder written by `save_pretrained`. A file is removed only when its replacement is
+            complete.
     """
     for file in sorted(os.listdir(folder)):
         successor = pickled_name(file)

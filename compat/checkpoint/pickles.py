@@ -1,4 +1,4 @@
-"""What a pickle would run, found without running it."""
+"""Detects what a pickle would run, without running it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HARMLESS = re.compile(
     """,
     re.VERBOSE,
 )
-"""What a pickle may call beside the classes of libraries: these build values, and do nothing else."""
+"""Functions that a pickle may call in addition to the classes of libraries: they only build values."""
 
 LOADED_WHOLE = re.compile(
     r"""
@@ -49,21 +49,22 @@ LOADED_WHOLE = re.compile(
     """,
     re.VERBOSE,
 )
-"""What torch's and DeepSpeed's own shards name beside that. Those are loaded as pickles by their libraries,
-so that no other class may stand in them."""
+"""Further names in torch's and DeepSpeed's own shards. Their libraries unpickle these, so they may contain no
+other class."""
 
 _ARCHIVE = b"PK\x03\x04"
-"""How a zip archive begins. torch decides by it; an archive may also hang at the end of something else."""
+"""The first bytes of a zip archive. torch checks only these; an archive may also be appended to another
+file."""
 
 _PROGRAM = "constants.pkl"
-"""What tells torch that an archive is a program, which it loads as one."""
+"""The entry that marks an archive as a TorchScript program."""
 
 _LEGACY_PICKLES = 5
-"""torch's form before 1.6 is a row of so many pickles, and raw data after them."""
+"""The number of pickles in torch's format before 1.6, which are followed by raw data."""
 
 
 def named_in(path: str | Path, part: IO[bytes] | None = None) -> dict[str, bool]:
-    """The classes and functions that a file of torch's, or a bare pickle, names.
+    """Return the classes and functions that a torch file, or a bare pickle, names.
 
     Args:
         path: a zip archive with a `data.pkl`, or pickles.
@@ -73,7 +74,7 @@ def named_in(path: str | Path, part: IO[bytes] | None = None) -> dict[str, bool]
         `module.name` of each, and whether loading the file would call it.
 
     Raises:
-        CheckpointError: the file cannot be read as either.
+        CheckpointError: the file is neither.
     """
     names: dict[str, bool] = {}
     try:
@@ -88,7 +89,7 @@ def named_in(path: str | Path, part: IO[bytes] | None = None) -> dict[str, bool]
     except OSError:
         raise
     except Exception as error:
-        # A pickle's own words decide what fails, and how.
+        # The content of a pickle decides which error is raised.
         msg = f"`{path}`: no pickle that torch would have written ({type(error).__name__}: {error})."
         raise CheckpointError(msg) from error
     return names
@@ -100,11 +101,11 @@ def refuse_code(path: str | Path, part: IO[bytes] | None = None, *, is_loaded_wh
     Args:
         path: a zip archive with a `data.pkl`, or pickles.
         part: a part of the file that is such a one; all of it if None.
-        is_loaded_whole: whether a library will load it as a pickle, so that it may name what is known and
-            nothing else. Of what is loaded weights-only, or never, libraries' own classes may stand in it.
+        is_loaded_whole: whether a library will unpickle it, so that only known names are allowed. A file that
+            is loaded weights-only, or never, may also contain classes of libraries.
 
     Raises:
-        CheckpointError: the file and what it would call; or the file is no such thing.
+        CheckpointError: names the file and what it would call; or the file is neither kind.
     """
     found = named_in(path, part).items()
     if harmful := sorted(
@@ -118,10 +119,10 @@ def refuse_code(path: str | Path, part: IO[bytes] | None = None, *, is_loaded_wh
 
 
 def refused_class(error: Exception) -> str:
-    """The class for which torch has refused to load a pickle as plain data; empty where none was the reason.
+    """Return the class for which torch refused to load a pickle as plain data; empty if there is none.
 
     Args:
-        error: torch's.
+        error: torch's error.
     """
     is_refusal = isinstance(error, pickle.UnpicklingError)
     found = re.search(r"(?:GLOBAL|global) (\S+)", str(error)) if is_refusal else None
@@ -129,11 +130,11 @@ def refused_class(error: Exception) -> str:
 
 
 def with_entry(path: str | Path, named: str) -> str:
-    """A class with the entry of a file that holds it, as in ``a.Projector (`param_groups[0]['projector']`)``.
+    """Return a class with the entry that holds it, as in ``a.Projector (`param_groups[0]['projector']`)``.
 
     Args:
-        path: an archive of torch's; of anything else no entry is known.
-        named: `module.name` of the class.
+        path: a torch archive; in any other file, the entry is unknown.
+        named: the `module.name` of the class.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -146,7 +147,7 @@ def with_entry(path: str | Path, named: str) -> str:
 
 
 def _entries(value: Any, named: str, path: str = "") -> Iterator[str]:
-    """Where in a tree of plain data the objects of a class are."""
+    """Yield the paths of the objects of a class in a tree of plain data."""
     if isinstance(value, Inert) and value.named == named:
         yield path
     items: Any = ()
@@ -159,13 +160,13 @@ def _entries(value: Any, named: str, path: str = "") -> Iterator[str]:
 
 
 def _is_harmless(name: str, is_called: bool, is_loaded_whole: bool) -> bool:
-    """Whether a pickle may name something: what only builds a value, and, uncalled, what a library has."""
+    """Whether a pickle may name something: functions that only build values, and uncalled library names."""
     if HARMLESS.fullmatch(name):
         return True
     if is_loaded_whole:
         return LOADED_WHOLE.fullmatch(name) is not None
     module, _, attribute = name.rpartition(".")
-    # A name with a dot of its own reaches through one module into another.
+    # A dotted name can reach through one module into another.
     root = module.partition(".")[0]
     is_library = ":" not in name and root not in (*sys.stdlib_module_names, "__builtin__", "nt")
     is_class = attribute.lstrip("_")[:1].isupper()
@@ -187,7 +188,7 @@ def _load_archive(file: IO[bytes], names: dict[str, bool]) -> None:
 
 
 def _refuse_tar(file: IO[bytes]) -> None:
-    """Torch's form before 0.2, whose members it would unpickle, can begin as pickles do."""
+    """Refuse torch's format before 0.2, which can begin like a pickle and whose members torch unpickles."""
     is_tar = tarfile.is_tarfile(file)
     file.seek(0)
     if is_tar:
@@ -196,7 +197,7 @@ def _refuse_tar(file: IO[bytes]) -> None:
 
 
 def _load_row(file: IO[bytes], names: dict[str, bool]) -> None:
-    """Scan a pickle, or the row of them that torch wrote before it wrote archives."""
+    """Scan a pickle, or the sequence of pickles that torch wrote before it used archives."""
     for _ in range(_LEGACY_PICKLES):
         InertUnpickler(file, names).load()
         start = file.tell()

@@ -1,4 +1,4 @@
-"""Files of which each process of a job writes its own: by their numbers, one that is missing is missed."""
+"""Files that each process of a job writes for itself: their numbers show which ones are missing."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ OF_RANKS = (
     r"global_step\d+/(?:\w+_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt",
     r"global_step\d+/(?:\w+_)?zero_pp_rank_(\d+)_mp_rank_00_model_states\.pt",
 )
-"""Path within a checkpoint of what every process writes, with its number; processes count from 0."""
+"""Path within a checkpoint of a file that every process writes, with its rank, counted from 0."""
 
 OF_RANDOM_NUMBERS = ("rng_state_*.pth", "data_state_*.pth")
-"""Those that hold random numbers, without which a run goes on, with others."""
+"""The files that hold random states; a run can resume without them, with other random numbers."""
 
 _OPTIMIZERS, _MODELS = "_optim_states.pt", "_model_states.pt"
 
 
 def missing_of_ranks(names: Collection[str], written: int = 0) -> Iterator[tuple[str, str]]:
-    """The files of single processes that a checkpoint lacks.
+    """Find the files of single processes that a checkpoint lacks.
 
     Args:
         names: every file, by its path within the checkpoint.
-        written: how many processes are known to have written it.
+        written: the number of processes known to have written it.
 
     Yields:
-        The first file of each kind that is missing, and how that is known.
+        The first missing file of each kind, and how its absence is known.
     """
     there = [
         {int(found[1]): found for name in names if (found := re.fullmatch(pattern, name))}
         for pattern in OF_RANKS
     ]
-    # A job of one process gives its random states no number.
+    # A job of one process writes its random states without a number.
     processes = max((max(by_rank) + 1 for by_rank in there if by_rank), default=0)
     processes = max(processes, written, 2 if "rng_state_0.pth" in names else 0)
     for by_rank in there:
@@ -52,5 +52,5 @@ def missing_of_ranks(names: Collection[str], written: int = 0) -> Iterator[tuple
 
 
 def _folders(names: Collection[str], ending: str) -> set[str]:
-    """Where files of an ending lie."""
+    """Return the folders of files with a suffix."""
     return {name.rpartition("/")[0] for name in names if name.endswith(ending)}

@@ -1,4 +1,4 @@
-"""Weights that `save_pretrained` has written under names that the model no longer has."""
+"""Weights that `save_pretrained` wrote under names that the model no longer has."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def load_renamed(model: PreTrainedModel, checkpoint: str) -> _IncompatibleKeys:
-    """Load what `from_pretrained` finds for a model, and leave the rest of it as it is.
+    """Load the weights that `from_pretrained` finds for a model, and keep the others unchanged.
 
-    `from_pretrained` draws at random what it does not find.
+    `from_pretrained` initializes missing weights at random.
 
     Args:
-        model: takes the weights.
+        model: the model; modified in place.
         checkpoint: a folder with weights.
 
     Returns:
-        What was missing there and what was not known, by the names that transformers translates to.
+        The missing and the unexpected keys, under the names that transformers translates to.
     """
     current, told = type(model).from_pretrained(
         checkpoint, config=copy.deepcopy(model.config), output_loading_info=True

@@ -1,4 +1,4 @@
-"""Which checkpoints stay."""
+"""Removal of old checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _CLOCK_IS_TRUE = 1.0
-"""Seconds. Checkpoints whose times are no further apart lie on a file system that has no true ones."""
+"""Seconds. If the times of checkpoints differ by no more, the file system does not keep real times."""
 
 
 def rotate(
@@ -24,17 +24,17 @@ def rotate(
     by_time: bool = True,
     is_alone: bool = True,
 ) -> list[str]:
-    """Remove the oldest checkpoints beyond `limit`; the last one that a run can resume from stays.
+    """Remove the oldest checkpoints beyond `limit`; the last one that a run can resume from is kept.
 
-    Mirrors `transformers.trainer_utils.rotate_checkpoints`, which finds the last one by its time alone.
+    Mirrors `transformers.trainer_utils.rotate_checkpoints`, which finds the last one only by its time.
 
     Args:
         folder: the one that holds the checkpoints.
-        limit: how many may stay; all, where None or not positive.
-        keep: those that stay in any case, beside the newest: the best one.
-        saved: the one just saved, which stays, too.
-        by_time: whether the oldest is that of the earliest time, rather than that of the lowest step.
-        is_alone: whether checkpoints are whole on this disk; elsewhere `keep` has the last loadable one.
+        limit: how many to keep; all, if None or not positive.
+        keep: those that are always kept in addition to the newest: the best one.
+        saved: the one just saved, which is also kept.
+        by_time: whether to order by time rather than by step.
+        is_alone: whether checkpoints are complete on this disk; otherwise `keep` has the last loadable one.
 
     Returns:
         The checkpoints that were removed.
@@ -59,7 +59,7 @@ def rotate(
 
 
 def by_age(checkpoints: Sequence[str]) -> list[str]:
-    """Checkpoints, the oldest first: by the time of their writing, where that is told.
+    """Sort checkpoints, oldest first, by their modification time if the file system keeps it.
 
     Args:
         checkpoints: in the order of their update steps.
@@ -71,7 +71,7 @@ def by_age(checkpoints: Sequence[str]) -> list[str]:
 
 
 def _others(found: Sequence[str], doomed: Sequence[str]) -> Iterator[str]:
-    """Those that are not doomed, the newest first."""
+    """Yield the checkpoints that are not to be removed, newest first."""
     gone = set(doomed)
     return (path for path in reversed(found) if path not in gone)
 

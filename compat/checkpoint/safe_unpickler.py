@@ -1,4 +1,4 @@
-"""Reading a pickle without running anything that it names."""
+"""Reads a pickle without running anything that it names."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ TYPE = ("builtins.type", "__builtin__.type")
 
 
 class Inert:
-    """Stands for an object of any class: holds what it was made from, and does nothing.
+    """A stand-in for an object of any class: it holds the constructor arguments and does nothing.
 
     Attributes:
         named: `module.name` of the class or function that the pickle names.
-        args: what it was called with.
-        state: the attributes that it was given.
+        args: the arguments that it was called with.
+        state: the attributes that were set.
     """
 
     named = ""
 
     def __new__(cls, *args: object, **_: object) -> Self:
-        """Take whatever the pickle passes."""
+        """Accept any arguments that the pickle passes."""
         instance = super().__new__(cls)
         instance.args, instance.state = args, {}
         cls.record(args)
@@ -38,7 +38,7 @@ class Inert:
 
     @classmethod
     def record(cls, args: tuple[Any, ...]) -> None:
-        """Told of each call."""
+        """Record a call."""
 
     args: tuple[Any, ...]
     state: Any
@@ -47,10 +47,10 @@ class Inert:
         pass
 
     def __call__(self, *args: object, **_: object) -> None:
-        """Nothing where it is the class of None, which stands in the place of a token.
+        """Return None for the class of None, which replaces a token.
 
         Raises:
-            UnpicklingError: it is something else that a call has given.
+            UnpicklingError: it is any other result of a call.
         """
         if self.named not in TYPE or self.args != (None,):
             msg = f"it calls what a call of {self.named} gives"
@@ -72,7 +72,7 @@ class Inert:
         self.args = (*self.args, *items)
 
     def plain(self) -> Any:
-        """What it holds, as plain data: an enum by its value, other objects by their attributes."""
+        """Return its content as plain data: an enum as its value, other objects as their attributes."""
         if isinstance(self.state, dict) and self.state:
             return {key: plain(value) for key, value in self.state.items()}
         return plain(self.args[0]) if len(self.args) == 1 else [plain(arg) for arg in self.args]
@@ -83,7 +83,7 @@ class InertUnpickler(pickle.Unpickler):
 
     Args:
         file: the pickle.
-        named: takes the name of each, and whether the pickle calls it.
+        named: receives each name, and whether the pickle calls it.
     """
 
     def __init__(self, file: IO[bytes], named: dict[str, bool] | None = None) -> None:
@@ -92,7 +92,7 @@ class InertUnpickler(pickle.Unpickler):
 
     @override
     def find_class(self, module: str, name: str) -> type[Any]:
-        """A stand-in, whatever is asked for."""
+        """Return a stand-in for every name."""
         named = f"{module}.{name}"
         if "." in name:
             # An attribute of a class, or of a module that a module has imported.
@@ -102,7 +102,7 @@ class InertUnpickler(pickle.Unpickler):
 
         def record(args: tuple[Any, ...]) -> None:
             if named in TYPE and args == (None,):
-                # The class of None, which has no name of its own.
+                # The class of None, which has no importable name.
                 return
             # An enum may be written as an attribute of its class.
             is_member = named in GETATTR and isinstance(args[0], type) and issubclass(args[0], Inert)
@@ -112,12 +112,12 @@ class InertUnpickler(pickle.Unpickler):
 
     @override
     def persistent_load(self, pid: object) -> None:
-        """Nothing: tensors stay where they are."""
+        """Return None: tensors are not read."""
         return
 
 
 def plain(value: object) -> Any:
-    """`value` without stand-ins."""
+    """Replace stand-ins in `value` by plain data."""
     if isinstance(value, Inert):
         return value.plain()
     if isinstance(value, dict):
@@ -128,7 +128,7 @@ def plain(value: object) -> Any:
 
 
 def read_arguments(path: str) -> dict[str, Any]:
-    """The attributes of the arguments that a Trainer has saved as `training_args.bin`.
+    """Read the attributes of the arguments that a Trainer saved as `training_args.bin`.
 
     Args:
         path: the file.
@@ -137,7 +137,7 @@ def read_arguments(path: str) -> dict[str, Any]:
         Attribute → value, as plain data. No class and no function that the file names is looked up.
 
     Raises:
-        CompatError: the file is not what a Trainer writes.
+        CompatError: the file was not written by a Trainer.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -145,14 +145,14 @@ def read_arguments(path: str) -> dict[str, Any]:
             with archive.open(member) as file:
                 return _attributes(file)
     except Exception as error:
-        # A pickle's own words decide what fails, and how.
+        # The content of a pickle decides which error is raised.
         msg = f"`{path}`: not a file of saved arguments ({error}). Give a training_args.bin."
         raise CompatError(msg) from error
 
 
 def _attributes(file: IO[bytes]) -> dict[str, Any]:
     loaded = InertUnpickler(file).load()
-    # Weights, too, are objects of some class, and would pass for arguments that all have their defaults.
+    # Weights are also objects of a class, and would be read as arguments with only default values.
     if (
         not isinstance(loaded, Inert)
         or not isinstance(loaded.state, dict)

@@ -15,17 +15,17 @@ from compat.checkpoint.verify import problems
 from compat.errors import BrokenCheckpointError
 
 AUTO = "auto"
-"""The value of `resume_from_checkpoint` that resumes where there is something to resume from."""
+"""The value of `resume_from_checkpoint` that resumes if there is a checkpoint."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass
 class Choice:
-    """What `resume_from_checkpoint` comes to.
+    """The resolved value of `resume_from_checkpoint`.
 
     Attributes:
-        checkpoint: what HF is to be given.
+        checkpoint: the value to pass to HF.
         passed_over: checkpoint → its problems, for those that are newer and broken.
     """
 
@@ -33,7 +33,7 @@ class Choice:
     passed_over: dict[str, list[str]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
-        """A sentence for each checkpoint that was passed over."""
+        """Return a sentence for each checkpoint that was passed over."""
         then = (
             f"resuming from `{self.checkpoint}`" if isinstance(self.checkpoint, str) else "there is no other"
         )
@@ -47,7 +47,7 @@ def numbered(folder: str | Path) -> list[str]:
     """The checkpoints of a folder, the newest update step first."""
     if not os.path.isdir(folder):
         return []
-    # Listing tells what is a folder: none is looked at.
+    # Listing already identifies folders, so none is opened.
     with os.scandir(folder) as entries:
         found = [(_NAME.fullmatch(entry.name), entry) for entry in entries]
         steps = {int(name[1]): entry.path for name, entry in found if name and entry.is_dir()}
@@ -55,9 +55,9 @@ def numbered(folder: str | Path) -> list[str]:
 
 
 def last_whole(folder: str | Path, *, needs_weights: bool = True) -> str | None:
-    """The newest checkpoint in `folder` that is whole.
+    """Return the newest intact checkpoint in `folder`.
 
-    Mirrors `transformers.trainer_utils.get_last_checkpoint`, which takes the last one as it is.
+    Mirrors `transformers.trainer_utils.get_last_checkpoint`, which returns the last one without a check.
     """
     return cast("str | None", choose(AUTO, folder, needs_weights=needs_weights).checkpoint)
 
@@ -69,30 +69,30 @@ def _was_ended(checkpoint: str) -> bool:
 
 
 def is_loadable(checkpoint: str | Path, *, is_fresh: bool = False) -> bool:
-    """Whether a run can resume from a checkpoint, wherever its weights lie; states must be without classes.
+    """Whether a run can resume from a checkpoint, whose states must be plain data; weights may be anywhere.
 
     Args:
         checkpoint: a `checkpoint-N` folder.
-        is_fresh: whether its bytes are known to be as they were written.
+        is_fresh: whether its bytes are known to be unchanged.
     """
     return is_plain(checkpoint) and not problems(checkpoint, needs_weights=False, is_fresh=is_fresh)
 
 
 def is_plain(checkpoint: str | Path) -> bool:
-    """Whether what states a folder has are without classes."""
+    """Whether all states in a folder are plain data, without classes."""
     states = (os.path.join(checkpoint, part.file) for part in LAYOUT)
     return not any(os.path.isfile(file) and unloadable(file) for file in states)
 
 
 class Disk:
-    """What one disk has of a run's checkpoints; where a job has several, all of them are looked at as one."""
+    """The checkpoints of a run on one disk; the subclass for several disks treats them as one."""
 
     def numbered(self, folder: str | Path) -> list[str]:
         """The checkpoints of a folder, the newest update step first."""
         return numbered(folder)
 
     def has(self, checkpoint: str | Path) -> bool:
-        """Whether a folder is there."""
+        """Whether a folder exists."""
         return os.path.isdir(checkpoint)
 
     def was_ended(self, checkpoint: str) -> bool:
@@ -102,7 +102,7 @@ class Disk:
     def problems(
         self, checkpoint: str | Path, *, needs_weights: bool = True, processes: int | None = None
     ) -> list[str]:
-        """What keeps a checkpoint from being loaded."""
+        """Return the problems that prevent loading a checkpoint."""
         return problems(checkpoint, needs_weights=needs_weights, processes=processes)
 
 
@@ -120,19 +120,19 @@ def choose(
     """The checkpoint that a run resumes from.
 
     Args:
-        asked: `resume_from_checkpoint` as given.
-        folder: where True and "auto" look for one.
-        needs_weights: whether the weights must lie where HF's own Trainer has them.
-        processes: how many will load it.
-        disk: what looks at checkpoints.
+        asked: the value of `resume_from_checkpoint`.
+        folder: the folder that True and "auto" search.
+        needs_weights: whether the weights must be at the paths of HF's own Trainer.
+        processes: the number of processes that will load it.
+        disk: the object that checks checkpoints.
 
     Returns:
-        The newest whole one for True and "auto". Where there is none at all, None for "auto", and True as it
-        is: HF has words for it. All else as it is.
+        The newest intact one for True and "auto". If there is none at all, None for "auto", and True
+        unchanged, for which HF raises its error. All other values unchanged.
 
     Raises:
-        BrokenCheckpointError: the checkpoint that was given is broken, or with True all are; or with "auto"
-            all are that were written to their end.
+        BrokenCheckpointError: the given checkpoint is broken; with True, all are broken; with "auto", all
+            that were completely written are broken.
     """
     if asked is True or asked == AUTO:
         choice = Choice(None if asked == AUTO else asked)

@@ -1,4 +1,4 @@
-"""What the small files of a checkpoint hold, as tables: what is of another kind is found ahead of its use."""
+"""Tables of the content of a checkpoint's small files, to find wrong types before use."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LARGEST = 2**63
-"""Counts are below it; epochs of data without length are as many as an index can be."""
+"""The upper bound of counts; data without length has as many epochs as an index can hold."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be.
+    """A type of values.
 
     Attributes:
-        what: in words.
-        fits: whether a value is such a one.
+        what: the description.
+        fits: whether a value is of this type.
     """
 
     what: str
     fits: Callable[[Any], bool]
 
     def or_none(self) -> Kind:
-        """The same, or None."""
+        """Return the same type, with None allowed."""
         return Kind(f"{self.what} or null", lambda value: value is None or self.fits(value))
 
 
@@ -84,7 +84,7 @@ STATE_OF_RUN: Mapping[str, Kind] = {
     "stateful_callbacks": EITHER.or_none(),
     **dict.fromkeys(("is_local_process_zero", "is_world_process_zero", "is_hyper_param_search"), FLAG),
 }
-"""Entry of `trainer_state.json` → what it may be."""
+"""Entry of `trainer_state.json` → its type."""
 
 POSITION: Mapping[str, Kind] = {
     **dict.fromkeys(("epoch", "batches"), WHOLE),
@@ -94,23 +94,23 @@ POSITION: Mapping[str, Kind] = {
     "own": ANY,
     "rows": WHOLE.or_none(),
 }
-"""Entry of `data_state.pth` → what it may be."""
+"""Entry of `data_state.pth` → its type."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        entries: entry → what it may be; entries that are not named may be anything.
-        needed: entries that must be there.
+        entries: entry → its type; other entries may be anything.
+        needed: required entries.
     """
 
     entries: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     needed: tuple[str, ...] = ()
 
     def wrong(self, value: object) -> str:
-        """What is wrong with the content of such a file; empty where nothing is."""
+        """Describe the problem of a file's content; empty if there is none."""
         if not isinstance(value, dict):
             return f"a {type(value).__name__}, where entries by name are wanted"
         if missing := [name for name in self.needed if name not in value]:
@@ -131,7 +131,7 @@ OF_JSON: Mapping[str, Shape] = {
     "adapter_config.json": Shape({"peft_type": TEXT.or_none()}),
     "*/adapter_config.json": Shape({"peft_type": TEXT.or_none()}),
 }
-"""Files of JSON → what they hold."""
+"""JSON files → their content."""
 
 OF_PICKLES: Mapping[str, Shape] = {
     "data_state*.pth": Shape(POSITION, ("epoch", "batches", "is_over", "depends_on")),
@@ -141,16 +141,16 @@ OF_PICKLES: Mapping[str, Shape] = {
     CALLBACKS: Shape({"callbacks": STATES, "callback_metrics": STATES}),
     OPTIMIZER_EXTRA: Shape(dict.fromkeys(("attributes", "groups", "optimizers", "schedulers"), STATES)),
 }
-"""Pickles of plain data → what they hold."""
+"""Pickles of plain data → their content."""
 
 
 def shape_of(name: str, table: Mapping[str, Shape]) -> Shape:
-    """The shape of a file, named by its path within a checkpoint; that of any where it has none."""
+    """Return the shape of a file, from its path within a checkpoint; one that allows anything by default."""
     return next((shape for pattern, shape in table.items() if is_one_of(name, (pattern,))), _ANYTHING)
 
 
 def wrong_in_json(name: str, text: str) -> str:
-    """What is wrong with the text of a file of JSON.
+    """Describe the problem of a JSON file's text; empty if there is none.
 
     Args:
         name: path within a checkpoint.
@@ -164,11 +164,11 @@ def wrong_in_json(name: str, text: str) -> str:
 
 
 def wrong_in_pickle(name: str, file: Path) -> str:
-    """What is wrong with the content of a pickle, of which nothing is looked up or called.
+    """Describe the problem of a pickle's content, without looking up or calling any name.
 
     Args:
         name: path within a checkpoint.
-        file: an archive of torch's; others are taken as they are.
+        file: a torch archive; other files are not checked.
     """
     shape = shape_of(name, OF_PICKLES)
     if shape is _ANYTHING or not zipfile.is_zipfile(file):
@@ -177,12 +177,12 @@ def wrong_in_pickle(name: str, file: Path) -> str:
         member = next(each for each in archive.namelist() if each.endswith("data.pkl"))
         with archive.open(member) as content:
             value = InertUnpickler(content).load()
-    # An object of some class is for those to judge who look at classes.
+    # Objects of classes are checked elsewhere.
     return "" if isinstance(value, Inert) else shape.wrong(value)
 
 
 def _described(value: object) -> str:
-    """A value in few characters."""
+    """Describe a value in a few characters."""
     text = json.dumps(value) if isinstance(value, (str, int, float, bool, type(None))) else ""
     return text if text and len(text) <= _SHORT else f"a {type(value).__name__}"
 

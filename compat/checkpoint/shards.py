@@ -1,4 +1,4 @@
-"""Folders of `torch.distributed.checkpoint`: which files they name, and where the bytes of each entry lie."""
+"""Folders of `torch.distributed.checkpoint`: the files that they name, and the location of each entry."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 METADATA = ".metadata"
-"""The file that says what is saved, of which type and where; a pickle."""
+"""The file that lists the saved entries with their types and locations; a pickle."""
 
 
 class Slice(io.RawIOBase):
-    """A part of a file, as a file.
+    """A part of a file, as a file object.
 
     Args:
         path: the file.
@@ -66,7 +66,7 @@ class Slice(io.RawIOBase):
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """What a folder says of itself.
+    """Read the metadata of a folder.
 
     Raises:
         CheckpointError: its pickle would run code, or torch cannot read it.
@@ -80,18 +80,18 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def wrong_in_shards(folder: Path) -> str | Lacks:
-    """What keeps a folder from being loaded, without loading any of its entries.
+    """Find out what prevents loading a folder, without loading any of its entries.
 
-    torch unpickles an entry of bytes (a number, a text) as it stands, and tensors weights-only.
+    torch unpickles an entry of bytes (a number, a text) directly, and loads tensors weights-only.
 
     Args:
-        folder: has a `.metadata`.
+        folder: a folder with a `.metadata`.
 
     Returns:
-        A phrase for the first problem, or the files that are missing; empty where there is none.
+        A phrase for the first problem, or the missing files; empty if there is no problem.
 
     Raises:
-        CheckpointError: as `read_metadata` does.
+        CheckpointError: as for `read_metadata`.
     """
     missing = []
     metadata = read_metadata(folder)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole, unchanged and safe to load."""
+"""Verifies that a checkpoint is complete, unchanged and safe to load."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ARCHIVE = b"PK\x03\x04"
 _CHUNK = 1 << 20
 _TORCHS = (".bin", ".ckpt", ".pt", ".pth")
 _ROW = ".distcp"
-"""Ending of files that are archives in a row; where each begins, their `.metadata` says."""
+"""Suffix of files that are concatenated archives, whose offsets are in their `.metadata`."""
 
 _UNKNOWN_TYPE = re.compile(r"unknown variant `(\w+)`")
 _WAY_OUT = (
@@ -67,14 +67,14 @@ _INTERRUPTED = "HF was interrupted while it wrote this checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is in a checkpoint, or in the part of one that lies on one disk.
+    """The findings on a checkpoint, or on its part on one disk.
 
     Attributes:
         names: its files.
         is_sealed: whether it has a manifest.
-        save: what the manifest says of a save to several disks.
-        changes: file → what differs from the manifest.
-        contents: file → what is wrong with it itself.
+        save: the save to several disks that the manifest records.
+        changes: file → its difference from the manifest.
+        contents: file → the problem of its content.
     """
 
     names: frozenset[str]
@@ -94,18 +94,19 @@ def problems(
 ) -> list[str]:
     """What keeps a checkpoint from being loaded.
 
-    One that `compat` has written is held against its manifest, byte for byte. One of HF's own has none: its
-    files must be there, and be readable as what their names say. No pickle is loaded for that.
+    A checkpoint that `compat` has written is checked against its manifest, byte for byte. HF's own
+    checkpoints have none: their files must exist, and be readable as the kind of file that their names
+    indicate. No pickle is loaded for that.
 
     Args:
         folder: a `checkpoint-N` folder.
-        needs_weights: whether the weights must lie where HF's own Trainer has them.
-        weights_only: whether nothing else will be loaded.
-        is_fresh: whether the manifest was written just now, so that no byte is held against it.
-        processes: how many will load it, each its own random state; None where none is loaded.
+        needs_weights: whether the weights must be at the paths of HF's own Trainer.
+        weights_only: whether only weights will be loaded.
+        is_fresh: whether the manifest was written just now, so that bytes need not be checked.
+        processes: how many will load it, each with its own random state; None if none is loaded.
 
     Returns:
-        A phrase for each problem, which begins with the file; none where the checkpoint is whole.
+        A phrase for each problem, which begins with the file; empty if the checkpoint is intact.
     """
     root = Path(folder)
     if weights_only:
@@ -116,12 +117,12 @@ def problems(
 
 
 def looked_at(root: Path, only: Callable[[str], bool] = lambda _: True, *, is_fresh: bool = False) -> Report:
-    """Read a folder, and hold each file against the manifest and its own name.
+    """Read a folder, and check each file against the manifest and against its name.
 
     Args:
         root: a `checkpoint-N` folder, or a part of one.
-        only: which files to look into.
-        is_fresh: as `problems` takes it.
+        only: selects the files to check.
+        is_fresh: as for `problems`.
     """
     names, is_sealed = frozenset(files_of(root)), (root / MANIFEST).exists()
     asked = {name for name in {*names, *sealed(root)} if only(name)}
@@ -141,16 +142,16 @@ def judged(
     needs_weights: bool = True,
     processes: int | None = None,
 ) -> Iterator[tuple[int | None, str, str]]:
-    """What keeps a checkpoint from being loaded, of which each disk of a job may have a part.
+    """Yield the problems that prevent loading a checkpoint, of which each disk may have a part.
 
     Args:
-        reports: one for each disk that has any of it.
-        needs_state: whether the run is gone on with.
+        reports: one for each disk that has a part of it.
+        needs_state: whether the run is resumed.
         needs_weights: whether the weights must lie where HF's own Trainer has them.
-        processes: as `problems` takes it.
+        processes: as for `problems`.
 
     Yields:
-        Which report speaks of it (None for what is in none), the file, and what is wrong.
+        The index of the report (None if no report has the file), the file, and the problem.
     """
     there = frozenset[str]().union(*(report.names for report in reports))
     for index, report in enumerate(reports):
@@ -174,31 +175,31 @@ def judged(
 def _of_saves(
     reports: Sequence[Report], there: Collection[str], processes: int | None
 ) -> Iterator[tuple[str, str]]:
-    """What shows that parts are of two saves, or that the part of a disk is not there."""
+    """Yield the signs that parts belong to different saves, or that the part of a disk is missing."""
     saves = {report.save for report in reports if report.is_sealed}
     if len(saves) > 1:
         yield MANIFEST, "the parts on the disks of this job were not saved together"
         return
     save = next(iter(saves), None)
     if save is None and all(report.is_sealed for report in reports):
-        # What one disk has been given is in its manifest.
+        # Files copied to a disk are in its manifest.
         return
     written = 0 if save is None else save.processes
     for name, wrong in missing_of_ranks(there, written):
         is_of_random_numbers = is_one_of(name, OF_RANDOM_NUMBERS)
-        # They are gone on with by as many processes only.
+        # Only the same number of processes can resume from these.
         if not (is_of_random_numbers and written and processes not in (None, written)):
             yield name, wrong + (_WAY_OUT if is_of_random_numbers else "")
 
 
 def damage(path: str | Path) -> list[str]:
-    """What shows that a checkpoint of any form is not as it was written.
+    """Return the signs that a checkpoint of any form has changed since it was written.
 
-    For one that is read without being resumed from: what it lacks, and what it would run, is for its reader
-    to say. Archives are found by their content, too, since an index may name them as it likes.
+    For a checkpoint that is read but not resumed from: its reader reports missing files and unsafe content.
+    Archives are also detected by their content, since an index may give them any name.
 
     Args:
-        path: a folder, or a file of Lightning's.
+        path: a folder, or a Lightning file.
 
     Returns:
         A phrase for each problem, which begins with the file.
@@ -223,7 +224,7 @@ def _damage(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_torchs(file: Path) -> bool:
-    """Whether a file begins as an archive does, and is one of torch's as far as can be read."""
+    """Whether a file begins like an archive, and is a torch archive as far as it can be read."""
     if file.suffix == _ROW:
         return False
     try:
@@ -237,15 +238,15 @@ def _is_torchs(file: Path) -> bool:
 
 
 def check_sums(file: Path | IO[bytes]) -> None:
-    """Read an archive through, and hold each of its members against its checksum.
+    """Read an archive, and check each of its members against its checksum.
 
     Args:
         file: a zip archive, or a part of a file that is one.
 
     Raises:
-        BadZipFile: what differs, or that it is no archive; or another error, of what cannot be read.
+        BadZipFile: a checksum differs, or the file is no archive. Reading may raise other errors.
     """
-    # torch's reader is stricter with a directory, and looks at no checksum.
+    # torch's reader checks the directory more strictly, but no checksums.
     torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -285,10 +286,10 @@ def _changes(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_made_up(name: str, wrong: str, there: Collection[str]) -> bool:
-    """Whether what a manifest misses is there all the same: on another disk, or as weights of another format.
+    """Whether a file missing from a manifest exists elsewhere: on another disk, or in another format.
 
-    Weights may have been split, joined or turned into another format since; those of an adapter stay in its
-    folder.
+    Weights may have been sharded, merged or converted to another format since; an adapter's weights remain in
+    its folder.
     """
     if wrong != MISSING:
         return False
@@ -300,7 +301,7 @@ def _is_made_up(name: str, wrong: str, there: Collection[str]) -> bool:
 
 
 def sealed(root: Path) -> Collection[str]:
-    """The files that the manifest of a folder vouches for; none where it has none."""
+    """Return the files in the manifest of a folder; none if it has no manifest."""
     try:
         return read(root).keys()
     except MANIFEST_ERRORS:
@@ -320,7 +321,7 @@ def _of_json(file: Path) -> str:
 
 
 def _of_state(file: Path) -> str:
-    """What keeps the installed HF from making a state of the run of it."""
+    """Describe why the installed HF cannot load the file as a `TrainerState`."""
     known = {field.name for field in dataclasses.fields(TrainerState)}
     unknown = sorted(json.loads(file.read_text(encoding="utf-8")).keys() - known)
     later = "which the installed transformers does not know: a later release has written it"
@@ -343,7 +344,7 @@ def _of_safetensors(file: Path) -> str:
 
 def _of_archive(file: Path) -> str:
     if not zipfile.is_zipfile(file):
-        # Before 1.6, torch wrote a row of pickles.
+        # Before 1.6, torch wrote a sequence of pickles.
         with open(file, "rb") as stream:
             return "" if stream.read(1) == b"\x80" else "empty, cut short, or nothing that torch has written"
     try:
@@ -383,7 +384,7 @@ def _of_pointer(file: Path) -> str | Lacks:
     if leaves_folder(name) or os.sep in name:
         return f"it names {name!r}, which is outside of the checkpoint"
     if not is_one_of(name, ZERO_FOLDERS):
-        # Its files would be unpickled, and are looked for by the names that DeepSpeed's folders have.
+        # DeepSpeed would unpickle its files, which are found by the names of its folders.
         return f"it names {name!r}, which is no folder that a Trainer has had DeepSpeed write"
     return "" if (file.parent / name).is_dir() else Lacks((name,))
 
@@ -401,4 +402,4 @@ CHECKS: tuple[tuple[tuple[str, ...], Check, bool], ...] = (
     ((f"*/{METADATA}",), _of_shards, True),
     (tuple(OF_PICKLES), _of_shape, True),
 )
-"""Which files → how they are checked, and whether also where the manifest vouches for their bytes."""
+"""File patterns → how they are checked, and whether they are checked even if the manifest matches."""

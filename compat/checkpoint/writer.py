@@ -1,4 +1,4 @@
-"""Writing while training goes on."""
+"""Writing in a thread while training continues."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class _Writing(threading.Thread):
-    """A piece of work in a folder. Not a daemon: a process that ends waits for what it is writing.
+    """A task that writes to a folder. Not a daemon thread: a process that exits waits for it.
 
     Attributes:
-        folder: where it writes.
-        done: set at its end. Before Python 3.13, a `join` that Ctrl-C interrupts takes the thread for ended.
+        folder: the folder that it writes to.
+        done: set at its end. Before Python 3.13, a `join` interrupted by Ctrl-C marks the thread as ended.
     """
 
     def __init__(self, folder: Path, target: Callable[[], None]) -> None:
@@ -35,9 +35,9 @@ class _Writing(threading.Thread):
 
 
 def wait_for_writers(folder: str | Path) -> None:
-    """Wait until no writer of this process is at work in a folder, whosever it is.
+    """Wait until no writer of this process is writing to a folder.
 
-    A run that was interrupted leaves its writer behind, which what comes next must not get in the way of.
+    An interrupted run leaves its writer running; later code must not interfere with it.
     """
     place = Path(folder).resolve()
     for thread in threading.enumerate():
@@ -46,7 +46,7 @@ def wait_for_writers(folder: str | Path) -> None:
 
 
 class Writer:
-    """Does one piece of work after another, each in a thread of its own; no two at once."""
+    """Runs tasks one after another, each in its own thread."""
 
     def __init__(self) -> None:
         self._thread: _Writing | None = None
@@ -54,31 +54,31 @@ class Writer:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a piece of work is under way."""
+        """Whether a task is running."""
         return self._thread is not None and not self._thread.done.is_set()
 
     def start(self, folder: str | Path, work: Iterable[Callable[[], object]]) -> None:
-        """Begin the next piece of work, after the end of the one before.
+        """Start the next task, after the end of the previous one.
 
         Args:
-            folder: where it writes.
-            work: what is done, in order.
+            folder: the folder that it writes to.
+            work: the functions to call, in order.
 
         Raises:
-            BaseException: the piece before has failed.
+            BaseException: the previous task failed.
         """
         self.finish()
         self._thread = _Writing(Path(folder).resolve(), partial(self._run, list(work)))
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what the last piece of work has failed with, once."""
+        """Raise the error of the last task, once."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def finish(self) -> None:
-        """Wait for the end of the work under way, and raise what it has failed with."""
+        """Wait for the running task, and raise its error."""
         if self._thread is not None:
             self._thread.done.wait()
             self._thread = None

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the arguments; those of the process where None.
+        argv: the arguments; those of the process if None.
 
     Returns:
         The exit status.
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(parser: argparse.ArgumentParser, words: list[str]) -> Callable[[], int]:
-    """What a command line asks for, ready to be called."""
+    """Return a function that runs the selected command."""
     if words[:1] and words[0] in fit.COMMANDS:
         return functools.partial(fit.run, words)
     words, behind = _cut(words)
@@ -60,7 +60,7 @@ def _chosen(parser: argparse.ArgumentParser, words: list[str]) -> Callable[[], i
 
 
 def _cut(words: list[str]) -> tuple[list[str], list[str] | None]:
-    """A command line, and what stands behind `--` in one that explains a script."""
+    """Split a command line that explains a script at `--`."""
     if words[:1] != ["explain"] or "--" not in words:
         return words, None
     place = words.index("--")

@@ -42,10 +42,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def main(namespace: argparse.Namespace) -> int:
-    """Convert, and say what was written.
+    """Convert, and print the result.
 
     Returns:
-        0, or 2 where it could not be done.
+        0, or 2 on failure.
     """
     from compat.checkpoint.convert import convert
     from compat.errors import CheckpointError

@@ -1,4 +1,4 @@
-"""`compat explain`: what HF arguments become under Lightning, before anything runs."""
+"""`compat explain`: shows how HF arguments are translated to Lightning, before anything runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ examples:
 """
 
 PIPED_WIDTH = 1000
-"""Characters of a line that no terminal folds."""
+"""The length of a line that no terminal wraps."""
 
 NAMES = frozenset({*FIELDS, "lightning"})
 
@@ -69,13 +69,13 @@ def main(namespace: argparse.Namespace) -> int:
     """Print the plan.
 
     Returns:
-        0, or 2 and what is wrong on stderr.
+        0, or 2 with the problem on stderr.
     """
     from compat.planning import plan
 
     try:
         with warnings.catch_warnings():
-            # The table tells of old names.
+            # The table shows old names.
             warnings.simplefilter("ignore", FutureWarning)
             made = plan(
                 gather(namespace.more, namespace.behind),
@@ -93,17 +93,17 @@ def main(namespace: argparse.Namespace) -> int:
 
 
 def gather(words: Sequence[str], script: Sequence[str] | None = None) -> dict[str, Any]:
-    """The arguments that a command line gives; flags win over a file, and both over a script.
+    """Return the arguments of a command line; flags override a file, and both override a script.
 
     Args:
         words: a file, and HF's flags.
-        script: a script with its arguments, where there is one.
+        script: a script with its arguments, if there is one.
 
     Returns:
         Argument → value.
 
     Raises:
-        CompatError: a flag that is not known, or a file that cannot be read.
+        CompatError: an unknown flag, or a file that cannot be read.
     """
     words = list(words)
     if script is not None:
@@ -115,7 +115,7 @@ def gather(words: Sequence[str], script: Sequence[str] | None = None) -> dict[st
     given = from_file(files[0]) if files else {}
     parser = HfArgumentParser(Seq2SeqTrainingArguments, prog="compat explain", usage=USAGE, add_help=False)
     typed = parser.typed(words)
-    # Flag by flag, so that those of a file stay.
+    # Flag by flag, so that other flags of a file are kept.
     flags = {f"lightning.{name}": value for name, value in as_flags(typed.pop("lightning", None)).items()}
     return gathered_keys({**given, **typed, **flags})
 
@@ -127,7 +127,7 @@ def from_file(path: str) -> dict[str, Any]:
         path: JSON, YAML, or what a Trainer saves as `training_args.bin`.
 
     Raises:
-        CompatError: the file is not there, or holds no arguments.
+        CompatError: the file does not exist, or holds no arguments.
     """
     if not os.path.isfile(path):
         msg = f"`{path}`: no such file. Give JSON, YAML or a training_args.bin, or flags that begin with --."
@@ -152,7 +152,7 @@ def from_file(path: str) -> dict[str, Any]:
 
 
 def known_only(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The training arguments among `given`: a script's file has other ones, too."""
+    """Return the training arguments among `given`: a script's file may have others."""
     known = {name: value for name, value in given.items() if name in NAMES}
     for name in given.keys() - known.keys():
         guess = nearest(name, FIELDS)
@@ -180,13 +180,13 @@ class _MadeError(BaseException):
 
 
 def from_script(words: Sequence[str]) -> dict[str, Any]:
-    """The arguments that a script makes first; it is run up to there.
+    """Return the first arguments that a script creates; the script is run up to that point.
 
     Args:
         words: the script and its arguments, as for `compat run`.
 
     Raises:
-        CompatError: the script is not there, or ends without making any.
+        CompatError: the script does not exist, or ends without creating any.
     """
     if not words or not os.path.exists(words[0]):
         msg = f"`{words[0] if words else '--'}`: no such script. Give its path behind `--`."
@@ -222,12 +222,12 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
 
 
 def print_table(made: LightningPlan, *, show_all: bool) -> None:
-    """Print a plan for a reader: as wide and as coloured as a terminal has it, plain lines elsewhere."""
+    """Print a plan as text: with the width and colors of a terminal, or as plain lines elsewhere."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # A line is a row where another program reads it.
+    # One line per row if another program reads the output.
     console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, style in (("HF argument", "cyan"), ("value", "green"), ("becomes", "magenta"), ("why", "")):
@@ -275,4 +275,4 @@ def print_source(made: LightningPlan, *, show_all: bool) -> None:
 
 
 FORMATS = {"table": print_table, "json": print_json, "python": print_source}
-"""What `--format` takes → what prints it."""
+"""Value of `--format` → the function that prints it."""

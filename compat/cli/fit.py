@@ -35,6 +35,6 @@ def run(words: Sequence[str]) -> int:
     from compat.cli.lightning import run as run_command
     from compat.upstream import process
 
-    # Started otherwise, other processes would not know what to do.
+    # Otherwise the other processes would not run this command.
     process.command[:] = [sys.executable, "-m", "compat", *words]
     return run_command(words)

@@ -110,7 +110,7 @@ def _source(script: str, *, as_module: bool) -> str | None:
             if spec is not None and spec.submodule_search_locations is not None:
                 spec = importlib.util.find_spec(f"{script}.__main__")
         except (ImportError, ValueError):
-            return None  # Python tells of it, when the module is run
+            return None  # Python reports it when the module is run
         return None if spec is None else spec.origin
     return os.path.join(script, "__main__.py") if os.path.isdir(script) else script
 

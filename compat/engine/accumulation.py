@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def scheduler_among(
     callbacks: Iterable[Any], args: TrainingArguments
 ) -> GradientAccumulationScheduler | None:
-    """Lightning's callback that sets the size of windows, where there is one.
+    """Return Lightning's callback that sets the size of windows, if there is one.
 
     Args:
         callbacks: Lightning's callbacks of a run.
         args: HF's arguments.
 
     Raises:
-        ArgumentError: the arguments set a size as well, or the data has no length to plan by.
+        ArgumentError: the arguments set a size as well, or the data has no length.
     """
     found = next((one for one in callbacks if isinstance(one, GradientAccumulationScheduler)), None)
     if found is not None and args.gradient_accumulation_steps != 1:
@@ -44,12 +44,12 @@ def scheduler_among(
 def rescheduled(
     schedule: Schedule, args: TrainingArguments, scheduler: GradientAccumulationScheduler
 ) -> Schedule:
-    """The extent of a run whose epochs have windows of different sizes.
+    """Compute the schedule of a run whose epochs have windows of different sizes.
 
     Args:
-        schedule: as HF works it out, with windows of one micro-step.
+        schedule: HF's schedule, computed with windows of one micro-step.
         args: HF's arguments.
-        scheduler: tells the size for each epoch.
+        scheduler: the callback that holds the size for each epoch.
     """
 
     def updates(*epochs: int) -> int:

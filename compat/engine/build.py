@@ -1,4 +1,4 @@
-"""Live Lightning objects from a plan; the one place that builds them."""
+"""Builds live Lightning objects from a plan; no other module builds them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OURS = {
 """Flags that hold unless `lightning={...}` says otherwise: logs, the bar, the order of samples are HF's."""
 
 BROUGHT = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar}
-"""Flags that Lightning wants switched on where there is a callback of that kind."""
+"""Flags that Lightning requires to be on if there is a callback of that kind."""
 
 BUILT_HERE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 """Flags of a plan that the strategy object stands for."""
@@ -64,7 +64,7 @@ DONE_ELSEWHERE = (
     "fast_dev_run",
     "max_time",
 )
-"""Flags that are obeyed where HF's loaders are made, or by HF's control: schedules and counts follow them."""
+"""Flags that apply where HF's loaders are made, or through HF's control: schedules and counts follow them."""
 
 PASSED_ON = frozenset(
     flag.name
@@ -76,7 +76,7 @@ PASSED_ON = frozenset(
 ASK_FOR_STRATEGIES = frozenset(
     {"fsdp", "deepspeed", "parallelism_config"} | {f"lightning.{name}" for name in BUILT_HERE}
 )
-"""Arguments that ask for a strategy."""
+"""Arguments that request a strategy."""
 
 
 def build_trainer(
@@ -92,13 +92,13 @@ def build_trainer(
     """Build the Lightning Trainer of a plan.
 
     Args:
-        plan: what to build.
+        plan: the plan to build.
         device: the device that HF's arguments chose.
-        checkpoint_io: what reads and writes checkpoints.
+        checkpoint_io: the plugin that reads and writes checkpoints.
         scaler: the gradient scaler, with fp16.
         default_root_dir: where Lightning's own callbacks write.
         asked: flags of `lightning={...}`, with their live objects.
-        facts: the processes of the job; one alone where None.
+        facts: the processes of the job; a single process if None.
 
     Returns:
         A Trainer that validates and predicts; `attach_session` makes it fit.
@@ -127,12 +127,12 @@ def build_trainer(
     for name in (*BUILT_HERE, *DONE_ELSEWHERE):
         flags.pop(name, None)
     if flags.get("barebones"):
-        flags.pop("log_every_n_steps")  # Lightning refuses it then, whatever its value
+        flags.pop("log_every_n_steps")  # Lightning then refuses it, whatever its value
     with quiet():
         trainer = pl.Trainer(**flags, **built)  # type: ignore[arg-type]
     trainer._signal_connector = SignalConnector(trainer)
     trainer._logger_connector = LoggerConnector(trainer)
-    # What a run goes on from is HF's choice.
+    # HF chooses the checkpoint that a run resumes from.
     trainer._checkpoint_connector._user_managed = True
     trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
     trainer.predict_loop = PredictionLoop(trainer)
@@ -143,7 +143,7 @@ def check_supported(plan: LightningPlan) -> None:
     """Refuse a plan whose strategy cannot be built yet.
 
     Raises:
-        ArgumentError: what asks for that strategy, argument by argument.
+        ArgumentError: names each argument that requests that strategy.
     """
     if plan.strategy in STRATEGIES:
         return
@@ -169,7 +169,7 @@ def _plugins(asked: object, strategy: Strategy) -> list[Any]:
             )
             raise ArgumentError(msg)
     if isinstance(strategy, ParallelStrategy):
-        # It brings its own along, with the ranks that HF's arguments have found.
+        # This strategy has its own environment, with the ranks from HF's arguments.
         return [plugin for plugin in plugins if not isinstance(plugin, ClusterEnvironment)]
     if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         plugins.append(LightningEnvironment())
@@ -188,26 +188,26 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
 
 
 def _show_evaluation_schedule(trainer: pl.Trainer, args: TrainingArguments) -> None:
-    """Say in Lightning's words when HF evaluates: where callbacks that watch a metric look it up."""
+    """Set Lightning's flags to HF's evaluation schedule: callbacks that monitor a metric read them."""
     by_steps = args.eval_strategy == "steps"
     trainer.val_check_interval = (
         max(1, int(args.eval_steps)) * args.gradient_accumulation_steps if by_steps else 1.0
     )
-    # Not after each epoch: such callbacks wait for an evaluation then.
+    # HF does not evaluate after each epoch: such callbacks then wait for an evaluation.
     is_late = bool(args.eval_delay) and args.eval_strategy != "no"
     trainer.check_val_every_n_epoch = None if by_steps or is_late else 1
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back Lightning's notes on devices and tips: a script prints what it printed before it migrated."""
-    # Whichever distribution of Lightning was imported last has set it.
+    """Suppress Lightning's device notes and tips, so that a migrated script prints what it printed before."""
+    # The distribution of Lightning that was imported last has set it.
     logger = rank_zero.log
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # The device is HF's choice (`use_cpu`), made knowingly.
+            # HF's arguments chose the device (`use_cpu`).
             warnings.filterwarnings("ignore", message=".*available but not used.*")
             yield
     finally:

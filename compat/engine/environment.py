@@ -1,4 +1,4 @@
-"""The processes of a job as HF's arguments have found them, whoever has started them."""
+"""The processes of a job as HF's arguments detect them, whichever launcher started them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class HFEnvironment(ClusterEnvironment):
-    """Tells Lightning the ranks that HF's arguments know; the process group is theirs as well.
+    """Passes the ranks from HF's arguments to Lightning; HF's arguments also create the process group.
 
     Args:
         facts: the machine and the process.
@@ -48,7 +48,7 @@ class HFEnvironment(ClusterEnvironment):
 
     @override
     def set_world_size(self, size: int) -> None:
-        """Nothing: the job is as large as it is."""
+        """Do nothing: the size of the job is fixed."""
 
     @override
     def global_rank(self) -> int:
@@ -56,7 +56,7 @@ class HFEnvironment(ClusterEnvironment):
 
     @override
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: the launcher has given this process its rank."""
+        """Do nothing: the launcher has assigned the rank of this process."""
 
     @override
     def local_rank(self) -> int:

@@ -1,4 +1,4 @@
-"""HF's evaluation, a batch at a time, so that Lightning's evaluation loop can do the looping."""
+"""HF's evaluation, one batch at a time, so that Lightning's evaluation loop can drive it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ KEPT = ("losses", "preds", "labels", "inputs")
 class Evaluation:
     """One pass over an evaluation or prediction dataset.
 
-    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one turn of its loop, `result` what
-    follows the loop.
+    Mirrors the body of `transformers.Trainer.evaluation_loop`: `step` is one iteration of its loop, `result`
+    the code after the loop.
 
     Args:
         hf: the HF Trainer.
@@ -75,12 +75,11 @@ class Evaluation:
         concatenates = hf.args.eval_do_concat_batches
         self._kept = {name: make_container(concatenates=concatenates) for name in KEPT}
         self._gathering = Gathering(hf)
-        # Lightning's loop runs without gradients; whether a step may have them is `prediction_step`'s
-        # decision.
+        # Lightning's loop runs without gradients; `prediction_step` decides whether a step computes them.
         self._grad_enabled = torch.is_grad_enabled()
 
     def set_eval_mode(self) -> None:
-        """Put the model, and an optimizer with modes of its own, into eval mode."""
+        """Put the model into eval mode, and the optimizer too if it has modes."""
         for part in (self._model, self._hf.optimizer):
             if callable(getattr(part, "eval", None)):
                 part.eval()
@@ -132,7 +131,7 @@ class Evaluation:
         if inputs is not None:
             inputs = gather(pad(inputs))
         if labels is not None:
-            # Padded ahead of the logits, for `preprocess_logits_for_metrics` is given both.
+            # Labels are padded before the logits, because `preprocess_logits_for_metrics` takes both.
             labels = pad(labels)
         if logits is not None:
             logits = pad(logits)
@@ -183,7 +182,7 @@ class Evaluation:
         """Compute the metrics of the pass.
 
         Args:
-            dataloader: the loader that was evaluated; its dataset tells the number of samples.
+            dataloader: the loader that was evaluated; the number of samples is read from its dataset.
 
         Returns:
             Predictions, labels, metrics with their prefix, and the number of samples.

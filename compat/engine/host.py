@@ -1,4 +1,4 @@
-"""What the engine and the components of a trainer ask of the trainer, each name with a line of documentation.
+"""The members of a trainer that the engine and the components use, each with a line of documentation.
 
 `compat.Trainer` provides all of them: HF's own under HF's names, the seams of `compat.upstream`, and its
 components.
@@ -44,7 +44,7 @@ class RunState(Protocol):
     """The run of `fit` in progress, as the components see it: a `Session`."""
 
     has_ended: bool
-    """Whether the run that is resumed had ended itself."""
+    """Whether the resumed run had ended before its last update step."""
 
     @property
     def schedule(self) -> Schedule:
@@ -86,10 +86,10 @@ class RunState(Protocol):
 
 
 class UserModuleHost(Protocol):
-    """The component for a LightningModule of the user's."""
+    """The component for a user's LightningModule."""
 
     config: LRSchedulerConfig | None
-    """Its optimizer and scheduler, as it has configured them; None where they are HF's."""
+    """The optimizer and scheduler that the module configures; None if they are HF's."""
 
 
 class FitHost(Protocol):
@@ -119,22 +119,22 @@ class FitHost(Protocol):
         """What becomes of the arguments."""
 
     def make_plan(self) -> LightningPlan:
-        """Makes the plan from the arguments as they are now."""
+        """Makes the plan from the current arguments."""
 
     def build(self) -> pl.Trainer:
-        """Builds a Lightning Trainer as the plan has it."""
+        """Builds a Lightning Trainer from the plan."""
 
     def make_module(self) -> pl.LightningModule:
         """Builds the LightningModule around the model."""
 
     def limited(self, dataloader: Loader, name: str) -> Loader:
-        """A dataloader, less what a flag of Lightning's leaves out of it."""
+        """A dataloader, limited by a Lightning flag."""
 
     def announce(self, session: RunState) -> None:
         """Logs how long the run is."""
 
     def sync_context(self, batch: MicroBatch, model: nn.Module | None) -> AbstractContextManager[None]:
-        """Where gradients wait for the end of their window."""
+        """A context in which gradients are not synchronized until the end of their window."""
 
     def scheduler_waits_for_metrics(self) -> bool:
         """Whether HF steps the scheduler with the metrics of an evaluation."""
@@ -154,7 +154,7 @@ class CallbacksHost(Protocol):
 
 
 class ShutdownHost(Protocol):
-    """The component for signals and the limit of time."""
+    """The component for signals and the time limit."""
 
     @property
     def ends_itself(self) -> bool:
@@ -166,7 +166,7 @@ class CheckpointWriterHost(Protocol):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process has the whole of model and optimizer."""
+        """Whether model and optimizer are sharded among processes."""
 
     @property
     def disks(self) -> Disks:
@@ -174,24 +174,24 @@ class CheckpointWriterHost(Protocol):
 
     @property
     def leads_disk(self) -> bool:
-        """Whether this process does what is done once on its disk."""
+        """Whether this process does the work that is done once per disk."""
 
     @property
     def leads_known_disk(self) -> bool:
-        """The same, without looking for the disks."""
+        """The same, without detecting the disks."""
 
     @property
     def position_file(self) -> str:
-        """The name of the file with this process's place in the data."""
+        """The name of the file with this process's position in the data."""
 
     def look_for_disks(self) -> None:
-        """Finds out anew which processes share a disk."""
+        """Detects again which processes share a disk."""
 
     def require_place_to_save(self) -> None:
         """Refuses an output folder that cannot be written to."""
 
     def check_writing(self) -> None:
-        """Raises what the writer has failed with."""
+        """Raises the writer's error, if there is one."""
 
     def finish_writing(self) -> None:
         """Waits for the writer in this process."""
@@ -200,7 +200,7 @@ class CheckpointWriterHost(Protocol):
         """Waits for the writers of all processes."""
 
     def files_of_run(self) -> dict[str, torch.Tensor]:
-        """All but weights, optimizer and scheduler of a checkpoint."""
+        """The files of a checkpoint except weights, optimizer and scheduler."""
 
     def meet(self) -> None:
         """Waits for all processes."""
@@ -210,34 +210,34 @@ class CheckpointReaderHost(Protocol):
     """The component that reads checkpoints."""
 
     def load_position(self, checkpoint: str | None, session: RunState) -> Position | None:
-        """Where the run that is resumed stood in its data."""
+        """The position of the resumed run in its data."""
 
 
 class HubUploadsHost(Protocol):
     """The component that follows pushes to the Hub."""
 
     def uploading(self) -> set[str]:
-        """Folders that are on their way to the Hub."""
+        """Folders that are being uploaded to the Hub."""
 
     def when_pushed(self, do: Callable[[], None]) -> None:
-        """Does something once nothing is on its way."""
+        """Calls a function once no upload is in progress."""
 
 
 class SurprisesHost(Protocol):
-    """What looks at the first step of a run for what users would not expect."""
+    """The component that checks the first step of a run for unexpected behavior."""
 
     def watch(self, num_items: NumItems) -> NumItems:
-        """The number of items of the first window, watched."""
+        """Wraps the number of items of the first window, to record whether it is used."""
 
     def tell(self, inputs: Batch, num_items: NumItems, count: int) -> None:
-        """Looks at the first step of a run."""
+        """Checks the first step of a run."""
 
     def tell_of_evaluation(self, inputs: Batch) -> None:
-        """Looks at the first step of an evaluation."""
+        """Checks the first step of an evaluation."""
 
 
 class TrainerHost(Protocol):
-    """An HF Trainer, as the engine and the components see it."""
+    """The members of an HF Trainer that the engine and the components use."""
 
     # HF's state.
 
@@ -250,7 +250,7 @@ class TrainerHost(Protocol):
     callback_handler: CallbackHandler
     """HF's callbacks."""
     accelerator: Accelerator
-    """HF's accelerator, as `compat.trainer.accelerator` makes it act."""
+    """HF's accelerator, wrapped by `compat.trainer.accelerator`."""
     model: PreTrainedModel
     """The model; None after a hyperparameter search."""
     model_wrapped: PreTrainedModel
@@ -266,13 +266,13 @@ class TrainerHost(Protocol):
     eval_dataset: Rows
     """The evaluation data, or several by name."""
     processing_class: ProcessingClass
-    """What makes inputs of raw data: a tokenizer, for one."""
+    """The object that makes inputs from raw data, such as a tokenizer."""
     compute_metrics: Callable[..., Any] | None
-    """Makes metrics of predictions: a function of `EvalPrediction`, or metrics of torchmetrics."""
+    """Computes metrics from predictions: a function of `EvalPrediction`, or torchmetrics metrics."""
     compute_loss_func: Callable[..., Any] | None
-    """Makes a loss of a model's output."""
+    """Computes the loss from a model's output."""
     preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None
-    """Makes smaller outputs of a model's, before they are gathered."""
+    """Reduces a model's outputs before they are gathered."""
     gather_function: Callable[[Any], Any]
     """Gathers the outputs of an evaluation from all processes."""
     label_names: list[str]
@@ -282,9 +282,9 @@ class TrainerHost(Protocol):
     hub_model_id: str | None
     """The repository on the Hub."""
     push_in_progress: PushInProgress | None
-    """The uploads that HF has started last."""
+    """The uploads that HF started last."""
     neftune_noise_alpha: float | None
-    """The size of NEFTune's noise."""
+    """The scale of NEFTune's noise."""
     is_in_train: bool
     """Whether `train` is running."""
     is_deepspeed_enabled: bool
@@ -292,7 +292,7 @@ class TrainerHost(Protocol):
     is_fsdp_enabled: bool
     """Whether FSDP shards."""
     is_tp_enabled: bool
-    """Whether the model's tensors are split."""
+    """Whether the model is tensor-parallel."""
     model_accepts_loss_kwargs: bool
     """Whether the model divides its loss by `num_items_in_batch` itself."""
     place_model_on_device: bool
@@ -321,7 +321,7 @@ class TrainerHost(Protocol):
         """The train data."""
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Batch], Any]:
-        """The batches of a window, and what they count."""
+        """The batches of a window, and their number of items."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of a micro-batch."""
@@ -330,7 +330,7 @@ class TrainerHost(Protocol):
         """The loss of a micro-batch."""
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
-        """Where losses are computed: autocast."""
+        """The context in which losses are computed: autocast."""
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Loss, logits and labels of a batch."""
@@ -342,13 +342,13 @@ class TrainerHost(Protocol):
         """Builds the optimizer."""
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """What a batch costs."""
+        """The floating-point operations of a batch."""
 
     def num_examples(self, dataloader: Loader) -> int:
         """How many samples a loader has."""
 
     def store_flos(self) -> None:
-        """Adds up what was computed."""
+        """Adds the floating-point operations to the state."""
 
     def is_world_process_zero(self) -> bool:
         """Whether this process is the first of the job."""
@@ -366,7 +366,7 @@ class TrainerHost(Protocol):
         """Moves a batch."""
 
     def _wrap_model(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The model as it is called."""
+        """Wraps the model for training or evaluation."""
 
     def _evaluate(
         self, trial: Trial, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
@@ -374,7 +374,7 @@ class TrainerHost(Protocol):
         """Evaluates within training."""
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Does what HF's control asks for."""
+        """Logs, evaluates and saves as HF's control requests."""
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Ends a run."""
@@ -398,10 +398,10 @@ class TrainerHost(Protocol):
         """Writes the random states into a checkpoint."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Puts random states back."""
+        """Restores the random states."""
 
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        """Removes checkpoints over `save_total_limit`."""
+        """Removes checkpoints in excess of `save_total_limit`."""
 
     def _issue_warnings_after_load(self, load_result: _IncompatibleKeys) -> None:
         """Logs missing and unexpected keys."""
@@ -413,25 +413,25 @@ class TrainerHost(Protocol):
         """Waits for the uploads."""
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        """Where FSDP 2 does not reduce gradients."""
+        """A context in which FSDP 2 does not reduce gradients."""
 
     # The seams of `compat.upstream`.
 
     seeds_epoch_before_callbacks: bool
-    """Whether samplers learn of an epoch before its callbacks do."""
+    """Whether samplers receive the epoch before `on_epoch_begin` fires."""
     counts_skipped_batches: bool
     """Whether a resumed epoch counts from its first batch on."""
     restores_after_empty_window: bool
-    """Whether a resumed epoch without a batch left puts random numbers back."""
+    """Whether a resumed epoch without a batch left restores the random states."""
     adds_losses_in_place: bool
-    """Whether losses add up in the type and shape of the sum."""
+    """Whether losses are added in place, keeping the type and shape of the sum."""
     begins_epochs_afresh: bool
-    """Whether an epoch without a step logs no gradient norm of the one before."""
+    """Whether an epoch without a step does not log the previous epoch's gradient norm."""
     _session_schedule: Schedule
     """The length of the run in progress."""
 
     def _adopt_batch_size(self, batch_size: int | None) -> None:
-        """Takes the batch size that was found."""
+        """Sets the batch size that `auto_find_batch_size` found."""
 
     def _measure_training(self, dataloader: Loader) -> Schedule:
         """The length of a run."""
@@ -439,19 +439,19 @@ class TrainerHost(Protocol):
     def _set_up_training(
         self, schedule: Schedule, dataloader: Loader, resume_from_checkpoint: str | None, trial: Trial
     ) -> Prepared:
-        """Has HF make model, optimizer and scheduler ready."""
+        """Has HF prepare model, optimizer and scheduler."""
 
     def _start_bookkeeping(self, loss: torch.Tensor) -> None:
-        """Sets up what is counted between two logs."""
+        """Initializes the values that are accumulated between two logs."""
 
     def _seed_epoch(self, dataloader: Loader, epoch: int) -> None:
-        """Has samplers know the epoch."""
+        """Sets the epoch of the samplers."""
 
     def _forget_past(self) -> None:
         """Drops what `past_index` carries from batch to batch."""
 
     def _clip_and_measure_gradients(self, model: nn.Module | None) -> torch.Tensor | float | None:
-        """Clips, and returns the norm before."""
+        """Clips gradients, and returns their norm before clipping."""
 
     def _count_tokens_before_step(self, inputs: Batch) -> None:
         """Counts input tokens, where the release does so before the micro-step."""

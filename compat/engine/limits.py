@@ -1,4 +1,4 @@
-"""Dataloaders less some of their batches."""
+"""Dataloaders without some of their batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LimitedLoader:
     """The first batches of a dataloader, in every epoch.
 
     Args:
-        dataloader: HF's loader; all but its batches and their number is taken from it.
+        dataloader: HF's loader; every attribute except the batches and their number is read from it.
         limit: a number of batches, or a fraction of them where it is a float.
     """
 
@@ -35,7 +35,7 @@ class LimitedLoader:
     def __iter__(self) -> Iterator[Any]:
         loader = self._dataloader
         yield from itertools.islice(loader, self._limit)
-        # A loader of accelerate's that is not taken to its end goes on counting as the one in use.
+        # accelerate keeps a loader registered as the active one until it is exhausted.
         state = getattr(loader, "gradient_state", None)
         if state is not None and any(loader is used for used in state.dataloader_references):
             loader.end()
@@ -46,17 +46,17 @@ class LimitedLoader:
         return self._dataloader
 
     def less(self, count: int, at_once: int) -> LimitedLoader:
-        """This loader without its first batches, for a run that goes on."""
+        """Return this loader without its first batches, for a resumed run."""
         return LimitedLoader(less(self._dataloader, count, at_once), self._limit - count)
 
 
 def less(loader: Loader, count: int, at_once: int) -> Loader:
-    """A loader without its first batches.
+    """Return a loader without its first batches.
 
     Args:
         loader: the loader.
-        count: batches that this process has had.
-        at_once: batches that are drawn for one that each process gets.
+        count: batches that this process has already consumed.
+        at_once: batches drawn for each batch that one process receives.
     """
     if isinstance(loader, LimitedLoader):
         return loader.less(count, at_once)
@@ -64,10 +64,10 @@ def less(loader: Loader, count: int, at_once: int) -> Loader:
 
 
 def plain(loader: Loader) -> Loader:
-    """The loader itself, where it is limited."""
+    """Return the loader that a `LimitedLoader` wraps, or the loader itself."""
     return loader.whole if isinstance(loader, LimitedLoader) else loader
 
 
 def limited(dataloader: Loader, limit: float | None) -> Loader:
-    """A dataloader with at most `limit` batches; as it is where that is None."""
+    """Limit a dataloader to `limit` batches; return it unchanged if `limit` is None."""
     return dataloader if limit is None else LimitedLoader(dataloader, limit)

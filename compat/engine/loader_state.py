@@ -1,4 +1,4 @@
-"""What a loader keeps to itself: generators of random numbers, and states that a dataset has loaded."""
+"""Internal state of a loader: random number generators, and states that a dataset has loaded."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ States = dict[str, list[Any]]
 """Path of a generator from its loader → its kind and its state, as plain data."""
 
 MOST_ENTRIES = 64
-"""Entries of a container that is looked into: what has more holds data."""
+"""The largest container that is searched: a larger one holds data."""
 
 MOST_OBJECTS = 5000
-"""Objects that are looked at; a generator lies close to its loader."""
+"""The maximum number of objects that are searched; a generator is close to its loader."""
 
 CLOSED = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, type, types.ModuleType),
     *(torch.Tensor, np.ndarray, torch.device, torch.dtype),
     *(transformers.Trainer, transformers.PreTrainedModel, logging.Logger),
 )
-"""Kinds of objects that are not looked into: values, models, the trainer that a callback may lead to, and
-loggers, for each leads to all others: HF's collator that removes columns has one."""
+"""Kinds of objects that are not searched: values, models, a trainer that a callback may reference, and
+loggers, because each logger references all others (HF's collator that removes columns has one)."""
 
 LIBRARIES = (
     "torch",
@@ -48,11 +48,11 @@ LIBRARIES = (
     "builtins",
     "collections",
 )
-"""Packages whose classes are known to keep their generators on their objects."""
+"""Packages whose classes keep their generators on their instances."""
 
 CALLABLES = (functools.partial, types.MethodType, types.BuiltinMethodType)
 CALLED = ("__self__", "__func__", "func", "args", "keywords")
-"""What these are made of."""
+"""Callable types, and the attributes of theirs that are searched."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ GENERATORS = tuple(kind.type for kind in KINDS.values())
 
 
 class Generators:
-    """Generators of random numbers that a loader's parts have for themselves.
+    """Random number generators that the parts of a loader own.
 
     Args:
-        loader: its sampler, dataset and collator are searched, in this process alone: copies of them in
-            workers are out of reach.
+        loader: its sampler, dataset and collator are searched, in this process only: their copies in workers
+            cannot be reached.
     """
 
     def __init__(self, loader: Loader = None) -> None:
@@ -104,11 +104,11 @@ class Generators:
         self.search()
 
     def search(self) -> None:
-        """Look again: some are made with the first batch, as that of HF's collator for masked tokens."""
+        """Search again: some, such as the one of HF's masking collator, are created with the first batch."""
         self._found = {path: own for path, own in reachable(self._loader) if _kind_of(own) is not None}
 
     def states(self) -> States:
-        """Their states now."""
+        """Return their current states."""
         states: States = {}
         for path, own in self._found.items():
             name = _kind_of(own)
@@ -117,7 +117,7 @@ class Generators:
         return states
 
     def put_back(self, states: Mapping[str, Any]) -> None:
-        """Put those back that are there and were there when `states` were read."""
+        """Restore the generators that exist now and existed when `states` were read."""
         if states.keys() - self._found.keys():
             _touch(self._loader)
             self.search()
@@ -128,12 +128,12 @@ class Generators:
 
 
 def _touch(loader: Loader) -> None:
-    """Make a batch that nobody gets, of one row."""
+    """Make a batch of one row and discard it."""
     dataset: Rows = getattr(loader, "dataset", None)
     collate: Callable[..., Any] | None = getattr(loader, "collate_fn", None)
     if collate is None or not hasattr(dataset, "__getitem__"):
         return
-    # What it draws is put back by who asks for it; what fails here fails again where a batch is asked for.
+    # The caller restores the random states; an error here is raised again when a batch is requested.
     with contextlib.suppress(Exception):
         collate([dataset[0]])
 
@@ -145,10 +145,10 @@ def _kind_of(value: object) -> str | None:
 
 
 def reachable(root: object) -> Iterator[tuple[str, Any]]:
-    """Every object that another one holds, the nearest first.
+    """Yield every object reachable from another one, nearest first.
 
     Args:
-        root: where to begin; not among them.
+        root: the starting object; not yielded itself.
 
     Yields:
         The path to an object, and the object; each object once.
@@ -187,7 +187,7 @@ def _parts_of_object(holder: object) -> Iterator[tuple[str, Any]]:
 
 
 def _parts_of_class(holder: object, kind: type) -> Iterator[tuple[str, Any]]:
-    """What a class keeps for its objects: in slots, as attributes, and by what its methods name."""
+    """Yield what a class holds for its instances: slots, attributes, and globals that its methods name."""
     for name, value in list(vars(kind).items()):
         if isinstance(value, types.MemberDescriptorType):
             with contextlib.suppress(AttributeError):
@@ -203,7 +203,7 @@ def _is_small(container: Sized) -> bool:
 
 
 def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function closes over and has for defaults, and what it names in its own module."""
+    """Yield a function's closure, its defaults, and the globals that it names in its own module."""
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
@@ -220,13 +220,13 @@ def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]
 
 
 SHUFFLE_BUFFER = "BufferShuffledExamplesIterable"
-"""What shuffles a stream of `datasets`; its state leaves out the rows that wait in the buffer."""
+"""The class that shuffles a stream of `datasets`; its state omits the rows in its buffer."""
 
 
 def tells_all(loader: Loader) -> bool:
     """Whether the state of a loader is enough to go on from, and can be forgotten when the pass is over."""
     if getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False):
-        # They keep what they have loaded, and begin each later pass there.
+        # They keep the loaded state, and start each later pass from it.
         return False
     return all(type(part).__name__ != SHUFFLE_BUFFER for _, part in reachable(loader))
 
@@ -234,12 +234,12 @@ def tells_all(loader: Loader) -> bool:
 class LoadedState:
     """A state that a loader has loaded for the rest of one pass.
 
-    A dataset may keep what it has loaded, `datasets.IterableDataset` for one, and begin every later pass
-    there. What a load has set in it and a pass has left as it was is put back when the pass is over.
+    Some datasets, such as `datasets.IterableDataset`, keep a loaded state and start every later pass from it.
+    Attributes that loading set, and that the pass did not change, are restored when the pass is over.
 
     Args:
         loader: the loader.
-        state: what its `state_dict` gave.
+        state: the result of its `state_dict`.
     """
 
     def __init__(self, loader: Loader, state: object) -> None:
@@ -255,7 +255,7 @@ class LoadedState:
             yield own if isinstance(own, dict) else {}
 
     def note(self) -> None:
-        """Note what the load has set; some loaders load when the pass begins."""
+        """Record what loading has set; some loaders load when the pass begins."""
         for own, before in zip(self._own(), self._before, strict=True):
             self._set += [
                 (own, name, before.get(name), value)
@@ -265,7 +265,7 @@ class LoadedState:
         self._before = []
 
     def forget(self) -> None:
-        """Put back what is still as the load has set it."""
+        """Restore the attributes that still have the value that loading set."""
         for own, name, before, loaded in self._set:
             if own.get(name) is loaded:
                 own[name] = before

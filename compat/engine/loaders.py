@@ -1,4 +1,4 @@
-"""HF's dataloaders, as Lightning's loops take them: in accumulation windows, or one batch at a time."""
+"""HF's dataloaders for Lightning's loops: in accumulation windows, or one batch at a time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class WindowLoader:
     """The train dataloader, an accumulation window at a time.
 
     HF counts the items of a whole window before its first forward; Lightning's accumulation looks at one
-    batch at a time. So windows are fetched whole, and the session is told the place of each micro-batch in
-    its window; Lightning is given the batch as the collator has made it.
-    Mirrors the two inner loops of `transformers.Trainer._inner_training_loop`.
+    batch at a time. Therefore a window is fetched as a whole, and the session records the place of each
+    micro-batch in its window; Lightning receives the batch as the collator returned it. Mirrors the two inner
+    loops of `transformers.Trainer._inner_training_loop`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -39,12 +39,11 @@ class WindowLoader:
         self._given: int | None = None
 
     def __len__(self) -> int:
-        # Lightning would skip a run whose data has no length; HF begins it, and says that there are no
-        # samples.
+        # Lightning would skip a run whose data is empty; HF starts it, and logs that there are no samples.
         return ENDLESS if self._session.is_open else max(self._session.schedule.steps_in_epoch, 1)
 
     def __iter__(self) -> Iterator[Any]:
-        """Fetch lazily: no sample and no random number is drawn before the first batch is asked for."""
+        """Fetch lazily: no sample and no random number is drawn before the first batch is requested."""
         session = self._session
         if session.nothing_left:
             return
@@ -61,15 +60,15 @@ class WindowLoader:
         try:
             yield from self._windows(resumed)
         finally:
-            # Once the next pass is asked for: until then checkpoints hold where this one stands.
+            # When the next pass is requested: until then, checkpoints hold the position of this pass.
             resumed.end()
 
     def _seeded(self, loader: Loader) -> list[Any]:
-        """The loaders that are told of the epoch, of a loader and one that it was made from to be shorter."""
+        """Return the loaders whose epoch is set: a loader, and the longer one that it was made from."""
         whole, is_exact = self._session.dataloader, self._session.position is not None
         if loader is whole:
             return [whole]
-        # accelerate wraps the sampler of a loader that it shortens: HF misses it there, or finds another one.
+        # accelerate wraps the sampler of a loader that it shortens: HF finds none there, or another one.
         return [*([whole] if is_exact else []), *([loader] if looks_ahead(loader) or not is_exact else [])]
 
     def _windows(self, resumed: Resumed | None) -> Iterator[Any]:
@@ -87,9 +86,9 @@ class WindowLoader:
             resumed.begin(batches)
         end = schedule.steps_in_epoch
         if self._given is None:
-            # A checkpoint stands between windows: it has no gradients.
+            # A checkpoint is saved between windows: it holds no gradients.
             self._given = -(-step // size) * size
-        # What the epochs before this one have left of a window.
+        # The micro-batches that earlier epochs left of a window.
         carried = (self._given - step) % size if hf.carries_windows else 0
         by_length = session.is_open or hf.carries_windows
         window_from = partial(
@@ -131,14 +130,14 @@ class WindowLoader:
 
 
 def require_equal_lengths(dataloader: Loader, accelerator: Accelerator) -> None:
-    """Have all processes find out together that one of them would run out of batches ahead of the others.
+    """Check in all processes that none of them would run out of batches before the others.
 
     Args:
-        dataloader: this process's share of the data; one without a length is taken as it comes.
+        dataloader: this process's share of the data; a loader without a length is not checked.
         accelerator: HF's, which has the other processes' lengths gathered.
 
     Raises:
-        ArgumentError: the lengths differ. Under HF the longer processes wait for the others, for ever.
+        ArgumentError: the lengths differ. Under HF, the processes with more batches deadlock.
     """
     if accelerator.num_processes == 1:
         return
@@ -165,10 +164,10 @@ def _count_batches(dataloader: Loader) -> int:
 
 
 class EvaluationLoader:
-    """A dataloader for Lightning's evaluation and prediction loops, taken batch by batch to its end.
+    """A dataloader for Lightning's evaluation and prediction loops, iterated to its end.
 
-    Its own length is not passed on: a loop that stops by count would leave accelerate's loader open, which
-    then counts as the one in use, and would miss what a loader yields beyond the length it claims.
+    It does not report its length: a loop that stops by count would leave accelerate's loader registered as
+    active, and would miss batches that a loader yields beyond the length it reports.
     """
 
     def __init__(self, dataloader: Loader) -> None:
@@ -179,12 +178,12 @@ class EvaluationLoader:
 
     @property
     def batches(self) -> int | float:
-        """How many batches it says it has."""
+        """The number of batches that the dataloader reports."""
         return len(self._dataloader) if has_length(self._dataloader) else float("inf")
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._dataloader
 
     def release(self) -> None:
-        """Let go of the dataloader, which Lightning's loops would otherwise keep."""
+        """Drop the reference to the dataloader, which Lightning's loops would otherwise keep."""
         self._dataloader = ()

@@ -1,4 +1,4 @@
-"""HF's logs, as Lightning's callbacks and loggers see them."""
+"""HF's logs, as Lightning's callbacks and loggers receive them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 NO_METRICS = ("epoch",)
-"""What HF logs beside its metrics: Lightning counts epochs itself, and names files by its own count."""
+"""Keys that HF logs in addition to its metrics: Lightning counts epochs itself, and uses its count in file
+names."""
 
 KEPT_FROM_BARS = ("epoch", "_flos", "_per_second", "_runtime")
-"""Endings of what HF logs, and a progress bar has no room for."""
+"""Suffixes of logged keys that a progress bar does not show."""
 
 
 @contextlib.contextmanager
 def without_loggers_of_hf(trainer: pl.Trainer) -> Iterator[None]:
-    """Have a Lightning Trainer know only those loggers that do not write to the run of an HF integration."""
+    """Hide the loggers that write to the run of an HF integration from a Lightning Trainer."""
     loggers = trainer.loggers
     trainer.loggers = [one for one in loggers if not getattr(one, "belongs_to_hf", False)]
     try:
@@ -38,7 +39,7 @@ def without_loggers_of_hf(trainer: pl.Trainer) -> Iterator[None]:
 
 
 class HandedOnConnector(_LoggerConnector):
-    """Lightning's metrics where HF's callbacks hand on what modules log: their loggers are not told twice."""
+    """Lightning's metrics where HF's callbacks forward what modules log: loggers get it only once."""
 
     @override
     def log_metrics(self, metrics: dict[str, torch.Tensor], step: int | None = None) -> None:
@@ -49,8 +50,8 @@ class HandedOnConnector(_LoggerConnector):
 class LoggerConnector(_LoggerConnector):
     """Lightning's metrics, with those that HF logs among them.
 
-    HF owns what it logs: it stands in `log_history`, goes to loggers once, and is shown to callbacks here.
-    What callbacks and modules log by `self.log` goes to loggers by Lightning, on the same axis of update
+    HF's logs are in `log_history` and go to loggers once; this connector shows them to callbacks. Lightning
+    sends the values that callbacks and modules log with `self.log` to loggers, on the same axis of update
     steps.
     """
 
@@ -66,15 +67,15 @@ class LoggerConnector(_LoggerConnector):
         return found
 
     def show(self, logs: Mapping[str, Any]) -> None:
-        """Have callbacks see what HF has logged.
+        """Show the values that HF has logged to callbacks.
 
         Args:
-            logs: name → value; numbers alone are shown, and none under a name that a module or a callback has
-                logged itself.
+            logs: name → value; only numbers are shown, and none whose name a module or a callback has logged
+                itself.
         """
         results = self.trainer._results
         if results is not None:
-            # Looked up rather than computed: what is logged may be in the middle of its epoch.
+            # Read without computing it: the epoch of a logged value may still be in progress.
             self._own.update(entry.meta.name for _, entry in results.valid_items())
         hidden = {*NO_METRICS, *self._own}
         values = {
@@ -91,7 +92,7 @@ class LoggerConnector(_LoggerConnector):
     _is_left_to_hf = False
 
     def leave_to_hf(self) -> None:
-        """What is logged of the pass that ends goes to loggers by HF's own log, under HF's names."""
+        """Leave the values of this pass to HF's own log, which sends them to loggers under HF's names."""
         self._is_left_to_hf = True
 
     @override
@@ -107,6 +108,6 @@ class LoggerConnector(_LoggerConnector):
         loop, every = trainer._active_loop, trainer.log_every_n_steps
         if not isinstance(loop, FitLoop) or every == 0:
             return super().should_update_logs
-        # Before the optimizer steps, what is asked about is the step to come.
+        # Before the optimizer steps, the question is about the upcoming step.
         step = loop.epoch_loop.global_step + (not loop.is_counted)
         return step % every == 0 or self.trainer.should_stop

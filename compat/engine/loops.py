@@ -1,4 +1,4 @@
-"""Lightning's loops, asking HF's control where Lightning would ask its own flags."""
+"""Lightning's loops, which read HF's control where Lightning would read its own flags."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 END_OF_EPOCH = -1
-"""What a hook of a LightningModule returns to end the epoch ahead of a batch."""
+"""The value that a hook of a LightningModule returns to end the epoch before a batch."""
 
 
 class UndividedResult(ClosureResult):
@@ -49,7 +49,7 @@ class UndividedResult(ClosureResult):
 
     @override
     def _clone_loss(self) -> None:
-        # Nothing scales this loss in place, so that its detached self is copy enough.
+        # Nothing scales this loss in place, so detaching it suffices and no clone is needed.
         if self.closure_loss is not None:
             self.loss = self.closure_loss.detach()
 
@@ -66,12 +66,12 @@ class AutomaticOptimization(_AutomaticOptimization):
     def run_alone(self, strategy: Any, batch: Batch, batch_idx: int) -> None:
         """Run a micro-batch without Lightning's closure, by calling the parts of a step themselves.
 
-        The closure serves hooks, an optimizer that calls it, a gradient scaler, and a strategy that takes part
-        in backward and step.
+        The closure is needed only for hooks, for an optimizer that calls it, for a gradient scaler, and for a
+        strategy that takes part in backward and step.
 
         Args:
-            strategy: Lightning's, one of ours.
-            batch: as HF's collator has made it.
+            strategy: one of the strategies in `compat.engine.strategies`.
+            batch: the batch as HF's collator returned it.
             batch_idx: its index in the epoch.
         """
         session, module = self._session, strategy.lightning_module
@@ -90,7 +90,7 @@ class AutomaticOptimization(_AutomaticOptimization):
 
     @override
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Optimizer) -> None:
-        """HF zeroes gradients right after the step, where a backward inside `training_step` is safe."""
+        """Return None: HF zeroes gradients after the step, so a backward inside `training_step` is safe."""
         return
 
     @override
@@ -98,12 +98,12 @@ class AutomaticOptimization(_AutomaticOptimization):
         return lambda _: self._backward(optimizer)
 
     def _backward(self, optimizer: Optimizer) -> None:
-        """Run the backward of the loss that the accelerator has left to us, if it has."""
+        """Run the backward of the loss that the accelerator deferred, if there is one."""
         session = self._session
         if session.pending_loss is None:
             return
         loss, options = session.take_pending_loss()
-        # A hook of the backward may call the model again, whose gradients wait for the window as well.
+        # A backward hook may call the model again; its gradients also accumulate over the window.
         with session.hf._fit.sync_context(session.micro, session.model):
             self.trainer.strategy.backward(loss, optimizer, **options)
 
@@ -144,26 +144,26 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @property
     def _batches_that_stepped(self) -> int:
-        """Update steps that lie behind: the axis of HF's logs, on which Lightning's callbacks log as well."""
+        """Completed update steps: the axis of HF's logs, on which Lightning's callbacks also log."""
         return self.global_step
 
     @_batches_that_stepped.setter
     def _batches_that_stepped(self, value: int) -> None:
-        """Lightning counts from 0, and one less at the end of an epoch; its axis would drift from HF's."""
+        """Ignore Lightning's count, which starts at 0 and is one less at an epoch's end."""
 
     @override
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Run one micro-batch.
 
-        Where no Lightning callback, module or profiler listens, the hooks and records that serve only them
-        are left out; what is computed is the same.
+        If no Lightning callback, user module or profiler observes the run, the hooks and records that serve
+        only them are skipped; the result is the same.
 
         Raises:
-            StopIteration: a LightningModule of the user's ends the epoch.
+            StopIteration: a user module ends the epoch.
         """
         session, progress, connector = self._session, self.batch_progress, self.trainer._logger_connector
         if self.trainer.callbacks and not session.is_observed:  # type: ignore[attr-defined]
-            # One was added just now.
+            # A callback was added just now.
             session.is_observed = session.needs_closures = True
         batch, _, _ = next(data_fetcher)
         if session.is_over:
@@ -196,7 +196,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         connector.update_train_step_metrics()
 
     def _advance_alone(self, micro: MicroBatch, batch: Batch, batch_idx: int) -> None:
-        """Run one micro-batch without the hooks and records that serve only those who listen."""
+        """Run one micro-batch without the hooks and records that only observers need."""
         session, progress = self._session, self.batch_progress
         strategy: Any = self.trainer.strategy
         module = strategy.lightning_module
@@ -220,7 +220,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
             return self.automatic_optimization.run(trainer.optimizers[0], batch_idx, inputs)
 
     def _call(self, hook: str, *args: object) -> Any:
-        """Call a hook of callbacks and module; those that watch a metric come last, as at an epoch's end."""
+        """Call a hook of callbacks and module; callbacks that monitor a metric are called last."""
         trainer = self.trainer
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=False)
         answer = call._call_lightning_module_hook(trainer, hook, *args)
@@ -233,7 +233,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     def _build_kwargs(
         self, kwargs: OrderedDict[str, Any], batch: Batch, batch_idx: int
     ) -> OrderedDict[str, Any]:
-        """What Lightning finds by inspecting `training_step` anew at each step."""
+        """Return the arguments that Lightning finds by inspecting `training_step` at each step."""
         kwargs.update(batch=batch, batch_idx=batch_idx)
         return kwargs
 
@@ -248,9 +248,9 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         if self._session.is_observed:
             self.update_lr_schedulers("step", update_plateau_schedulers=True)
         control = self._session.hf.control
-        # A Lightning callback that stops the run is obeyed as an HF one would be.
+        # A Lightning callback can stop the run in the same way as an HF callback.
         control.should_training_stop |= self.trainer.should_stop
-        # HF looks at its control after a micro-step and not before the first one.
+        # HF reads its control after a micro-step, not before the first one.
         told = control.should_epoch_stop or control.should_training_stop
         self._told_to_stop = told and not self._session.is_over
 
@@ -261,14 +261,14 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @property
     def has_foreign_scheduler(self) -> bool:
-        """Whether Lightning steps the scheduler: a module's own, or one that a callback has put in."""
+        """Whether Lightning steps the scheduler: a user module's own, or one that a callback installed."""
         hf, configs = self._session.hf, self.trainer.strategy.lr_scheduler_configs
         is_own = hf._user_module.config is not None
         return bool(configs) and (is_own or configs[0].scheduler is not hf.lr_scheduler)
 
     @override
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
-        """HF's scheduler is stepped where an update step is counted."""
+        """Step only a scheduler that is not HF's; HF's is stepped where an update step is counted."""
         if self.has_foreign_scheduler:
             super().update_lr_schedulers(interval, update_plateau_schedulers)
 
@@ -278,7 +278,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     @override
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
-        """HF's control asks for evaluation, at any step, and the trainer runs it then and there."""
+        """Return False: HF's control requests evaluations, and the trainer runs them immediately."""
         return False
 
 
@@ -297,7 +297,7 @@ class FitLoop(_FitLoop):
         return self._session.is_counted
 
     def fast_forward(self) -> None:
-        """Count what lies behind a resumed run as done."""
+        """Count the completed steps of a resumed run as done."""
         session = self._session
         progress: Any = self.epoch_progress.current
         progress.ready = progress.started = progress.processed = progress.completed = session.epochs_trained
@@ -318,13 +318,13 @@ class FitLoop(_FitLoop):
 
     @property
     def _epochs_asked_for(self) -> int:
-        """Epochs with the one that a callback has added; 0 where none has."""
+        """Return the epochs with the one that a callback has added; 0 if none has."""
         planned = self._session.schedule.epochs
         return self.max_epochs if self.max_epochs == planned + 1 else 0
 
     @override
     def on_advance_start(self) -> None:
-        # StochasticWeightAveraging has the statistics of its averaged model taken anew.
+        # StochasticWeightAveraging recomputes the statistics of its averaged model.
         progress: Any = self.epoch_progress.current
         self._session.is_over = progress.processed == self._epochs_asked_for - 1
         with self._without_what_is_done():
@@ -332,7 +332,7 @@ class FitLoop(_FitLoop):
 
     @contextlib.contextmanager
     def _without_what_is_done(self) -> Iterator[None]:
-        """In an epoch that a run goes on in, groups of parameters have been added at its beginning."""
+        """Skip adding parameter groups in a resumed epoch: they were added at its beginning."""
         session, trainer, progress = (
             self._session,
             cast("Any", self.trainer),
@@ -349,13 +349,13 @@ class FitLoop(_FitLoop):
     @property
     @override
     def skip(self) -> bool:
-        """A run with nothing left to do still begins and ends, as its callbacks expect."""
+        """Return False: a run with nothing left to do still begins and ends, as its callbacks expect."""
         return False
 
     @override
     def on_run_start(self) -> None:
         with warnings.catch_warnings():
-            # HF's semantics: what it overrides is to be called once for an optimizer step.
+            # HF's semantics: an overridden hook is to be called once for an optimizer step.
             warnings.filterwarnings("ignore", message=".*the hooks will not be called on every batch")
             super().on_run_start()
         if self._session.goes_on_between_epochs and self._session.is_observed:
@@ -372,10 +372,10 @@ class FitLoop(_FitLoop):
         self._told_to_stop = control.should_training_stop
 
     def _end_last_epoch(self) -> None:
-        """What Lightning does after HF has saved at an epoch's end: the checkpoint holds nothing of it.
+        """Run Lightning's end of an epoch, after HF has saved: the checkpoint does not reflect it.
 
-        Callbacks that watch a metric and schedulers that wait for one act then. They see the metrics that the
-        checkpoint has kept.
+        Callbacks that monitor a metric, and schedulers that depend on one, act then. They see the metrics
+        stored in the checkpoint.
         """
         progress: Any = self.epoch_progress.current
         progress.completed -= 1
@@ -391,7 +391,7 @@ class FitLoop(_FitLoop):
 
     @override
     def _warn_if_modules_in_eval_mode(self) -> None:
-        """HF puts its model into train mode at each step, whatever mode it arrives in."""
+        """Do nothing: HF puts its model into train mode at each step, whatever its mode was."""
         if _keeps_modes(self.trainer):
             super()._warn_if_modules_in_eval_mode()
 
@@ -401,7 +401,7 @@ class EvaluationLoop(_EvaluationLoop):
 
     Args:
         trainer: the Lightning Trainer.
-        trainer_fn: what the Trainer is doing.
+        trainer_fn: the Trainer's current function.
         loader: the data.
         is_first: whether a validation begins with this pass.
         is_last: whether it ends with it; otherwise `finish` is called once HF has its metrics.
@@ -430,7 +430,7 @@ class EvaluationLoop(_EvaluationLoop):
     @override
     def reset(self) -> None:
         super().reset()
-        # From here on it is what progress bars count to; the data alone sets the limit.
+        # From here on this value is only the total of progress bars; the data sets the limit.
         loader: Loader = self._data_source.instance
         self._max_batches = [getattr(loader, "batches", float("inf"))]
 
@@ -471,12 +471,12 @@ class EvaluationLoop(_EvaluationLoop):
             self._module_mode.restore(module)
 
     def begin(self) -> None:
-        """Call the hooks of callbacks that begin a validation."""
+        """Call the callback hooks that begin a validation."""
         for hook in ("on_validation_start", "on_validation_epoch_start"):
             call._call_callback_hooks(self.trainer, hook)
 
     def finish(self) -> None:
-        """Call the hooks of callbacks that end a validation."""
+        """Call the callback hooks that end a validation."""
         trainer, connector = self.trainer, self.trainer._logger_connector
         connector.epoch_end_reached()
         call._call_callback_hooks(trainer, "on_validation_epoch_end")
@@ -514,33 +514,30 @@ class PredictionLoop(_PredictionLoop):
 
 
 def is_observed(trainer: pl.Trainer, *, has_user_module: bool) -> bool:
-    """Whether a Lightning callback, a LightningModule of the user's or a profiler listens to the loops.
-
-    Loggers do not: they are given what HF logs, by HF's own `log`.
-    """
+    """Whether a Lightning callback, a user module or a profiler observes the loops; loggers don't."""
     connected: Any = trainer
     return bool(connected.callbacks or is_profiled(trainer) or has_user_module)
 
 
 def is_profiled(trainer: pl.Trainer) -> bool:
-    """Whether a profiler measures what Lightning's loops do."""
+    """Whether a profiler measures Lightning's loops."""
     return not isinstance(cast("Any", trainer).profiler, PassThroughProfiler)
 
 
 def _do_nothing() -> None:
-    """In the place of a profiler."""
+    """Stand in for a profiler."""
 
 
 def _keeps_modes(trainer: pl.Trainer) -> bool:
-    """Whether the model is a LightningModule of the user's, whose modes are the user's."""
+    """Whether the model is a user module, whose train and eval modes are left to the user."""
     return bool(getattr(trainer.lightning_module, "has_user_module", False))
 
 
 @contextlib.contextmanager
 def own_warnings() -> Iterator[None]:
-    """Keep back what Lightning warns of when it reads a loader; no script can act on it."""
+    """Suppress Lightning's warnings about a loader, on which a script cannot act."""
     with warnings.catch_warnings():
-        # HF counts the steps to a log over all epochs.
+        # HF counts the steps between logs over all epochs.
         warnings.filterwarnings(
             "ignore", message="The number of training batches .* smaller than the logging"
         )
@@ -550,5 +547,5 @@ def own_warnings() -> Iterator[None]:
 
 
 def _unlimited(limits: list[int | float]) -> list[int | float]:
-    """Limits as Lightning shows them, infinite where only the data sets one."""
+    """Return the limits that Lightning shows: infinite where only the data sets one."""
     return [float("inf") if limit == ENDLESS else limit for limit in limits]

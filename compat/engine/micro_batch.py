@@ -1,4 +1,4 @@
-"""A batch and what it is within its accumulation window."""
+"""A batch and its place within its accumulation window."""
 
 from __future__ import annotations
 

@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch, Output
 
 PLAIN_TYPES = (str, type(None))
-"""Values that Lightning sets on the module around each hook, and that need none of torch's registration."""
+"""Attributes that Lightning sets on the module around each hook; they need no registration by torch."""
 
 
 MEANT = {"backbone": "base_model"}
-"""What Lightning's callbacks ask for → what HF's models have."""
+"""Attribute that Lightning's callbacks read → the attribute of HF's models."""
 
 
 SCHEDULER_KEYS = ("scheduler", "name", "interval", "frequency", "reduce_on_plateau", "monitor", "strict")
-"""What Lightning's configuration of a scheduler says."""
+"""Lightning's configuration of HF's scheduler."""
 
 
 class TrainerModule(pl.LightningModule):
     """Maps Lightning's hooks onto the methods and events of an HF Trainer.
 
     The methods are HF's own or a subclass's (`training_step`, `prediction_step`, …); the events are those of
-    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run: that is the
-    session's.
+    `compat.callbacks.hooks.EVENTS`, in HF's order. The module holds no state of the run; the session holds
+    it.
 
     Args:
         hf: the HF Trainer.
@@ -57,13 +57,13 @@ class TrainerModule(pl.LightningModule):
     def __init__(self, hf: TrainerHost, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        # A trainer that is dropped goes at once, with the workers of its dataloaders: no cycle may hold it.
+        # A dropped trainer must be freed at once, with the workers of its dataloaders: no cycle may hold it.
         self._hf = weakref.ref(hf)
         self.session: Session | None = None
         self.evaluation: Evaluation | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """What callbacks ask a LightningModule for, and the model has: `backbone` and the like."""
+        """Return an attribute of the model that callbacks expect on a LightningModule, such as `backbone`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -104,7 +104,7 @@ class TrainerModule(pl.LightningModule):
             return int(self.hf.floating_point_ops(self.evaluation.inputs)) // 3
         return int(self.hf.floating_point_ops(self.run.micro.inputs))
 
-    # Batches arrive where HF's loaders and `_prepare_inputs` put them.
+    # HF's loaders and `_prepare_inputs` have already placed the batch.
 
     @override
     def _on_before_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
@@ -117,7 +117,7 @@ class TrainerModule(pl.LightningModule):
         return batch
 
     def named(self, batch: Batch) -> Batch:
-        """A batch for code of HF's that looks for tensors by their name."""
+        """Return a batch for HF code that looks up tensors by name."""
         return batch
 
     # Training.
@@ -139,9 +139,9 @@ class TrainerModule(pl.LightningModule):
             (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
         )
         if not is_known or getattr(scheduler, "optimizer", None) != optimizer:
-            # In a dict, for Lightning takes an optimizer of DeepSpeed's for one only there.
+            # In a dict, because Lightning recognizes DeepSpeed's optimizer only there.
             return {"optimizer": optimizer}
-        # Lightning is shown the scheduler for its callbacks' sake; `on_train_batch_end` steps it.
+        # Lightning's callbacks need to see the scheduler; `on_train_batch_end` steps it.
         monitor = run.hf.args.metric_for_best_model or "loss"
         name = f"lr-{type(getattr(optimizer, 'optimizer', optimizer)).__name__}"
         shown = {"scheduler": scheduler, "interval": "step", "monitor": monitor, "name": name}
@@ -160,7 +160,7 @@ class TrainerModule(pl.LightningModule):
             hf._evaluate(run.trial, run.ignore_keys, skip_scheduler=True)
 
     def look_at(self, batch: Batch) -> None:
-        """A forward pass in train mode for the sake of statistics that the model keeps of its data."""
+        """Run a forward pass in train mode, to update the statistics that the model keeps of its data."""
         run = self.run
         run.model.train()  # type: ignore[union-attr]
         with torch.no_grad(), run.hf.compute_loss_context_manager():
@@ -174,7 +174,7 @@ class TrainerModule(pl.LightningModule):
         hf = run.hf
         run.epoch = self.trainer.current_epoch
         if self.trainer.accumulate_grad_batches != hf.args.gradient_accumulation_steps:
-            # GradientAccumulationScheduler has set it; HF, too, works by its argument.
+            # GradientAccumulationScheduler has set it; HF reads it from its argument.
             hf.args.gradient_accumulation_steps = self.trainer.accumulate_grad_batches
         if run.is_observed:
             take_in_new_groups(hf.optimizer, hf.lr_scheduler)
@@ -188,8 +188,8 @@ class TrainerModule(pl.LightningModule):
             hf._seed_epoch(run.dataloader, run.epoch)
         run.fire("on_epoch_begin")
         if run.resumes_epoch:
-            # Restored with the callbacks, it may ask for the very save that the run goes on from. HF's next
-            # step takes that back; here none may begin before a window's end, or the epoch's.
+            # The restored control may request the same save that the run resumes from. HF's next step resets
+            # that; here no save may begin before the end of a window or of the epoch.
             hf.control.should_save = hf.control.should_evaluate = hf.control.should_log = False
         if run.resumes_epoch and (run.steps_trained == 0 or run.nothing_left):
             count_pass(run.dataloader, run.position)
@@ -210,12 +210,12 @@ class TrainerModule(pl.LightningModule):
         """HF's training step.
 
         Args:
-            batch: as HF's collator has made it.
+            batch: the batch as HF's collator returned it.
             batch_idx: its index in the epoch, in micro-steps.
 
         Returns:
-            The loss of the micro-batch, divided by its window as HF divides it: with its graph where
-            Lightning runs the backward, without it where the backward has already run.
+            The loss of the micro-batch, divided by its window as HF divides it: with its graph if Lightning
+            runs the backward, detached if the backward has already run.
         """
         run = self.run
         hf = run.hf
@@ -238,7 +238,7 @@ class TrainerModule(pl.LightningModule):
     def _add_up(self, hf: TrainerHost, loss: torch.Tensor) -> None:
         total = hf._tr_loss
         if hf.args.logging_nan_inf_filter and not math.isfinite(loss.item()):
-            # A loss that is not a number counts as the average of those since the last log.
+            # A NaN or infinite loss is replaced by the average of the losses since the last log.
             loss = total / (1 + hf.state.global_step - hf._globalstep_last_logged)
         elif total.device != loss.device:
             msg = (
@@ -258,7 +258,7 @@ class TrainerModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip and measure in HF's way; Lightning's hook comes before its clipping, HF's event after it."""
+        """Clip and measure as HF does; Lightning's hook runs before clipping, HF's event after it."""
         run = self.run
         norm = run.hf._clip_and_measure_gradients(run.model)
         if norm is not None:
@@ -277,7 +277,7 @@ class TrainerModule(pl.LightningModule):
         self.run.fire("on_optimizer_step")
 
     def count_update_step(self) -> None:
-        """What changes with an optimizer step, ahead of all hooks that come after it: scheduler, counters."""
+        """Update the scheduler and the counters after an optimizer step, before the hooks that follow it."""
         run = self.run
         hf = run.hf
         is_foreign = run.is_observed and self._has_foreign_scheduler()
@@ -339,14 +339,14 @@ class TrainerModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put what HF's checkpoint holds beside weights and optimizer into a Lightning checkpoint.
+        """Add the contents of HF's checkpoint other than weights and optimizer to a Lightning checkpoint.
 
         Args:
             checkpoint: gets `hf_files`: path → its content, a tensor of bytes.
         """
         checkpoint["hf_files"] = self.hf._checkpoint_writer.files_of_run()
         if not checkpoint.get("lr_schedulers") and self.hf.lr_scheduler is not None:
-            # One that Lightning would not take has not been shown to it.
+            # A scheduler that Lightning does not accept was not passed to it.
             checkpoint["lr_schedulers"] = [self.hf.lr_scheduler.state_dict()]
 
     # Evaluation and prediction. HF leaves the model in eval mode, and puts it back into train mode at each

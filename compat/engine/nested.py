@@ -1,4 +1,4 @@
-"""An evaluation pass in Lightning's loops: nested in `fit`, by `validate` or `predict`, or without them."""
+"""An evaluation pass in Lightning's loops: nested in `fit`, through `validate` or `predict`, or directly."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def run_evaluation(
     dataloader: Loader,
     validation: Validation | None = None,
 ) -> None:
-    """Have Lightning loop over `dataloader`: inside `fit` where one is running, else by validate or predict.
+    """Have Lightning loop over `dataloader`: inside `fit` if it is running, else through validate or predict.
 
-    Where nobody listens, and Lightning has set itself up for the module already, its entry and its loop
-    would change nothing, and are left out.
+    If nothing observes the run, and Lightning is already set up for the module, its entry point and its loop
+    would have no effect and are skipped.
 
     Args:
         trainer: the Lightning Trainer.
         module: its module, which hands each batch to `evaluation`.
         evaluation: the pass.
         dataloader: HF's dataloader.
-        validation: the evaluation of which this is a pass, where Lightning's callbacks see one.
+        validation: the evaluation that this pass belongs to, if Lightning's callbacks observe one.
     """
     loader = EvaluationLoader(dataloader)
-    # In `fit` the module that Lightning is driving, also where a callback has replaced the trainer's model.
+    # In `fit`, the module that Lightning drives, even if a callback has replaced the trainer's model.
     module = cast("TrainerModule", trainer.lightning_module if is_fitting(trainer) else module)
     is_alone = _is_set_up(trainer, module) and not is_observed(
         trainer, has_user_module=module.has_user_module
@@ -74,7 +74,7 @@ def run_evaluation(
 
 
 def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
-    """Whether what Lightning does, or has done last, is with this module, and set up for an evaluation."""
+    """Whether Lightning's current or last run used this module and is set up for an evaluation."""
     state = trainer.state
     if is_fitting(trainer):
         return True
@@ -83,7 +83,7 @@ def _is_set_up(trainer: pl.Trainer, module: TrainerModule) -> bool:
 
 
 def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Loader, *, predicts: bool) -> None:
-    """Make a pass that, beside the module, only the Trainer's state tells of."""
+    """Make a pass that is visible only to the module and in the Trainer's state."""
     state, nested = trainer.state, is_fitting(trainer)
     outer = state.stage
     state.stage = RunningStage.PREDICTING if predicts else RunningStage.VALIDATING
@@ -106,15 +106,15 @@ def _run_alone(trainer: pl.Trainer, module: TrainerModule, dataloader: Loader, *
 class Validation:
     """An evaluation of HF's in the middle of `fit`, as Lightning's callbacks see it.
 
-    HF makes a pass for each of its datasets, and has its metrics after the last one. To callbacks it is one
-    validation, which ends when they can see those metrics.
+    HF makes a pass for each of its datasets, and computes its metrics after the last one. Callbacks see one
+    validation, which ends when those metrics are available to them.
     """
 
     def __init__(self) -> None:
         self.loop: EvaluationLoop | None = None
 
     def finish(self, trainer: pl.Trainer) -> None:
-        """End it; one without a pass of ours, where a subclass evaluates in its own way, begins here, too."""
+        """End the validation; if a subclass evaluated without Lightning's loop, begin it here as well."""
         loop = self.loop or EvaluationLoop(trainer, TrainerFn.FITTING, is_last=False)
         with _nested(trainer, validation=loop):
             if self.loop is None:
@@ -147,7 +147,7 @@ def _nested(
     validation: EvaluationLoop | None = None,
     prediction: PredictionLoop | None = None,
 ) -> Iterator[None]:
-    """Have a loop be the one that is running, and leave everything as it was found."""
+    """Make a loop the running one, and restore the previous state afterwards."""
     stage = trainer.state.stage
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter

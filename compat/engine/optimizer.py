@@ -1,4 +1,4 @@
-"""The optimizer as a training script sees it: it acts where gradients are in sync, and is idle elsewhere."""
+"""The optimizer that a training script sees: it steps only when gradients are in sync."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 
 def has_step(optimizer: Optimizer) -> bool:
-    """Whether an optimizer has a step; LOMO's update the weights in the backward, and have none.
+    """Whether an optimizer has a step; LOMO's optimizers update the weights in the backward, and have none.
 
     Args:
-        optimizer: the optimizer itself, not what stands for it.
+        optimizer: the optimizer itself, not a wrapper.
     """
-    # torch wraps the method when the first of a class is made.
+    # torch wraps the method when the first instance of a class is created.
     return inspect.unwrap(type(optimizer).step) is not inspect.unwrap(Optimizer.step)
 
 
 def has_modes(optimizer: object) -> bool:
-    """Whether an optimizer has to be told of training and evaluation, as the schedule-free ones have."""
+    """Whether an optimizer has train and eval modes, as schedule-free optimizers do."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 class SyncedOptimizer(Optimizer):
-    """Stands for an optimizer, whose step it leaves out in the middle of an accumulation window.
+    """Wraps an optimizer, and skips its step in the middle of an accumulation window.
 
     A script may call `self.optimizer.step()` in each micro-step of its own `training_step`, and rely on most
     of these calls to do nothing. Mirrors `accelerate.optimizer.AcceleratedOptimizer`.
@@ -48,7 +48,7 @@ class SyncedOptimizer(Optimizer):
     """
 
     def __init__(self, optimizer: Optimizer, gradient_state: GradientState) -> None:
-        # The base class would set up parameters of its own; these are the optimizer's.
+        # The base constructor would create its own parameter groups; these are the optimizer's.
         self.optimizer = optimizer
         self._gradient_state = gradient_state
         self._has_step = has_step(optimizer)
@@ -82,7 +82,7 @@ class SyncedOptimizer(Optimizer):
         if not self._gradient_state.sync_gradients:
             return None
         if not self._has_step:
-            # Schedulers of torch ask it whether a step has come ahead of theirs.
+            # torch's schedulers check whether the optimizer has stepped before them.
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
             return None if closure is None else closure()
         return self.optimizer.step() if closure is None else self.optimizer.step(closure)
@@ -111,7 +111,7 @@ class SyncedOptimizer(Optimizer):
         return getattr(self.optimizer, name)
 
     def __eq__(self, other: object) -> bool:
-        # Lightning looks up whether a scheduler's optimizer, bare or not, is one that it knows.
+        # Lightning checks that it knows a scheduler's optimizer, wrapped or not.
         return other is self or other is self.optimizer
 
     def __hash__(self) -> int:
@@ -128,14 +128,14 @@ class SyncedOptimizer(Optimizer):
 
 
 class ClosureFirst(SyncedOptimizer):
-    """Stands for an optimizer in a Lightning Trainer of the user's, which hands it the training step to run.
+    """Wraps an optimizer in a user's Lightning Trainer, which passes it the training step as a closure.
 
-    Layerwise ones would leave it out, and those with modes ask for their mode ahead of it.
+    Layerwise optimizers would not call the closure, and optimizers with modes check their mode before it.
     """
 
     @staticmethod
     def is_needed(optimizer: Optimizer) -> bool:
-        """Whether an optimizer cannot be trusted with the training step."""
+        """Whether an optimizer would not run the closure correctly."""
         return bool(per_parameter(optimizer)) or has_modes(optimizer)
 
     @override
@@ -146,10 +146,10 @@ class ClosureFirst(SyncedOptimizer):
 
 
 def take_in_new_groups(optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    """Have a scheduler live with parameter groups that a callback has added to its optimizer.
+    """Extend a scheduler to the parameter groups that a callback has added to its optimizer.
 
-    A scheduler of HF's multiplies, and leaves a new group the learning rate that the callback gives it; any
-    other takes it for a group's first.
+    HF's schedulers multiply, and keep the learning rate that the callback gives a new group; any other
+    scheduler treats it as the group's initial learning rate.
 
     Args:
         optimizer: with the groups.
@@ -167,7 +167,7 @@ def take_in_new_groups(optimizer: Optimizer, scheduler: LRScheduler) -> None:
 
 
 def _kept_by(optimizer: Optimizer, place: int) -> Callable[[int], float]:
-    # A function, for the state of a scheduler leaves those out.
+    # A function, because the state of a scheduler omits functions.
     def rate(_: int) -> float:
         return float(optimizer.param_groups[place]["lr"])
 

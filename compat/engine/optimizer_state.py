@@ -1,4 +1,4 @@
-"""What optimizers keep outside of their `state_dict`, so that a run goes on with it."""
+"""State that optimizers keep outside of their `state_dict`, saved so that a resumed run continues with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ PER_PARAMETER = "optimizer_dict"
 """Attribute of HF's layerwise optimizers: parameter → the optimizer that steps it in the backward pass."""
 
 SCHEDULERS = "scheduler_dict"
-"""What the hooks close over by which HF steps the schedules of layerwise optimizers: parameter → schedule."""
+"""Closure variable of the hooks with which HF steps the schedules of layerwise optimizers: parameter →
+schedule."""
 
 OWN_ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("lomo_optim.adalomo", "AdaLomo"): ("step_num", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"),
@@ -24,11 +25,11 @@ OWN_ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
 the name of their parameter."""
 
 Held = dict[str, Any]
-"""Names of parameters, and of what is kept for them, down to states as plain data."""
+"""Names of parameters, and of the values kept for them, down to states as plain data."""
 
 
 def held_state(optimizer: Optimizer, model: nn.Module) -> Held:
-    """States that `optimizer.state_dict()` leaves out, or names by objects that no other process has.
+    """Return the states that `optimizer.state_dict()` omits or keys by objects of this process.
 
     Args:
         optimizer: the optimizer, or what stands for it.
@@ -57,12 +58,12 @@ def held_state(optimizer: Optimizer, model: nn.Module) -> Held:
 
 
 def load_held_state(optimizer: Optimizer, model: nn.Module, held: Held) -> None:
-    """Put back what `held_state` gave, once the optimizer has loaded its own state.
+    """Restore the result of `held_state`, after the optimizer has loaded its own state.
 
     Args:
         optimizer: the optimizer, or what stands for it.
         model: whose parameters it steps.
-        held: what `held_state` gave.
+        held: the result of `held_state`.
     """
     optimizer = _itself(optimizer)
     parameters = dict(model.named_parameters())
@@ -82,10 +83,10 @@ def load_held_state(optimizer: Optimizer, model: nn.Module, held: Held) -> None:
 
 
 def lacking(optimizer: Optimizer) -> set[str]:
-    """Options that an optimizer has by default, and its groups no longer have: they are another one's.
+    """Return default options that the groups lack: the loaded state is that of another optimizer.
 
     Args:
-        optimizer: the optimizer, or what stands for it, after it has loaded a state.
+        optimizer: the optimizer or its wrapper, after it has loaded a state.
     """
     optimizer = _itself(optimizer)
     return {name for group in optimizer.param_groups for name in optimizer.defaults if name not in group}

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from compat.upstream.values import Output
 
 PADDING = -100
-"""What fills up dimension 1 where batches differ in it."""
+"""The padding value for batches that differ in dimension 1."""
 
 
 class Gathering:
     """Collects the outputs of a batch from all processes, padded to one length along dimension 1.
 
-    A process alone has them all: accelerate's tests and copies are left out, but for a last batch, which it
-    cuts to the rows that the dataset has.
+    A single process has all outputs: accelerate's checks and copies are skipped, except for a last batch,
+    which accelerate truncates to the rows of the dataset.
 
     Args:
         hf: the HF Trainer, whose `gather_function` collects.
@@ -41,23 +41,23 @@ class Gathering:
         self._is_whole = False
 
     def begin_batch(self) -> None:
-        """Find out whether the batch in progress has more rows than the dataset has left."""
+        """Check whether the current batch has more rows than the dataset has left."""
         self._is_whole = self._is_alone and not self._hf.accelerator.gradient_state.end_of_dataloader
 
     def pad(self, outputs: Output) -> Output:
-        """Outputs with dimension 1 as long as in all other processes."""
+        """Pad outputs to the same length of dimension 1 in all processes."""
         if self._is_alone and _has_tensors_alone(outputs):
             return outputs
         return self._hf.accelerator.pad_across_processes(outputs, dim=1, pad_index=PADDING)
 
     def gather(self, outputs: Output) -> Output:
-        """Outputs of all processes, along dimension 0."""
+        """Gather the outputs of all processes along dimension 0."""
         if self._is_whole and _has_tensors_alone(outputs):
             return outputs
         return self._hf.gather_function(outputs)
 
     def gather_repeated(self, value: torch.Tensor, times: int) -> torch.Tensor:
-        """A value of each process, as often as it has rows; a view of the one value in a process alone."""
+        """Gather a value of each process, repeated once per row; in a single process it is a view."""
         if self._is_whole:
             return value.expand(times) if value.ndim == 0 else value.repeat(times)
         gathered: torch.Tensor = self._hf.gather_function(value.repeat(times))
@@ -72,7 +72,7 @@ def _has_tensors_alone(outputs: Output) -> bool:
 
 
 class JoinedOnce(EvalLoopContainer):  # type: ignore[misc]
-    """HF's container, which concatenates when it is read, and not at each batch what lies behind."""
+    """HF's container, changed to concatenate once when it is read instead of at each batch."""
 
     @override
     def __init__(self, do_nested_concat: bool = True, padding_index: int = PADDING) -> None:
@@ -88,7 +88,7 @@ class JoinedOnce(EvalLoopContainer):  # type: ignore[misc]
             super().add(tensors)
 
     def _fits(self, tensors: Output) -> bool:
-        """Whether one concatenation of all gives what one at each batch would."""
+        """Whether one concatenation gives the same result as one at each batch."""
         if not (isinstance(tensors, torch.Tensor) and tensors.ndim and self.tensors is None):
             return False
         if not self._added:
@@ -119,7 +119,7 @@ def make_container(*, concatenates: bool) -> Any:
         concatenates: whether the batches become one array; otherwise they stay a list.
 
     Returns:
-        An instance of `transformers.trainer.EvalLoopContainer`, of whatever somebody has put in its place.
+        An instance of `transformers.trainer.EvalLoopContainer`, or of the class that has replaced it there.
     """
     kind = hf_trainer.EvalLoopContainer
     return (JoinedOnce if kind is EvalLoopContainer and is_upstream(kind, "transformers") else kind)(

@@ -1,10 +1,10 @@
-"""Where a run stands in its data, to the point that it goes on as if it had never stopped.
+"""Where a run stands in its data, precisely enough to resume as if it had never stopped.
 
-HF's checkpoint holds how many update steps lie behind it and the random numbers' state at the save. That is
-enough where drawing a batch draws no random number. Where a collator masks tokens, a dataset crops images or
-a sampler shuffles without a generator of its own, three moments count: when the epoch's order was drawn, when
-the batch that the loader already holds ahead was drawn, and the save. And data of unknown length may have
-begun anew, which no number of update steps tells.
+HF's checkpoint holds the number of completed update steps and the random states at the save. That is enough
+if drawing a batch draws no random number. Where a collator masks tokens, a dataset crops images or a sampler
+shuffles without a generator of its own, three moments count: when the epoch's order was drawn, when the batch
+that the loader has prefetched was drawn, and the save. In addition, data of unknown length may have
+restarted, which the number of update steps does not show.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch, Loader
 
 Draws = dict[str, Any]
-"""States of the random number generators of python, numpy and torch, and of those that a loader has for
-itself, as data that loads without classes."""
+"""States of the random number generators of Python, NumPy and torch, and of a loader's own, as plain data
+that can be loaded without pickled classes."""
 
 
 @dataclass
@@ -40,16 +40,17 @@ class Position:
 
     Attributes:
         epoch: index of the epoch.
-        batches: micro-batches of it that lie behind.
-        is_over: whether the end of that epoch lies behind, with what its callbacks and HF do there.
-        depends_on: what the count of batches depends on; a run that differs in it counts anew, as HF does.
+        batches: completed micro-batches of that epoch.
+        is_over: whether that epoch has ended, including the work of callbacks and HF at its end.
+        depends_on: what the count of batches depends on; a run that differs in it computes the count as HF
+            does.
         order: random states when the epoch's order was drawn.
-        ahead: random states when the batch was drawn that the loader holds ahead; None where it holds none.
+        ahead: random states when the prefetched batch was drawn; None if no batch is prefetched.
         loader: state of a loader that can load it; None for others.
-        own: states of the loader's own generators at the save; those of the process stand in HF's file.
-        leaves_epoch: whether the run had decided to leave the rest of that epoch out.
-        has_ended: whether the run had decided to end there, ahead of its last update step.
-        rows: of the dataset, where it has a length.
+        own: states of the loader's own generators at the save; those of the process are in HF's file.
+        leaves_epoch: whether the run had decided to skip the rest of that epoch.
+        has_ended: whether the run had decided to end there, before its last update step.
+        rows: the rows of the dataset, if it has a length.
     """
 
     epoch: int
@@ -70,15 +71,15 @@ class Position:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Position:
-        """A position from what `state_dict` gave; what a later release has added is left out."""
+        """Create a position from the result of `state_dict`; keys of later releases are ignored."""
         return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})
 
 
 class _NumpysState:
-    """The state of the generator that scripts share in numpy.
+    """The state of NumPy's global generator.
 
-    Reading it takes most of the time that reading all three takes, and it seldom changes: the words of the
-    generator are compared first, by the address that numpy tells.
+    Reading it takes most of the time of reading all three, and it seldom changes: the words of the generator
+    are compared first, through the address that NumPy reports.
     """
 
     _SIZE = 625 * 4
@@ -89,13 +90,13 @@ class _NumpysState:
         self._state: dict[str, Any] = {}
 
     def forget(self) -> None:
-        """Read it anew the next time."""
+        """Read the state again the next time."""
         self._words = b""
 
     def read(self) -> dict[str, Any]:
-        """The state, with its words as a tensor."""
+        """Return the state, with its words as a tensor."""
         words = self._read_words()
-        # With a number kept back for the next `normal`, a draw may leave the words as they are.
+        # With a value cached for the next `normal`, a draw may leave the words unchanged.
         if not words or words != self._words or self._state["has_gauss"]:
             found: Any = np.random.get_state(legacy=False)  # noqa: NPY002
             keys = torch.from_numpy(found["state"]["key"].astype(np.int64))
@@ -114,11 +115,12 @@ _numpys_state = _NumpysState()
 
 
 def draws(generators: Generators, *, within_epoch: bool = False) -> Draws:
-    """The states of the random number generators now.
+    """Return the current states of the random number generators.
 
     Args:
         generators: the loader's own.
-        within_epoch: whether they have been drawn from alone, and not put back, since they were last read.
+        within_epoch: whether, since the last read, numbers have only been drawn and no state has been
+            restored.
     """
     if not within_epoch:
         _numpys_state.forget()
@@ -131,10 +133,10 @@ def draws(generators: Generators, *, within_epoch: bool = False) -> Draws:
 
 
 def redraw(state: Draws, generators: Generators) -> None:
-    """Put the random number generators back into a state of theirs.
+    """Restore the states of the random number generators.
 
     Args:
-        state: what `draws` gave.
+        state: the result of `draws`.
         generators: the loader's own.
     """
     # First, since it may make a batch.
@@ -147,7 +149,7 @@ def redraw(state: Draws, generators: Generators) -> None:
 
 
 def looks_ahead(loader: Loader) -> bool:
-    """Whether a loader draws a batch ahead of the one it yields: accelerate's does, to see the end."""
+    """Whether a loader prefetches a batch: accelerate's does, to detect the last one."""
     return isinstance(plain(loader), (DataLoaderShard, DataLoaderDispatcher))
 
 
@@ -157,9 +159,9 @@ def draws_here(loader: Loader) -> bool:
 
 
 def wake(loader: Loader, generators: Generators) -> None:
-    """Start workers that outlive an epoch, where a run goes on in a later one than they had started in.
+    """Start persistent workers, if a run resumes in a later epoch than the one they were started in.
 
-    To start them draws a random number, and to have them begin anew draws none.
+    Starting workers draws a random number; restarting persistent workers draws none.
 
     Args:
         loader: the loader.
@@ -175,22 +177,22 @@ def wake(loader: Loader, generators: Generators) -> None:
 
 
 def is_stateful(loader: Loader) -> bool:
-    """Whether a loader can go on from a state of its own; accelerate's have the methods in any case."""
+    """Whether a loader can resume from its own state; accelerate's loaders always have the methods."""
     has_methods = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
     return has_methods and bool(getattr(loader, "use_stateful_dataloader", True))
 
 
 class Batches:
-    """The batches of an epoch, with a note of the random states that led to them.
+    """The batches of an epoch, with a record of the random states that led to them.
 
     Args:
         iterator: yields batches.
-        notes: whether the batch ahead is drawn in this process, so that there is something to note.
+        notes: whether the prefetched batch is drawn in this process, so that its random states matter.
         generators: the loader's own.
 
     Attributes:
-        ahead: random states when the last batch of the window was asked for, which is when the loader draws
-            the one after it.
+        ahead: random states when the last batch of the window was requested, which is when the loader draws
+            the next one.
     """
 
     def __init__(self, iterator: Iterator[Any], *, notes: bool, generators: Generators) -> None:
@@ -206,7 +208,7 @@ class Batches:
 
     def __next__(self) -> Batch:
         self._left -= 1
-        # Reading the states takes some 40 µs: once for each window.
+        # Reading the states takes about 40 µs, so it is done once for each window.
         if self._left == 0 and self._notes:
             self.ahead = draws(self.generators, within_epoch=True)
         batch = next(self._iterator)
@@ -216,17 +218,17 @@ class Batches:
         return batch
 
     def expect(self, count: int) -> None:
-        """Be told how many batches the next window takes."""
+        """Set how many batches the next window takes."""
         self._left = count
 
 
 class Prompted:
-    """A loader with something done right before certain of its batches are drawn.
+    """A loader that calls functions right before certain batches are drawn.
 
     Args:
         loader: the loader.
-        before: index of a batch → what is done; also for the index after the last one.
-        skip: how many batches are drawn first, and left out.
+        before: index of a batch → the function to call; the index after the last batch is allowed.
+        skip: how many batches are drawn first and discarded.
     """
 
     def __init__(self, loader: Loader, before: Mapping[int, Callable[[], None]], skip: int = 0) -> None:
@@ -253,19 +255,19 @@ class Prompted:
 
 
 def _left_out(loader: Loader, count: int) -> tuple[Iterator[Any], int]:
-    """What follows the first batches of a loader, and how many those were; it may have fewer."""
+    """Skip the first batches of a loader; return the rest, and how many were skipped."""
     items: Iterator[Any]
     batches: Iterator[Any]
     size, is_cut = 1, False
     if type(loader) is BatchSampler:
-        # Its batches are rows of its indices, of which nobody has to make lists.
+        # Its batches are slices of its indices, so no lists are needed.
         size, is_cut = loader.batch_size, loader.drop_last
         items = iter(loader.sampler)
         batches = iter(BatchSampler(items, size, is_cut))
     else:
         items = batches = iter(loader)
     counter = itertools.count()
-    # There may be millions to leave out: none takes a step of Python's here.
+    # There may be millions to skip: this needs no Python step for each.
     collections.deque(zip(itertools.islice(items, count * size), counter, strict=False), maxlen=0)
     drawn = next(counter)
     return batches, drawn // size if is_cut else -(-drawn // size)

@@ -1,4 +1,4 @@
-"""Precision as HF has it: autocast around the model's forward alone, outputs in fp32."""
+"""Precision as HF implements it: autocast around the model's forward only, outputs in fp32."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def autocast(
 
 
 class ForwardPrecision(Protocol):
-    """How a model's forward computes; two that compute alike are equal."""
+    """How a model's forward computes; two objects are equal if they compute alike."""
 
     def run(self, forward: Callable[..., Output], args: Any, kwargs: Any) -> Output:
         """Call a forward."""
@@ -74,7 +74,7 @@ class PreciseForward:
     def __init__(self, model: nn.Module, precision: ForwardPrecision) -> None:
         self.forward: Callable[..., Output] = model.forward
         self.precision = precision
-        # Sets `__wrapped__`, by which `inspect.signature` tells HF which columns the model takes.
+        # Sets `__wrapped__`: HF finds the model's columns with `inspect.signature`, which follows it.
         functools.update_wrapper(self, self.forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Output:
@@ -83,7 +83,7 @@ class PreciseForward:
 
 
 def compute_in(model: nn.Module, precision: ForwardPrecision | None) -> None:
-    """Have a model compute in a precision, in place of one that an earlier trainer has set.
+    """Set the precision that a model computes in, replacing the one that an earlier trainer has set.
 
     Args:
         model: the model; its `forward` is replaced on the instance.
@@ -101,7 +101,7 @@ def compute_in(model: nn.Module, precision: ForwardPrecision | None) -> None:
 
 
 def set_autocast(model: nn.Module, device_type: str, mixed_precision: str, **options: object) -> None:
-    """Have `model` compute in `mixed_precision`, in place of what an earlier trainer has set.
+    """Set the mixed precision of `model`, replacing the one that an earlier trainer has set.
 
     Args:
         model: the model.
@@ -138,7 +138,7 @@ def _noting_step(optimizer: Any) -> Iterator[list[bool]]:
 
 
 class HFPrecision(Precision):
-    """Runs the closure, clips and steps in HF's order; autocast is the model's own affair.
+    """Runs the closure, clips and steps in HF's order; the model applies autocast itself.
 
     Lightning's mixed precision covers the whole training step with autocast, so that a loss computed outside
     the model would be in half precision; HF's covers the model's forward. Mirrors
@@ -149,7 +149,7 @@ class HFPrecision(Precision):
         scaler: the gradient scaler, with fp16.
 
     Attributes:
-        step_was_skipped: whether the scaler left out the last optimizer step.
+        step_was_skipped: whether the scaler skipped the last optimizer step.
     """
 
     def __init__(self, name: str, scaler: Any | None) -> None:
@@ -160,7 +160,7 @@ class HFPrecision(Precision):
 
     @override
     def train_step_context(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
-        """Nothing: the model has autocast of its own."""
+        """Return a null context: the model applies autocast itself."""
         return contextlib.nullcontext()
 
     @override
@@ -169,7 +169,7 @@ class HFPrecision(Precision):
     ) -> torch.Tensor:
         if self.scaler is not None:
             tensor = self.scaler.scale(tensor)
-        # Only callbacks listen to the hooks around the backward.
+        # Only callbacks use the hooks around the backward.
         return super().pre_backward(tensor, module) if _listened_to(module) else tensor
 
     @override
@@ -182,7 +182,7 @@ class HFPrecision(Precision):
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Any, model: pl.LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
-        """Step without handing the closure to the optimizer: not every optimizer that HF builds takes one."""
+        """Step without passing the closure to the optimizer: not every optimizer that HF builds takes one."""
         result = closure()
         self._after_closure(model, optimizer)
         self.step(optimizer, **kwargs)
@@ -202,6 +202,6 @@ class HFPrecision(Precision):
         with _noting_step(inner) as calls:
             self.scaler.step(inner, **kwargs)
         self.scaler.update()
-        # As accelerate tells: a fused optimizer is called whatever its gradients are, and leaves out the step
-        # itself. No number is copied from the device.
+        # A fused optimizer is called even if gradients overflowed, and skips the step itself; accelerate counts
+        # that as a step. No number is copied from the device.
         self.step_was_skipped = optimizer.step_was_skipped = not calls

@@ -1,4 +1,4 @@
-"""The rest of an epoch in which a run goes on."""
+"""The remaining batches of the epoch in which a run resumes."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ if TYPE_CHECKING:
 
 
 class Way(Enum):
-    """How a loader gets to the first batch that has not been seen."""
+    """How a loader reaches the first unseen batch."""
 
     STATE = auto()
-    """It loads a state of its own."""
+    """The loader loads its own state."""
     SKIP = auto()
-    """It leaves out what lies before; data without indices it draws and throws away."""
+    """The loader skips the earlier batches; data without indices is drawn and discarded."""
     REPLAY = auto()
-    """It draws all batches anew, and we throw them away."""
+    """The loader draws all batches again, and the earlier ones are discarded here."""
 
 
 class Resumed:
     """The rest of an epoch.
 
-    With a `Position`, random numbers are put back to what they were at each of its moments. Without one, the
-    checkpoint being HF's own, they are as under HF: as at the save, once the first window has been fetched.
+    With a `Position`, the random states are restored at each of its moments. Without one (a checkpoint
+    written by HF), they are restored as under HF: to those of the save, after the first window has been
+    fetched.
 
     Args:
         loader: the loader of a whole epoch.
-        seen: micro-steps of the epoch that lie behind the run.
+        seen: completed micro-steps of the epoch.
         position: where the run stood; None for a checkpoint of HF's own.
-        restore: puts the random numbers of the process back to what they were at the save.
-        replays: whether the batches that lie behind are drawn again.
+        restore: restores the random states of the process at the save.
+        replays: whether the seen batches are drawn again.
 
     Attributes:
-        loader: what yields the rest.
+        loader: yields the remaining batches.
         order: random states when the epoch's order was drawn.
     """
 
@@ -69,12 +70,12 @@ class Resumed:
         self.order = None if position is None else position.order
 
     def _shortened(self, loader: Loader) -> Loader:
-        # From a checkpoint of HF's own as under HF, which leaves out too few.
+        # From a checkpoint written by HF: as under HF, which skips too few.
         at_once = 1 if self._position is None else _draws_at_once(plain(loader))
         return less(loader, self._seen, at_once)
 
     def begin(self, batches: Batches) -> None:
-        """Get to the first batch that has not been seen."""
+        """Advance to the first unseen batch."""
         if self._loaded is not None:
             self._loaded.note()
         if self._way is Way.REPLAY:
@@ -90,7 +91,7 @@ class Resumed:
             self._restore()
 
     def after_window(self, batches: Batches | None = None, *, is_any: bool = True) -> None:
-        """After the first window, restore the random numbers of the save, where it has not been done.
+        """After the first window, restore the random states of the save, if this has not been done.
 
         Args:
             batches: where it is the last window of the pass; a loader may have to see the end.
@@ -101,7 +102,7 @@ class Resumed:
             self._restore()
 
     def end(self) -> None:
-        """Have later passes begin at their beginning."""
+        """Make later passes start at their first batch."""
         if self._loaded is None:
             return
         if self._ending is not None:
@@ -117,7 +118,7 @@ class Resumed:
             return Way.STATE if tells_all(loader) else Way.REPLAY
         # The first request of an epoch draws two batches, and no state between them was noted.
         begins = looks_ahead(loader) and draws_here(loader) and self._seen == 1
-        # Random numbers of workers are where they were once the workers have drawn all there was.
+        # The random states of workers are correct once the workers have drawn every batch.
         by_workers = self._replays and not draws_here(loader)
         return Way.REPLAY if begins or by_workers or not _can_skip(loader) else Way.SKIP
 
@@ -128,11 +129,11 @@ class Resumed:
 
     @property
     def _first(self) -> int:
-        """Index of the first batch that counts, among those that are drawn from the data."""
+        """Return the index of the first unseen batch among those that are drawn from the data."""
         return 0 if self._way is Way.STATE else self._seen * _draws_at_once(plain(self.loader))
 
     def _prompt_ahead(self, batches: Batches) -> None:
-        """Have the batch ahead drawn as it was then, and those after it from where the save was."""
+        """Draw the prefetched batch from its recorded states, and later batches from those of the save."""
         ahead: Any = self._position and self._position.ahead
 
         def restore() -> None:
@@ -162,15 +163,15 @@ class Resumed:
     def _restore(self) -> None:
         self._is_restored = True
         if self._position is not None and draws_here(self.loader):
-            # Those of a sampler whose batches workers make have drawn ahead of the save.
+            # A sampler whose batches are made by workers has drawn before the save.
             self._generators.put_back(self._position.own or {})
         self._put_back()
 
 
 def count_pass(loader: Loader, position: Position | None) -> None:
-    """Have a loader with a state of its own know of the pass that ended right before the checkpoint.
+    """Tell a stateful loader about the pass that ended right before the checkpoint.
 
-    Some count their passes, to shuffle each in another order, and some go on where the last one has ended.
+    Some loaders count their passes, to shuffle each differently, and some continue where the last pass ended.
 
     Args:
         loader: the loader.
@@ -188,7 +189,7 @@ def count_pass(loader: Loader, position: Position | None) -> None:
 
 
 def _has_skip(loader: Loader) -> bool:
-    """Whether accelerate has a way to leave out the first batches of this loader."""
+    """Whether accelerate can skip the first batches of this loader."""
     loader = plain(loader)
     if not isinstance(loader, DataLoader):
         return looks_ahead(loader)
@@ -197,16 +198,16 @@ def _has_skip(loader: Loader) -> bool:
 
 
 def _can_skip(loader: Loader) -> bool:
-    """Whether leaving them out gives the batches that follow them, and draws no random number after them."""
+    """Whether skipping yields exactly the batches that follow, and draws no random number afterwards."""
     loader = plain(loader)
     if looks_ahead(loader):
         return _has_skip(loader)
-    # accelerate makes a plain loader of a subclass, which may go about it in its own way.
+    # accelerate replaces a subclass, which may iterate differently, by a plain loader.
     is_plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     return is_plain and _has_skip(loader) and not isinstance(loader.dataset, IterableDataset)
 
 
 def _draws_at_once(loader: Loader) -> int:
-    """How many batches the first process draws for one that each process gets."""
+    """Return how many batches the first process draws for each batch that one process receives."""
     is_spread = isinstance(loader, DataLoaderDispatcher) and not loader.split_batches
     return loader.state.num_processes if is_spread else 1

@@ -1,4 +1,4 @@
-"""The state of one run of `fit`, shared by the module, the loops, the data and the accelerator face."""
+"""The state of one run of `fit`, shared by the module, the loops, the data and the accelerator."""
 
 from __future__ import annotations
 
@@ -41,30 +41,28 @@ class Session:
         hf: the HF Trainer that is running.
         schedule: how long the run is.
         dataloader: HF's train dataloader.
-        resume_from_checkpoint: the checkpoint the run goes on from.
+        resume_from_checkpoint: the checkpoint that the run resumes from.
         trial: the trial of a hyperparameter search.
         ignore_keys: output keys to leave out when evaluating during training.
-        replays_data: whether a resumed epoch draws the batches again that lie behind it.
-        accumulation: micro-steps of a window as the arguments have it; a callback may change it from epoch to
-            epoch.
+        replays_data: whether a resumed epoch draws the seen batches again.
+        accumulation: micro-steps of a window, from the arguments; a callback may change it for each epoch.
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
-        is_observed: whether a Lightning callback, a LightningModule of the user's or a profiler listens to
-            the run.
+        is_observed: whether a Lightning callback, a user module or a profiler observes the run.
         needs_closures: whether a micro-step runs in Lightning's closure.
-        epochs_trained: epochs that lie behind a resumed run.
-        steps_trained: micro-steps that lie behind it in its current epoch.
-        position: where the run that is resumed stood in its data; None where its checkpoint does not tell.
+        epochs_trained: completed epochs of a resumed run.
+        steps_trained: completed micro-steps of its current epoch.
+        position: where the resumed run stood in its data; None if its checkpoint does not record it.
         surprises: looks at the first step of the run; None once it has.
-        has_ended: whether the run that is resumed had ended itself, so that all it lacks is what follows.
+        has_ended: whether the resumed run had ended itself, so that only the work after training remains.
         batches: the batches of the current epoch.
         order: random states when the order of the current epoch was drawn.
-        generators: those that the loader has for itself.
+        generators: the loader's own random number generators.
         behind: micro-steps of the current epoch that belong to update steps made.
-        epoch_is_over: whether the end of the current epoch has come.
-        model: the model as it is called in a training step, wrapped where it is wrapped.
+        epoch_is_over: whether the current epoch has ended.
+        model: the model that a training step calls, including its wrapper.
         epoch: index of the current epoch.
-        coming: the micro-batch that Lightning has been given and has not begun.
+        coming: the micro-batch that Lightning has received and not yet started.
         micro: the micro-batch in progress, with its place in its window; None outside of a step.
         is_counted: whether the update step in progress has been counted.
         is_over: whether HF's run has ended, and a callback of Lightning's adds an epoch to look at the data.
@@ -112,7 +110,7 @@ class Session:
     output: Output = None
 
     def take_pending_loss(self) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The loss whose backward is to run now, and the options of that backward."""
+        """Take the loss whose backward is to run now, and the options of that backward."""
         assert self.pending_loss is not None, "its backward has run"
         loss, self.pending_loss = self.pending_loss, None
         options, self.backward_options = self.backward_options, {}
@@ -120,7 +118,7 @@ class Session:
 
     @property
     def windows_in_epoch(self) -> int:
-        """Accumulation windows, and so update steps, in the current epoch."""
+        """The number of accumulation windows, and so of update steps, in the current epoch."""
         size: int = self.hf.args.gradient_accumulation_steps
         if size == self.accumulation:
             return self.schedule.num_update_steps_per_epoch
@@ -128,7 +126,7 @@ class Session:
 
     @property
     def resumes_epoch(self) -> bool:
-        """Whether the current epoch is the one that the run goes on from."""
+        """Whether the current epoch is the one that the run resumes in."""
         return self.resume_from_checkpoint is not None and self.epoch == self.epochs_trained
 
     @property
@@ -138,12 +136,12 @@ class Session:
 
     @property
     def restores_after_empty_window(self) -> bool:
-        """Whether random numbers are put back also where a resumed epoch has no batch left."""
+        """Whether random states are restored even if a resumed epoch has no batch left."""
         return self.position is not None or bool(self.hf.restores_after_empty_window)
 
     @property
     def nothing_left(self) -> bool:
-        """Whether all that the current epoch still lacks is its end."""
+        """Whether only the end of the current epoch remains."""
         if self.has_ended or (self.position is not None and self.position.leaves_epoch):
             return self.resumes_epoch and self.steps_trained > 0
         return (
@@ -152,21 +150,21 @@ class Session:
 
     @property
     def goes_on_between_epochs(self) -> bool:
-        """Whether the run goes on from a checkpoint that was written at the very end of an epoch."""
+        """Whether the run resumes from a checkpoint that was written at the very end of an epoch."""
         return self.position is not None and self.position.is_over
 
     @property
     def is_open(self) -> bool:
-        """Whether epochs end with their data alone, whatever length a stream claims, as they did in 4.37."""
+        """Whether only the data ends an epoch, whatever length a stream reports, as in 4.37."""
         return self.hf.carries_windows and isinstance(
             getattr(self.dataloader, "dataset", None), IterableDataset
         )
 
     def begin(self, prepared: Prepared, position: Position | None) -> None:
-        """Take over what HF has prepared, and where the run stands in its data.
+        """Store what HF has prepared, and where the run stands in its data.
 
-        HF works that out of the number of update steps, which misses data that has begun anew early, and
-        leaves out the end of an epoch that a checkpoint was written just ahead of.
+        HF computes the position from the number of update steps. That misses data that restarted early, and
+        skips the end of an epoch if the checkpoint was written just before it.
         """
         self.model, self.dataloader = prepared.model, prepared.dataloader
         self.epochs_trained, self.steps_trained = prepared.epochs_trained, prepared.steps_trained
@@ -180,7 +178,7 @@ class Session:
         """Begin to draw the batches of an epoch.
 
         Args:
-            loader: what yields them.
+            loader: yields the batches.
             order: random states in which a resumed epoch's order was drawn.
         """
         self.generators = Generators(self.dataloader)
@@ -194,11 +192,11 @@ class Session:
         return self.batches
 
     def restore_random_states(self) -> None:
-        """Put the random numbers of the process back to what they were at the save."""
+        """Restore the random states of the process at the save."""
         self.hf._load_rng_state(self.resume_from_checkpoint)
 
     def load_random_states(self) -> None:
-        """Put the random numbers back to what they were at the save, in the process and in the loader."""
+        """Restore the random states at the save, those of the process and those of the loader."""
         if self.position is not None:
             Generators(self.dataloader).put_back(self.position.own or {})
         self.restore_random_states()
@@ -223,7 +221,7 @@ class Session:
 
     @property
     def rows(self) -> int | None:
-        """How many rows the dataset has, where it has a length."""
+        """The number of rows of the dataset, if it has a length."""
         dataset: Rows = getattr(self.dataloader, "dataset", None)
         return len(dataset) if has_length(dataset) else None
 
@@ -238,16 +236,16 @@ class Session:
         }
 
     def end(self) -> None:
-        """Let go of trainer, model and data, which Lightning's loops would otherwise keep."""
+        """Drop the references to trainer, model and data, which Lightning's loops would otherwise keep."""
         self.hf = None  # type: ignore[assignment]
         self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
         self.coming = self.micro = None  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        """A callback may copy the module, whose run there is but one of."""
+        """Return this session: a callback may copy the module, but there is only one run."""
         return self
 
     def fire(self, event: str) -> None:
-        """Call an event of HF's callbacks, and keep the control that they answer with."""
+        """Call an event of HF's callbacks, and store the control that they return."""
         hf = self.hf
         hf.control = getattr(hf.callback_handler, event)(hf.args, hf.state, hf.control)

@@ -1,4 +1,4 @@
-"""How a run of Lightning ends when the process is told to end."""
+"""How a run ends when its process receives a signal to end."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from types import FrameType
 
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
-"""The handlers of a process that nobody has given one."""
+"""The handlers of a process for which none was set."""
 
 
 DEAF, LISTENING, HEARD = range(3)
-"""What a process tells the workers of its dataloaders: whether it listens to signals, and has heard one."""
+"""What a process shares with its dataloader workers: whether it handles signals, and has received one."""
 
 SECONDS_TO_HEAR = 60.0
-"""How long a handler of Python's may have to wait for the end of what runs below it."""
+"""How long a Python signal handler may have to wait for native code to return."""
 
 
 class SignalConnector(_SignalConnector):
-    """Leaves the handlers of the process as they are: a script and HF's callbacks have their own."""
+    """Leaves the handlers of the process unchanged: a script and HF's callbacks have their own."""
 
     @override
     def register_signal_handlers(self) -> None:
-        """Nothing: what a signal does is the script's affair, and a `Listener`'s."""
+        """Do nothing: the script and a `Listener` decide what a signal does."""
 
 
 class Listener:
-    """Hears the signals that announce the end of a process, of which the process would otherwise die.
+    """Handles the signals that announce the end of a process and would otherwise kill it.
 
-    A second one of a kind does what it would have done without us.
+    A second signal of the same kind has its original effect.
 
     Attributes:
-        heard: the first signal that has arrived.
-        taken: the handlers that were there, by number; empty while nothing is listened to. One that is no
-            default is a script's own, and is left alone.
-        told: `DEAF`, `LISTENING` or `HEARD`, in memory that is shared with the workers of dataloaders.
+        heard: the first signal received.
+        taken: the original handlers, by number; empty while not listening. A handler that is no default
+            belongs to the script, and is not replaced.
+        told: `DEAF`, `LISTENING` or `HEARD`, in memory shared with the dataloader workers.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Listener:
         self._announce: Callable[[signal.Signals], str] | None = None
 
     def __reduce__(self) -> tuple[type[Listener], tuple[()]]:
-        """A copy listens to nothing, and shares nothing."""
+        """Pickle as a new `Listener`: a copy handles no signals and shares no memory."""
         return Listener, ()
 
     def listen(
@@ -71,12 +71,12 @@ class Listener:
         whatever: Iterable[int] = (),
         announce: Callable[[signal.Signals], str] | None = None,
     ) -> None:
-        """Take the handlers, where there are none but python's; only the main thread may.
+        """Install the handlers where only Python's defaults are set; only possible in the main thread.
 
         Args:
             numbers: the signals.
-            whatever: those that are taken whoever handles them.
-            announce: says what a signal leads to; it is written to stderr at once.
+            whatever: the signals that are taken even if they have a handler.
+            announce: returns the message on what a signal leads to, which is written to stderr at once.
         """
         self.heard = None
         if threading.current_thread() is not threading.main_thread():
@@ -91,12 +91,12 @@ class Listener:
                 continue
             self.taken[number] = signal.signal(number, self._hear)
             if manager is not None and manager.is_checkpoint_requested:
-                # It came before training began.
+                # The signal arrived before training began.
                 manager.is_checkpoint_requested = False
                 self._hear(number, None)
 
     def give_back(self) -> None:
-        """Put the handlers back, but for those that somebody has replaced meanwhile."""
+        """Restore the original handlers, except those that have been replaced since."""
         for number, handler in self.taken.items():
             if signal.getsignal(number) == self._hear:
                 signal.signal(number, handler)
@@ -106,7 +106,7 @@ class Listener:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            # A process that was forked off; the one that listens decides.
+            # A forked process: the process that listens decides.
             return
         self.told.value = HEARD
         handler = self.taken[number]
@@ -116,21 +116,21 @@ class Listener:
             return
         self.heard = signal.Signals(number)
         if self._announce is not None and (sentence := self._announce(self.heard)):
-            # Past python's buffers, in which the signal may have come upon this very thread.
+            # Written past Python's buffers: the signal may have interrupted this thread inside them.
             with contextlib.suppress(OSError):
                 os.write(2, f"compat: {sentence}\n".encode())
 
 
 class Survivor:
-    """Has the worker of a dataloader outlive a signal that is meant for the whole job.
+    """Keeps a dataloader worker alive on a signal that is sent to the whole job.
 
     torchrun, SLURM and a terminal signal all processes of a group, and a run that has lost its workers could
-    not finish its update step. A signal that the worker alone gets ends it, as it would have without us:
-    by it torch and multiprocessing end workers.
+    not finish its update step. A signal that only the worker receives ends it as usual: torch and
+    multiprocessing end workers that way.
 
     Args:
-        initialize: what else begins a worker.
-        listener: of the process that has the dataloader.
+        initialize: the loader's own `worker_init_fn`.
+        listener: the listener of the process that owns the dataloader.
     """
 
     def __init__(self, initialize: Callable[[int], None] | None, listener: Listener) -> None:
@@ -139,7 +139,7 @@ class Survivor:
         self.told = listener.told
 
     def __getstate__(self) -> dict[str, Any]:
-        # Memory is shared with a process that is being started, and with nobody else.
+        # Shared memory can only be pickled for a process that is being started.
         told = self.told if get_spawning_popen() is not None else None
         return {"initialize": self.initialize, "taken": tuple(self.taken), "told": told}
 
@@ -147,7 +147,7 @@ class Survivor:
         return self
 
     def __call__(self, worker: int) -> None:
-        """Begin a worker."""
+        """Initialize a worker."""
         if self.initialize is not None:
             self.initialize(worker)
         parent = os.getppid()
@@ -156,7 +156,7 @@ class Survivor:
 
 
 def _outlive(told: Any, parent: int, number: int, frame: FrameType | None) -> None:
-    """Go on for now; the next signal of the kind ends the worker."""
+    """Continue for now; the next signal of this kind ends the worker."""
     signal.signal(number, signal.SIG_DFL)
     if os.getppid() != parent or (told is not None and told.value == DEAF):
         os.kill(os.getpid(), number)
@@ -166,7 +166,7 @@ def _outlive(told: Any, parent: int, number: int, frame: FrameType | None) -> No
 
 
 def _end_unless_told(told: Any, number: int) -> None:
-    """End this worker if the process that has started it has not heard the signal too."""
+    """End this worker unless the process that started it has received the signal too."""
     until = time.monotonic() + SECONDS_TO_HEAR
     while told.value == LISTENING and time.monotonic() < until:
         time.sleep(0.05)
@@ -175,7 +175,7 @@ def _end_unless_told(told: Any, number: int) -> None:
 
 
 def is_default(number: int) -> bool:
-    """Whether nobody handles a signal, neither in Python nor below it."""
+    """Whether a signal has no handler, neither in Python nor in native code."""
     handler = signal.getsignal(number)
     if handler is signal.SIG_DFL:
         return not _is_caught_below(number)
@@ -183,7 +183,7 @@ def is_default(number: int) -> bool:
 
 
 def _is_caught_below(number: int) -> bool:
-    """Whether code in C handles a signal, as `faulthandler.register` has it; told on Linux alone."""
+    """Whether native code handles a signal, such as `faulthandler.register`; detected only on Linux."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         caught = next(line for line in lines if line.startswith("SigCgt:"))
@@ -193,7 +193,7 @@ def _is_caught_below(number: int) -> bool:
 
 @contextlib.contextmanager
 def propagating() -> Iterator[None]:
-    """Let Ctrl-C reach the script, which Lightning would turn into an exit with the signal switched off."""
+    """Let Ctrl-C reach the script: Lightning would disable the signal and exit."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -206,6 +206,6 @@ def propagating() -> Iterator[None]:
 
 
 def _restore_sigint(handler: Callable[..., Any] | int | None) -> None:
-    # Only the main thread may set handlers, and only there has Lightning set one.
+    # Only the main thread can set handlers, so Lightning has set one only there.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, handler)

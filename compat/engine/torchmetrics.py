@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics as `compute_metrics`: updated with each batch, so that no outputs pile up."""
+"""torchmetrics metrics as `compute_metrics`: updated with each batch, so that outputs do not accumulate."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from compat.upstream.values import Output
 
 CLASSES_SECOND = "torchmetrics.classification."
-"""Where the metrics live that take classes as the second dimension; HF's models give them as the last."""
+"""The package of metrics that take classes as the second dimension; HF's models return them as the last."""
 
 NUMBERS = "torchmetrics.regression."
-"""Where the metrics live that compare numbers."""
+"""The package of metrics that compare numbers."""
 
 WRAPPED = ("_base_metric", "base_metric", "metric", "metrics", "metric_a", "metric_b")
-"""Attributes under which metrics keep metrics that they are made of."""
+"""Attributes in which wrapper metrics keep the metrics that they wrap."""
 
 PADDING = -100
 
@@ -30,12 +30,12 @@ PADDING = -100
 class TorchMetrics:
     """A metric, or a collection of them.
 
-    Predictions and labels are laid out as the metrics take them: labels of a causal model are moved by one
-    token, as in its loss, and metrics of `torchmetrics.classification` get logits of
-    (batch, tokens, classes) as (batch, classes, tokens).
+    Predictions and labels are laid out as the metrics take them: the labels of a causal model are shifted by
+    one token, as in its loss, and metrics of `torchmetrics.classification` receive logits of shape (batch,
+    tokens, classes) as (batch, classes, tokens).
 
     Args:
-        metric: what `compute_metrics` was given.
+        metric: the value of `compute_metrics`.
         shifts_labels: whether the model predicts at each token the label of the next one.
     """
 
@@ -45,15 +45,15 @@ class TorchMetrics:
         self.update_called = False
 
     def update(self, logits: Output, labels: Output) -> None:
-        """Take in a batch.
+        """Update the metrics with a batch.
 
         Args:
-            logits: (batch, …), or (batch, tokens, classes); what `preprocess_logits_for_metrics` has made of
-                them where it is given.
+            logits: (batch, …), or (batch, tokens, classes); the result of `preprocess_logits_for_metrics` if
+                it is set.
             labels: (batch, …), or (batch, tokens).
 
         Raises:
-            ArgumentError: the model gives several outputs, or a metric does not take what there is.
+            ArgumentError: the model returns several outputs, or a metric does not accept them.
         """
         self.update_called = True
         if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor):
@@ -76,19 +76,19 @@ class TorchMetrics:
     ) -> None:
         forms = {tuple(predictions.shape) for predictions in laid_out.values()}
         if len(forms) == 1:
-            # All at once: a collection lets metrics share a state.
+            # All in one call: metrics of a collection may share a state.
             self._collection.update(next(iter(laid_out.values())), labels)
             return
         for name, metric in metrics.items():
             metric.update(laid_out[name], labels)
 
     def compute(self) -> dict[str, Any]:
-        """What the metrics come to, by their names."""
+        """Compute the metrics, by their names."""
         computed: dict[str, Any] = self._collection.compute()
         return computed
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the metrics."""
         self._collection.reset()
 
     @property
@@ -121,20 +121,20 @@ class TorchMetrics:
 
 
 def shifted(predictions: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predictions of a causal model, and the labels that they are for.
+    """Align the predictions of a causal model with their labels.
 
     Args:
         predictions: (batch, tokens, …) of each token for the next one, or without those of the last token.
         labels: (batch, tokens).
 
     Returns:
-        Both without what has no counterpart; as they are where they are not by token.
+        Both without positions that have no counterpart; unchanged if they are not per token.
     """
     by_token = predictions.dim() > 1 and labels.dim() > 1
     surplus = predictions.shape[1] - labels.shape[1] if by_token else None
     if surplus == 0:
         return predictions[:, :-1], labels[:, 1:]
-    # `preprocess_logits_for_metrics` has left out the last one.
+    # `preprocess_logits_for_metrics` has removed the last position.
     return (predictions, labels[:, 1:]) if surplus == -1 else (predictions, labels)
 
 
@@ -144,13 +144,13 @@ def _laid_out(metric: Metric, predictions: torch.Tensor, labels: torch.Tensor) -
         return predictions
     if labels.dim() > 1 and _is_of(metric, CLASSES_SECOND):
         return predictions.movedim(-1, 1)
-    # One number for each sample, as the loss of such a model has it.
+    # One number for each sample, as in the loss of such a model.
     is_squeezed = predictions.shape[-1] == 1 and _is_of(metric, NUMBERS)
     return predictions.squeeze(-1) if is_squeezed else predictions
 
 
 def _is_of(metric: object, package: str) -> bool:
-    """Whether a metric, or what it wraps, is of a package of torchmetrics."""
+    """Whether a metric, or a metric that it wraps, is from a package of torchmetrics."""
     inner = [getattr(metric, name, None) for name in WRAPPED]
     metrics = [one for part in inner for one in (part if isinstance(part, Iterable) else [part])]
     wrapped = [one for one in metrics if isinstance(one, Metric)]

@@ -1,4 +1,4 @@
-"""A LightningModule of the user's, trained by an HF Trainer."""
+"""A user's LightningModule, trained by an HF Trainer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OPENING = (
     "on_before_optimizer_step",
     "on_before_zero_grad",
 )
-"""Hooks of the user's module that are called after HF's events of the same moment."""
+"""Hooks of the user's module that are called after HF's corresponding events."""
 
 CLOSING = (
     "on_train_batch_end",
@@ -60,10 +60,10 @@ CLOSING = (
     "on_train_end",
     "on_fit_end",
 )
-"""Those called ahead of them: what they log, HF's evaluation and control can see."""
+"""Hooks that are called before HF's events: HF's evaluation and control can see what they log."""
 
 TRANSFERS = ("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer")
-"""Hooks around the moving of batches."""
+"""Hooks around batch transfer."""
 
 UNSERVED = {
     "configure_gradient_clipping": "gradients are clipped as `max_grad_norm` says",
@@ -74,14 +74,14 @@ UNSERVED = {
     "on_validation_model_zero_grad": "gradients are zeroed after each optimizer step",
     **dict.fromkeys(TRANSFERS, "batches are moved by HF's dataloaders"),
 }
-"""Methods whose place an HF Trainer has for itself → how."""
+"""Methods that an HF Trainer does not call → what happens instead."""
 
 
 def check_user_module(module: pl.LightningModule) -> None:
-    """Refuse a LightningModule that an HF Trainer cannot train as it is meant.
+    """Refuse a LightningModule that an HF Trainer cannot train as intended.
 
     Raises:
-        ArgumentError: what stands against it, and the way out.
+        ArgumentError: states the obstacle and the solution.
     """
     name = type(module).__name__
     way_out = "Train it with `lightning.Trainer` itself."
@@ -101,7 +101,7 @@ def check_user_module(module: pl.LightningModule) -> None:
 
 
 class UserModuleAdapter(TrainerModule):
-    """Calls the hooks and steps of the user's module where HF's Trainer has its own.
+    """Calls the hooks and steps of the user's module in place of those of HF's Trainer.
 
     The module is the `model` of the Trainer; its `self.trainer`, `self.log` and `self.global_step` are
     Lightning's.
@@ -113,7 +113,7 @@ class UserModuleAdapter(TrainerModule):
     @property
     @override
     def flops_per_batch(self) -> Any:
-        """What the user's module says; Lightning looks whether it says anything."""
+        """The value of the user's module; Lightning checks whether it has one."""
         user_module: Any = self.model
         return user_module.flops_per_batch
 
@@ -152,10 +152,10 @@ class UserModuleAdapter(TrainerModule):
 
     @override
     def named(self, batch: Batch) -> Batch:
-        # A batch without names has none of what HF looks for.
+        # A batch that is not a mapping has none of the keys that HF looks up.
         return batch if isinstance(batch, Mapping) else {}
 
-    # Modes are the user's: HF's `model.train()` before each step has no place here.
+    # The user sets train and eval modes: HF's `model.train()` before each step must have no effect.
 
     @override
     def configure_optimizers(self) -> Any:
@@ -211,12 +211,12 @@ class UserModuleAdapter(TrainerModule):
         self.call("on_validation_epoch_end")
         if self.evaluation is not None:
             self.evaluation.logged = self.logged()
-            # HF logs them, as `eval_*`.
+            # HF logs these values, as `eval_*`.
             self.trainer._logger_connector.leave_to_hf()  # type: ignore[attr-defined]
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Have the file be the user's module's own, for its `load_from_checkpoint`."""
+        """Write the file as the user's module would, so that its `load_from_checkpoint` can read it."""
         super().on_save_checkpoint(checkpoint)
         user_module: Any = self.model
         for name in {"state_dict", "current_model_state"} & checkpoint.keys():
@@ -233,21 +233,21 @@ class UserModuleAdapter(TrainerModule):
         self.call("on_load_checkpoint", checkpoint)
 
     def logged(self) -> dict[str, float]:
-        """What the user's module has logged of a validation, `val_loss` as `loss`."""
+        """The values that the user's module has logged in a validation, with `val_loss` as `loss`."""
         results: Any = self.trainer._results
         found = {} if results is None else results.metrics(on_step=False)["callback"]
         reduce = self.trainer.strategy.reduce
-        # HF's metrics are those of all processes, and control follows them.
+        # HF's metrics cover all processes, and HF's control depends on them.
         return {bare("eval", name): float(reduce(value, reduce_op="mean")) for name, value in found.items()}
 
     def optimizer_and_config(self) -> tuple[Any, Any]:
-        """The optimizer that the user's module configures, and the configuration of its scheduler.
+        """Return the user module's optimizer and the configuration of its scheduler.
 
         Returns:
             The optimizer and Lightning's LRSchedulerConfig; a constant schedule where it has none.
 
         Raises:
-            ArgumentError: it has several optimizers, or schedulers, or none at all.
+            ArgumentError: it has several optimizers or schedulers, or no optimizer.
         """
         configured = self.call("configure_optimizers")
         optimizers, configs, monitor = (
@@ -265,15 +265,15 @@ class UserModuleAdapter(TrainerModule):
 
 
 def _keep_modes(mode: bool = True) -> None:
-    """Stands for `train` where HF calls it on a user's module, whose modes stay as they are."""
+    """Replace `train` where HF calls it on a user's module, whose modes must not change."""
 
 
 @contextlib.contextmanager
 def _train_of(model: nn.Module | None, method: Callable[..., Any] | None) -> Iterator[None]:
-    """Shadow a module's `train` by `method`; take a shadow of ours away where it is None.
+    """Replace a module's `train` by `method`; if it is None, remove an earlier replacement.
 
     Args:
-        model: the module, wrapped where it is wrapped.
+        model: the module, possibly wrapped.
         method: what is called in place of its `train`.
     """
     own = vars(model)
@@ -292,10 +292,10 @@ def _train_of(model: nn.Module | None, method: Callable[..., Any] | None) -> Ite
 
 
 class UserModuleEvaluation(Evaluation):
-    """Evaluates a LightningModule of the user's as Lightning does.
+    """Evaluates a user's LightningModule as Lightning does.
 
-    What the module has logged is the truth. A loss that it returns and does not log weighs as many samples as
-    its batch has, whatever `per_device_eval_batch_size` says of loaders that HF makes.
+    The values that the module logs take precedence. A loss that it returns and does not log is weighted by
+    the samples of its batch, not by `per_device_eval_batch_size`, which applies to HF's own loaders.
     """
 
     @override
@@ -303,14 +303,14 @@ class UserModuleEvaluation(Evaluation):
         try:
             self._batch_size = extract_batch_size(inputs)
         except MisconfigurationException:
-            # A batch without a tensor: Lightning counts it as one where its size is not given.
+            # A batch without a tensor: Lightning counts it as one sample if its size is not given.
             self._batch_size = 1
         self._observed += self._batch_size
 
     @override
     def gather_losses(self, loss: torch.Tensor) -> torch.Tensor:
         accelerator = self._hf.accelerator
-        # Batches of processes may differ in size: each says how many samples its loss stands for.
+        # Batches of processes may differ in size: each process reports the samples of its loss.
         size = loss.new_tensor([self._batch_size], dtype=torch.long)
         losses: torch.Tensor = accelerator.gather(loss.reshape(1))
         losses = losses.repeat_interleave(accelerator.gather(size))
@@ -339,7 +339,7 @@ for _name in (*OPENING, *CLOSING):
 
 
 def loss_of(output: Output, module: nn.Module, step: str) -> torch.Tensor | None:
-    """The loss in what a step of a LightningModule returns.
+    """Return the loss in the output of a LightningModule's step.
 
     Args:
         output: a scalar, a dict with `loss`, or something else.
@@ -364,5 +364,5 @@ def loss_of(output: Output, module: nn.Module, step: str) -> torch.Tensor | None
 
 
 def is_user_module(model: nn.Module) -> bool:
-    """Whether a model is a LightningModule of the user's."""
+    """Whether a model is a user's LightningModule."""
     return isinstance(model, pl.LightningModule)

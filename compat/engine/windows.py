@@ -1,4 +1,4 @@
-"""Accumulation windows: which batches make an update step together."""
+"""Accumulation windows: the batches of one update step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from compat.upstream.values import NumItems
 
 ENDLESS = 2**53
-"""The length of data that is taken to its end. Where data has a length, Lightning does not fetch ahead, which
-would move the flags (last batch, samples left) that accelerate's loaders raise for the batch in progress."""
+"""The length of data that is read to its end. If data has a length, Lightning does not prefetch. Prefetching
+would shift the flags (last batch, samples left) that accelerate's loaders set for the current batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """An accumulation window, or what is left of it.
+    """An accumulation window, or the rest of one.
 
     Attributes:
         count: micro-batches to fetch.
@@ -32,14 +32,14 @@ class Window:
 def window_at(
     start: int, *, size: int, length: float, carried: int = 0, number: int | None = None
 ) -> Window | None:
-    """The window that a micro-batch belongs to, from that micro-batch on.
+    """Return the window that a micro-batch belongs to, starting at that micro-batch.
 
     Args:
         start: index of the micro-batch in its epoch.
         size: micro-batches of a full window.
         length: micro-batches of the epoch.
-        carried: micro-batches that the epoch before has left of a window, which this epoch completes.
-        number: windows of the epoch; by default as many as the length asks for.
+        carried: micro-batches of an incomplete window of the previous epoch, which this epoch completes.
+        number: windows of the epoch; computed from the length by default.
 
     Returns:
         The window; None after the last one.
@@ -55,12 +55,12 @@ def window_at(
 
 
 def count_windows(length: float, *, size: int, carried: int = 0) -> int:
-    """How many windows an epoch has, a shorter one at its end included.
+    """Return the number of windows in an epoch, including a shorter last one.
 
     Args:
-        length: micro-batches of the epoch; infinite for data that is taken to its end.
+        length: micro-batches of the epoch; infinite for data that is read to its end.
         size: micro-batches of a full window.
-        carried: micro-batches that the epoch before has left of a window.
+        carried: micro-batches of an incomplete window of the previous epoch.
     """
     return ENDLESS if length >= ENDLESS else -(-(carried + int(length)) // size)
 
@@ -70,7 +70,7 @@ class Fetched:
     """The batches of a window.
 
     Attributes:
-        batches: fewer than the window's count where the data has run out.
+        batches: fewer than the window's count if the data is exhausted.
         num_items: what the whole window counts, `num_items_in_batch` in HF's words.
         is_short: whether there are fewer.
         is_last: whether the window is the last one of its epoch.

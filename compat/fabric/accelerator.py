@@ -1,4 +1,4 @@
-"""accelerate's face over Lightning Fabric, for trainers whose loop is their user's."""
+"""accelerate's interface over Lightning Fabric, for trainers whose loop the user writes."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ if TYPE_CHECKING:
     from compat.upstream.values import Loader
 
 REFUSED = ("megatron_lm_plugin", "parallelism_config", "torch_tp_plugin", "dynamo_backend", "dynamo_plugin")
-"""Arguments of `accelerate.Accelerator` that Fabric has no answer to."""
+"""Arguments of `accelerate.Accelerator` that have no equivalent in Fabric."""
 
 OF_DATA = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
-"""Options of data that accelerate 0.27 took by themselves; they have had a configuration since."""
+"""Data options that accelerate 0.27 took as arguments; later releases take them in a configuration."""
 
 ASK_FOR_STRATEGIES = {"fsdp_plugin": "fsdp", "deepspeed_plugin": "deepspeed"}
-"""Arguments of `accelerate.Accelerator` that ask for a strategy, and its name."""
+"""Arguments of `accelerate.Accelerator` that request a strategy → its name."""
 
 LAUNCHED = {"ACCELERATE_USE_FSDP": "fsdp", "ACCELERATE_USE_DEEPSPEED": "deepspeed"}
-"""Variables by which `accelerate launch` asks for a strategy, and its name."""
+"""Variables with which `accelerate launch` requests a strategy → its name."""
 
 HIDDEN = (*LAUNCHED, "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
-"""Variables upon which accelerate would wrap models itself."""
+"""Variables that would make accelerate wrap models itself."""
 
 
 class FabricOptimizer(SyncedOptimizer):
-    """Stands for an optimizer of Fabric's, whose step it leaves out in the middle of an accumulation window.
+    """Wraps a Fabric optimizer, and skips its step in the middle of an accumulation window.
 
     Mirrors `accelerate.optimizer.AcceleratedOptimizer` of 0.27, which leaves gradients of zeros behind.
 
@@ -68,7 +68,7 @@ class FabricOptimizer(SyncedOptimizer):
         optimizer: Fabric's wrapper of the optimizer.
         gradient_state: accelerate's.
         scaler: of gradients, with fp16.
-        engine: DeepSpeed's, which keeps count of windows by itself, and is stepped after each micro-batch.
+        engine: DeepSpeed's engine, which counts windows itself and is stepped after each micro-batch.
     """
 
     def __init__(
@@ -91,28 +91,29 @@ class FabricOptimizer(SyncedOptimizer):
         scaler = self._scaler
         before = 0.0 if scaler is None else scaler.get_scale()
         result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        # The scale shrinks exactly when gradients overflowed and the step was left out.
+        # The scale shrinks exactly when gradients overflowed and the step was skipped.
         self.step_was_skipped = scaler is not None and scaler.get_scale() < before
         return result
 
     @override
     def zero_grad(self, set_to_none: bool | None = None) -> None:
-        # Users look at gradients after a step: none of them disappears, unless they say so.
+        # Users inspect gradients after a step: they are not set to None unless the user requests it.
         super().zero_grad(set_to_none=bool(set_to_none))
 
 
 class AgreedSampler(RandomSampler):
     """A `RandomSampler` that takes each order from torch's generator when it is iterated.
 
-    The orders are those of accelerate 0.27, which left the sampler to itself: they are the same on all
-    processes as long as their generators are. Where these part, the first process's order is everybody's.
+    The orders are those of accelerate 0.27, which did not change the sampler: they are the same on all
+    processes as long as their generators agree. If the generators diverge, all processes use the first
+    process's order.
     """
 
     @classmethod
     def of(cls, sampler: RandomSampler) -> AgreedSampler:
-        """The same sampler, agreed upon."""
-        # Without a generator, accelerate would draw one when it prepares the dataloader, and every later
-        # number would be another.
+        """Convert a sampler in place."""
+        # Without a generator, accelerate would draw a seed when it prepares the dataloader, which would
+        # change every later random number.
         sampler.__class__, sampler.generator = cls, torch.Generator()
         return cast("AgreedSampler", sampler)
 
@@ -125,19 +126,19 @@ class AgreedSampler(RandomSampler):
 class FabricAccelerator(LightningAccelerator):
     """An `accelerate.Accelerator` whose devices, processes, wrappers and steps are Lightning Fabric's.
 
-    accelerate shards the data, gathers results, keeps count of accumulation and writes to trackers.
+    accelerate shards the data, gathers results, counts accumulation and writes to trackers.
 
     Args:
         lightning: flags of Fabric: accelerator, strategy, devices, num_nodes, precision, plugins, callbacks,
             loggers. "fsdp" is FSDP 2.
-        further: what a user has given for `accelerate.Accelerator`, in the words of 0.27.
-        options: those of `accelerate.Accelerator` that the trainer gives.
+        further: the user's arguments of `accelerate.Accelerator`, with the names of 0.27.
+        options: the arguments of `accelerate.Accelerator` that the trainer sets.
 
     Attributes:
         fabric: the Fabric.
 
     Raises:
-        ArgumentError: a flag that Fabric does not take, or an option that it has no answer to.
+        ArgumentError: a flag that Fabric does not take, or an option that it has no equivalent for.
     """
 
     fabric: Fabric
@@ -157,7 +158,7 @@ class FabricAccelerator(LightningAccelerator):
         started.join()
         started.start(*_processes(flags))
         if flags.get("accelerator") == "cpu" or Facts.device_type_here() == "cpu":
-            # Otherwise accelerate looks for devices only, and takes each process for one by itself.
+            # Otherwise accelerate only detects devices, and treats each process as a job of its own.
             options["cpu"] = True
         asked = [ASK_FOR_STRATEGIES[name] for name, plugin in plugins.items() if plugin is not None]
         launched = configuration()
@@ -185,7 +186,7 @@ class FabricAccelerator(LightningAccelerator):
         self.scaler = getattr(self._precision, "scaler", None)
 
     def _agreed_precision(self, flag: object) -> str:
-        """The mixed precision that accelerate is told of and that Fabric computes in, whoever has said it."""
+        """Return the mixed precision for both accelerate and Fabric, whichever source sets it."""
         told = self.mixed_precision if self.mixed_precision in PRECISIONS else "no"
         named = next((ours for ours, names in PRECISIONS.items() if str(flag) in names), None)
         if flag is None or isinstance(flag, Precision):
@@ -206,16 +207,17 @@ class FabricAccelerator(LightningAccelerator):
 
     @property
     def is_sharding(self) -> bool:
-        """Whether models are in parts, which `get_state_dict` puts together on all processes."""
+        """Whether models are sharded, so that `get_state_dict` must be called on all processes."""
         return is_sharding(self.fabric.strategy)
 
     @override
     def prepare(self, *args: object, device_placement: list[bool] | None = None) -> Any:
-        """Shard dataloaders, set models and optimizers up on Fabric, and count schedulers' steps.
+        """Shard dataloaders, set up models and optimizers on Fabric, and wrap schedulers.
 
         Args:
-            args: models, optimizers, dataloaders and schedulers, in any order; anything else is given back.
-            device_placement: of each, whether it is moved.
+            args: models, optimizers, dataloaders and schedulers, in any order; anything else is returned
+                unchanged.
+            device_placement: for each object, whether it is moved.
         """
         optimizers = [arg for arg in args if isinstance(arg, torch.optim.Optimizer)]
         models = [arg for arg in args if isinstance(arg, nn.Module)]
@@ -232,13 +234,13 @@ class FabricAccelerator(LightningAccelerator):
         return prepared
 
     def _prepare_last(self, obj: object) -> object:
-        """Schedulers come after the optimizers that they belong to."""
+        """Prepare schedulers, after the optimizers that they belong to."""
         return self.prepare_scheduler(obj) if isinstance(obj, LRScheduler) else obj
 
     def _set_up_jointly(
         self, args: Sequence[Any], model: nn.Module, optimizers: list[Any]
     ) -> tuple[Any, ...]:
-        """DeepSpeed's engine takes a model together with its optimizer."""
+        """Set up a model together with its optimizer, as DeepSpeed's engine requires."""
         module, *stepping = self.fabric.setup(model, *optimizers)
         places: dict[int, Any] = {id(model): self._keep_model(module)}
         for old, new in zip(optimizers, stepping, strict=True):
@@ -249,15 +251,15 @@ class FabricAccelerator(LightningAccelerator):
     def prepare_model(
         self, model: nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
     ) -> nn.Module:
-        """Place a model, have it compute in Fabric's precision, and wrap it by Fabric's strategy.
+        """Place a model, set Fabric's precision on it, and wrap it with Fabric's strategy.
 
         Args:
             model: the model.
-            device_placement: whether to move it to the device; decided by its device map where None.
-            evaluation_mode: whether it is only to evaluate, and needs no wrapper.
+            device_placement: whether to move it to the device; if None, its device map decides.
+            evaluation_mode: whether it is only evaluated, and needs no wrapper.
 
         Returns:
-            What the strategy makes of it: itself on one device, DDP's wrapper, DeepSpeed's engine.
+            The strategy's result: the model itself on one device, DDP's wrapper, or DeepSpeed's engine.
         """
         if id(model) in self._wrapped:
             return model
@@ -266,10 +268,10 @@ class FabricAccelerator(LightningAccelerator):
         trains = any(parameter.requires_grad for parameter in model.parameters()) and not evaluation_mode
         if not is_compiled_module(model):
             compute_as(model, self._precision)
-        # DeepSpeed's engine takes a model that trains with its optimizer; alone it is a reference.
+        # DeepSpeed's engine takes a trained model with its optimizer; a model without one is a reference.
         if self.is_sharding or (trains and not sets_up_jointly(self.fabric.strategy)):
             return self._keep_model(self.fabric.setup_module(model, move_to_device=moves))
-        # A wrapper of a model that does not train has nothing to do, and DDP refuses it.
+        # A model that does not train needs no wrapper, and DDP refuses it.
         model = self._precision.convert_module(model)
         self._models.append(model)
         return self.fabric.to_device(model) if moves else model
@@ -282,7 +284,7 @@ class FabricAccelerator(LightningAccelerator):
 
     @override
     def prepare_optimizer(self, optimizer: Optimizer, device_placement: bool | None = None) -> Optimizer:
-        """Have an optimizer step by Fabric's precision and strategy, at the end of accumulation windows."""
+        """Wrap an optimizer, to step through Fabric's precision and strategy at the end of windows."""
         if isinstance(optimizer, FabricOptimizer):
             return optimizer
         return self._keep_optimizer(self.fabric.setup_optimizers(optimizer))
@@ -296,7 +298,7 @@ class FabricAccelerator(LightningAccelerator):
 
     @override
     def prepare_scheduler(self, scheduler: LRScheduler) -> Any:
-        """A scheduler that steps when its optimizer did, once for each process, as under accelerate."""
+        """Wrap a scheduler, to step when its optimizer has, once for each process, as under accelerate."""
         if isinstance(scheduler, AcceleratedScheduler):
             return scheduler
         stepping = [
@@ -325,17 +327,17 @@ class FabricAccelerator(LightningAccelerator):
         if sets_up_jointly(self.fabric.strategy):
             model = next(m for m in self._wrapped.values() if any(p.requires_grad for p in m.parameters()))
         else:
-            # DeepSpeed divides by itself.
+            # DeepSpeed divides the loss itself.
             loss = loss / self.gradient_accumulation_steps
         self.fabric.backward(loss, model=model, **kwargs)
 
     @override
     @contextlib.contextmanager
     def no_sync(self, model: nn.Module) -> Iterator[None]:
-        """Leave out the reduction of gradients among processes.
+        """Skip the reduction of gradients among processes.
 
         Args:
-            model: as `prepare` has given it back.
+            model: the model that `prepare` returned.
         """
         module = self._wrapped.get(id(model))
         if module is None or sets_up_jointly(self.fabric.strategy):
@@ -348,15 +350,15 @@ class FabricAccelerator(LightningAccelerator):
     def clip_grad_norm_(
         self, parameters: Iterable[torch.Tensor], max_norm: float, norm_type: float = 2
     ) -> torch.Tensor | None:
-        """Clip gradients by their norm; DeepSpeed does by its own configuration.
+        """Clip gradients by norm; DeepSpeed clips by its own configuration.
 
         Args:
-            parameters: whose gradients are clipped.
+            parameters: the parameters whose gradients are clipped.
             max_norm: the largest norm.
-            norm_type: of which order it is.
+            norm_type: the order of the norm.
 
         Returns:
-            The norm before, or None under DeepSpeed.
+            The norm before clipping, or None under DeepSpeed.
         """
         if sets_up_jointly(self.fabric.strategy):
             return None
@@ -365,11 +367,11 @@ class FabricAccelerator(LightningAccelerator):
 
     @override
     def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:
-        """The whole weights of a model; every process has to ask for them.
+        """Return the full weights of a model; must be called on every process.
 
         Args:
             model: a model, wrapped or not.
-            unwrap: whether names are those of the model itself.
+            unwrap: whether to use the names of the model itself.
         """
         bare = self.unwrap_model(model)
         if any(hasattr(parameter, "ds_id") for parameter in bare.parameters()):
@@ -380,19 +382,19 @@ class FabricAccelerator(LightningAccelerator):
         if not self.is_sharding:
             return super().get_state_dict(model, unwrap)
         state = bare.state_dict(keep_vars=True)
-        # Each parameter once: tied weights stay tied, and are saved once.
+        # Each parameter is gathered once: tied weights stay tied, and are saved once.
         parts = {id(part): part for part in state.values() if isinstance(part, DTensor)}
         whole = {key: part.full_tensor().detach().cpu() for key, part in parts.items()}
         return {name: whole.get(id(tensor), tensor.detach()) for name, tensor in state.items()}
 
     @override
     def prepare_data_loader(self, data_loader: Loader, *args: object, **kwargs: object) -> Loader:
-        """Shard a dataloader; shuffled ones draw their order as torch's does, agreed upon by all processes.
+        """Shard a dataloader; a shuffled one draws its order as torch's does, the same on all processes.
 
         Args:
             data_loader: the dataloader.
             args: see `accelerate.Accelerator.prepare_data_loader`.
-            kwargs: likewise.
+            kwargs: see `accelerate.Accelerator.prepare_data_loader`.
         """
         sampler = getattr(data_loader, "sampler", None)
         if self.num_processes > 1 and type(sampler) is RandomSampler and sampler.generator is None:
@@ -403,7 +405,7 @@ class FabricAccelerator(LightningAccelerator):
     def log(
         self, values: dict[str, Any], step: int | None = None, log_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """Log values to the trackers, and those that are numbers to Fabric's loggers, too.
+        """Log values to the trackers, and the numbers among them to Fabric's loggers as well.
 
         Args:
             values: name → value.
@@ -422,11 +424,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _accelerate_options(further: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """What `accelerate.Accelerator` of today takes for what a user has given in the words of 0.27.
+    """Translate a user's arguments for accelerate 0.27 to those of the installed release.
 
     Raises:
-        ArgumentError: an option that Fabric has no answer to, that is the trainer's to give, or that there is
-            not.
+        ArgumentError: an option without equivalent in Fabric, one that the trainer sets, or an unknown one.
     """
     found = dict(further)
     known = inspect.signature(accelerate.Accelerator).parameters
@@ -451,7 +452,7 @@ def _accelerate_options(further: Mapping[str, Any], ours: Mapping[str, Any]) -> 
 
 
 def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
-    """How many processes a machine is to run, and how many machines there are."""
+    """Return the number of processes per machine, and the number of machines."""
     devices = flags.get("devices", 1)
     count = len(devices) if isinstance(devices, (list, tuple)) else devices
     if count in {"auto", -1, "-1"}:
@@ -478,7 +479,7 @@ def _deepspeed_options(plugin: DeepSpeedPlugin, launched: Mapping[str, str]) -> 
 
 
 def _follow(optimizers: list[Any], before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Give optimizers the parameters that sharding has put in the place of theirs."""
+    """Replace the parameters of optimizers by the ones that sharding has created."""
     moved = {id(parameter): after[name] for name, parameter in before.items()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -1,6 +1,6 @@
-"""Lightning Fabric, for loops that their user drives: the one place that builds it.
+"""Builds Lightning Fabric for loops that users write; no other module builds it.
 
-`compat.fabric.accelerator.FabricAccelerator` is what such loops see of it.
+Such loops use it through `compat.fabric.accelerator.FabricAccelerator`.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ FLAGS = (
 """The flags of Fabric that a `lightning={...}` dictionary may hold."""
 
 PRECISIONS = {"no": ("32-true", "32"), "bf16": ("bf16-mixed",), "fp16": ("16-mixed", "16")}
-"""accelerate's name of a precision → Fabric's names of it, the first of which is given."""
+"""accelerate's name of a precision → Fabric's names for it; the first one is passed on."""
 
 GPUS = ("cuda", "mps")
 """Kinds of devices that Lightning calls "gpu"."""
 
 FORWARD_METHODS = ("generate", "compute_reward_score")
-"""Methods, beside `forward`, for which a sharded model puts its weights together."""
+"""Methods other than `forward` for which a sharded model gathers its weights."""
 
 
 def check_flags(flags: object) -> None:
-    """Refuse what is no flag of Fabric's.
+    """Refuse unknown Fabric flags.
 
     Raises:
-        ArgumentError: the name of the flag, and those that there are.
+        ArgumentError: names the flag, and the valid ones.
     """
     if not isinstance(flags, Mapping):
         msg = f"`lightning={flags!r}`: not a dictionary of Fabric's flags. Give {{'strategy': 'ddp'}}, say."
@@ -81,14 +81,14 @@ def check_flags(flags: object) -> None:
 
 
 def check_device(asked: object, facts: Facts) -> None:
-    """Refuse a kind of device that is not the one that this process has.
+    """Refuse a kind of device other than that of this process.
 
     Args:
         asked: Fabric's flag `accelerator`.
         facts: the machine and the process.
 
     Raises:
-        ArgumentError: the kind that was asked for, and the one that there is.
+        ArgumentError: names the requested kind and the kind of this process.
     """
     kinds = {"auto", None, facts.device_type} | ({"gpu"} if facts.device_type in GPUS else set())
     if not isinstance(asked, Accelerator) and asked not in kinds:
@@ -102,12 +102,12 @@ def check_device(asked: object, facts: Facts) -> None:
 def build_fabric(
     facts: Facts, flags: Mapping[str, Any], mixed_precision: str = "no", **options: dict[str, Any]
 ) -> Fabric:
-    """Build and launch Fabric in a process that is already one of its job.
+    """Build and launch Fabric in a process that a launcher has already started.
 
     Args:
         facts: the machine and the process.
-        flags: Fabric's, checked by `check_flags`; what is missing is taken from `facts`.
-        mixed_precision: accelerate's name of the precision, where no flag says another.
+        flags: Fabric's, checked by `check_flags`; missing ones are taken from `facts`.
+        mixed_precision: accelerate's name of the precision, used unless a flag sets another.
         options: a strategy's name → its options.
 
     Raises:
@@ -140,13 +140,13 @@ def build_fabric(
 
 
 def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> str | Strategy:
-    """What a name stands for: ours where accelerate's settings have to reach it, else Fabric's own."""
+    """Return the strategy of a name: ours if it must read accelerate's settings, else Fabric's own."""
     if name.startswith("deepspeed"):
         if name not in STRATEGY_REGISTRY:
             known = ", ".join(found for found in STRATEGY_REGISTRY if found.startswith("deepspeed"))
             msg = f"`lightning={{'strategy': {name!r}}}`: no such strategy. Choose among {known}."
             raise ArgumentError(msg)
-        # Not by `get`, which would build one.
+        # Not with `get`, which would build one.
         return _deepspeed(facts, {**options.get("deepspeed", {}), **STRATEGY_REGISTRY[name]["init_params"]})
     build = {"auto": _auto, "ddp": _ddp, "fsdp": _fsdp}.get(name)
     return name if build is None else build(facts, options.get("ddp", {}))
@@ -167,16 +167,16 @@ def _fsdp(facts: Facts, options: dict[str, Any]) -> Strategy:
 def _deepspeed(facts: Facts, options: dict[str, Any]) -> Strategy:
     accumulation = options.pop("gradient_accumulation_steps", 1)
     strategy = DeepSpeedAnywhere(**options)
-    # The engine keeps count of accumulation by itself.
+    # The engine counts accumulation itself.
     if isinstance(strategy.config, dict):
         strategy.config["gradient_accumulation_steps"] = accumulation
-        # Its own default, 1.0, is not what anybody has asked for.
+        # Lightning's default, 1.0, was not requested.
         strategy.config.setdefault("gradient_clipping", 0.0)
     return strategy
 
 
 class DeepSpeedAnywhere(DeepSpeedStrategy):
-    """DeepSpeed's engine on any device: it also runs on a CPU, which Lightning's checks do not let it."""
+    """DeepSpeed's engine on any device: it also runs on a CPU, which Lightning's checks refuse."""
 
     @override
     def setup_environment(self) -> None:
@@ -196,7 +196,8 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
     ) -> Any:
         import deepspeed
 
-        # Lightning names the device by its index, which a CPU has not; the engine finds its rank by itself.
+        # Lightning passes the index of the device, which a CPU does not have; the engine detects its rank
+        # itself.
         engine, stepping, _, counting = deepspeed.initialize(
             config=self.config,
             model=model,
@@ -209,11 +210,11 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a model in place by FSDP 2: each block by itself, all the rest together.
+    """Shard a model in place with FSDP 2: each block separately, the rest as one unit.
 
     Args:
-        model: the model; what it names `_no_split_modules`, at any depth, are its blocks.
-        mesh: with a dimension `data_parallel`.
+        model: the model; its blocks are the modules listed in `_no_split_modules`, at any depth.
+        mesh: a device mesh with a dimension `data_parallel`.
 
     Returns:
         The model.
@@ -222,7 +223,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())
     }
     blocks = [module for module in model.modules() if type(module).__name__ in names and module is not model]
-    # From the inside out: what lies within another block is no longer the outer one's to shard.
+    # Innermost first: a nested block must be sharded before the block that contains it.
     for block in reversed(blocks):
         fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(model, mesh=mesh["data_parallel"])
@@ -233,12 +234,12 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def is_sharding(strategy: Strategy) -> bool:
-    """Whether a strategy takes a model's parameters apart."""
+    """Whether a strategy shards a model's parameters."""
     return isinstance(strategy, ModelParallelStrategy)
 
 
 def sets_up_jointly(strategy: Strategy) -> bool:
-    """Whether a strategy wants a model together with its optimizer."""
+    """Whether a strategy sets up a model together with its optimizer."""
     return isinstance(strategy, DeepSpeedStrategy)
 
 
@@ -254,7 +255,7 @@ class PluginPrecision:
 
     def run(self, forward: Callable[..., Output], args: Any, kwargs: Any) -> Output:
         """Call a forward as Fabric would."""
-        # Autocast casts where it has to: accelerate hands inputs on as they are.
+        # Autocast casts where needed: accelerate passes inputs on unchanged.
         if not isinstance(self.plugin, MixedPrecision):
             args, kwargs = self.plugin.convert_input((args, kwargs))
         with self.plugin.forward_context():
@@ -263,7 +264,7 @@ class PluginPrecision:
 
 
 def compute_as(model: nn.Module, plugin: Precision) -> None:
-    """Have `model` compute in a precision of Fabric's, in place of one that an earlier Fabric has set.
+    """Set a Fabric precision on `model`, replacing the one that an earlier Fabric has set.
 
     Args:
         model: the model.

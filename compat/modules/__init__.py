@@ -1,1 +1,1 @@
-"""HF's Trainer as a module and a datamodule for a Lightning Trainer of the user's own."""
+"""HF's Trainer as a module and a datamodule for a user's Lightning Trainer."""

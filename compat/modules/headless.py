@@ -1,4 +1,4 @@
-"""An HF Trainer without a loop, for a Lightning Trainer of the user's own: losses, optimizers, loaders."""
+"""An HF Trainer without a loop, for a user's Lightning Trainer: losses, optimizers, loaders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NEUTRALIZED: dict[str, Any] = {
     "save_strategy": "no",
     "torch_compile": False,
 }
-"""Arguments that are Lightning's to act on, or the module's own, with the value that keeps HF from it."""
+"""Arguments that Lightning or the module implements → the value that disables them in HF."""
 
 REFUSED: dict[str, str] = {
     "auto_find_batch_size": "Use Lightning's `BatchSizeFinder`, or `compat.Trainer`.",
@@ -53,14 +53,14 @@ REFUSED: dict[str, str] = {
     "push_to_hub": "Call `module.model.push_to_hub(...)` after `fit`, or use `compat.Trainer`.",
     "use_legacy_prediction_loop": "Leave it out: Lightning has the loop.",
 }
-"""Arguments that a Lightning Trainer of one's own cannot honour → the way out."""
+"""Arguments that a user's Lightning Trainer does not support → the alternative."""
 
 
 def check(args: TrainingArguments) -> None:
-    """Refuse what a module in a Lightning Trainer of one's own cannot honour.
+    """Refuse arguments that are not supported in a user's Lightning Trainer.
 
     Raises:
-        ArgumentError: every such argument, with the way out.
+        ArgumentError: lists every such argument, with the alternative.
     """
     problems = list(_problems(args))
     if problems:
@@ -80,7 +80,7 @@ def _problems(args: TrainingArguments) -> Iterator[str]:
 
 
 class Headless:
-    """What keeps an HF Trainer from acting by itself: Lightning has placed the model and the batches."""
+    """Overrides that disable an HF Trainer's own actions: Lightning has placed the model and the batches."""
 
     accelerator: Accelerator
     optimizer: Any
@@ -89,12 +89,12 @@ class Headless:
         pass
 
     def _prepare_input(self, data: Output) -> Output:
-        # HF's losses take labels out of what they are given, which callbacks get to see afterwards.
+        # HF's losses remove labels from their inputs, which callbacks receive afterwards.
         kind: type[Any] = type(data)
         return kind(dict(data)) if isinstance(data, Mapping) else data
 
     def create_optimizer(self, *args: object, **kwargs: object) -> Any:
-        """Builds the optimizer, so that it runs Lightning's closure before it steps."""
+        """Create the optimizer, so that it runs Lightning's closure before it steps."""
         self.optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if ClosureFirst.is_needed(self.optimizer):
             self.optimizer = ClosureFirst(self.optimizer, self.accelerator.gradient_state)
@@ -109,16 +109,16 @@ def build_parts(
     precision: str = "no",
     **parts: Any,
 ) -> Any:
-    """Build an HF Trainer that is asked for its parts, and never trains.
+    """Build an HF Trainer that provides its parts and never trains.
 
-    Random numbers, the arguments and the folder of the run are left as they are.
+    Random states, the arguments and the folder of the run do not change.
 
     Args:
         model: the model.
-        args: HF's arguments; it gets a copy.
+        args: HF's arguments, which are copied.
         kind: the class of the trainer, `compat.Trainer` or a subclass.
         precision: the mixed precision that Lightning computes in: "no", "bf16" or "fp16".
-        parts: what else its constructor takes.
+        parts: further arguments of its constructor.
 
     Returns:
         The trainer, without callbacks.
@@ -142,7 +142,7 @@ def build_parts(
     own.output_dir = args.output_dir
     hf.callback_handler.callbacks.clear()
     hf.accelerator.device_placement = False
-    # HF's own `evaluate` and `predict` would have said it.
+    # HF's own `evaluate` and `predict` would have set these.
     hf._gen_kwargs = {
         name: value
         for name in ("max_length", "num_beams")
@@ -152,7 +152,7 @@ def build_parts(
 
 
 class Losses:
-    """Stands for `accelerator.backward`, and keeps the loss for Lightning's."""
+    """Replaces `accelerator.backward`, and keeps the loss for Lightning's backward."""
 
     def __init__(self) -> None:
         self._loss: torch.Tensor | None = None
@@ -162,6 +162,6 @@ class Losses:
         self._loss = loss
 
     def take(self) -> Any:
-        """Hand out the loss that was kept last."""
+        """Return the loss that was kept last."""
         loss, self._loss = self._loss, None
         return loss

@@ -1,4 +1,4 @@
-"""HF's dataloaders for one's own Lightning Trainer."""
+"""HF's dataloaders for a user's Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class HFLoader:
-    """A dataloader of HF's as Lightning takes it: batch by batch, in the order that HF gives each epoch.
+    """An HF dataloader for Lightning: iterated by batch, in HF's order for each epoch.
 
     Args:
         loader: HF's loader.
-        seed: called with it ahead of each epoch.
-        name: the name of the dataset, where there are several.
+        seed: called with the loader before each epoch.
+        name: the name of the dataset, if there are several.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class HFLoader:
             yield from self.loader
 
     def seed(self, loader: Loader) -> None:
-        """Tell a loader, this one's or the rest of it, which epoch it is."""
+        """Set the epoch of a loader: this one's, or the rest of it."""
         if self._seed is not None:
             self._seed(loader)
 
 
 @contextlib.contextmanager
 def ended(loader: Loader) -> Iterator[None]:
-    """End a loader of accelerate's, which counts as the one in use until it is taken to its end."""
+    """Deregister an accelerate loader, which stays registered as active until it is exhausted."""
     try:
         yield
     finally:
@@ -70,8 +70,8 @@ def ended(loader: Loader) -> Iterator[None]:
 class HFDataModule(pl.LightningDataModule):
     """The dataloaders of `transformers.Trainer`, for any Lightning Trainer and any LightningModule.
 
-    Batch sizes, samplers and their seeds, workers, collation and the columns that the model takes are HF's,
-    and so is the share of each process: Lightning puts no sampler of its own in.
+    Batch sizes, samplers and their seeds, workers, collation, column removal and the share of each process
+    are HF's: Lightning does not insert its own sampler.
 
     Args:
         args: HF's arguments.
@@ -80,10 +80,11 @@ class HFDataModule(pl.LightningDataModule):
         test_dataset: for `trainer.test`, and for `trainer.predict` where `predict_dataset` is None.
         predict_dataset: for `trainer.predict`.
         data_collator: as in `transformers.Trainer`.
-        processing_class: pads, where no collator is given.
-        model: whose forward decides which columns stay; the model of the HFModule where None. Beside another
-            LightningModule all columns stay.
-        trainer_class: whose `get_train_dataloader` and so on are used: a subclass of `compat.Trainer`.
+        processing_class: used for padding if no collator is passed.
+        model: the model whose `forward` decides which columns are kept; the model of the HFModule if None.
+            With any other LightningModule, all columns are kept.
+        trainer_class: a subclass of `compat.Trainer` whose `get_train_dataloader` and similar methods are
+            used.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class HFDataModule(pl.LightningDataModule):
         self.args.per_device_train_batch_size = size
 
     def _hf(self) -> Any:
-        """The HF Trainer that makes the loaders, as the arguments are now."""
+        """The HF Trainer that creates the loaders, with the current arguments."""
         module = getattr(self.trainer, "lightning_module", None)
         known = self._model
         if known is None and getattr(module, "reads_windows", False):
@@ -160,11 +161,11 @@ class HFDataModule(pl.LightningDataModule):
 
     @property
     def val_dataloader(self) -> Callable[[], Any]:
-        """A function that makes the loaders; one that Lightning takes for none, where there is no dataset."""
+        """A function that creates the loaders; without a dataset, one that Lightning treats as absent."""
         if self.eval_dataset is not None:
             return self._val_dataloaders
 
-        # Its `BatchSizeFinder` calls it nevertheless.
+        # Lightning's `BatchSizeFinder` calls it nevertheless.
         @functools.wraps(super().val_dataloader)
         def none() -> list[Any]:
             return []

@@ -1,4 +1,4 @@
-"""A model of HF's style as a module for one's own Lightning Trainer."""
+"""A model in HF's style as a LightningModule for a user's Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -47,45 +47,46 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch, Loader, Output
 
 NEVER = 2**53
-"""A number of epochs that no run has: HF's module steps such a scheduler itself."""
+"""A frequency that no run reaches: the module itself steps such a scheduler."""
 
 MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 """Lightning's name of a mixed precision → HF's."""
 
 TRANSIENT = ("_hf", "reader", "_passes", "_neftune", "_surprises")
-"""What belongs to a run, and neither to a copy of the module nor to a pickle."""
+"""Attributes of a run, which are omitted from copies and pickles of the module."""
 
 FLAGS = ("accumulate_grad_batches", "gradient_clip_val", "max_epochs", "max_steps", "precision")
-"""Flags of the Lightning Trainer that HF's arguments speak of, too."""
+"""Flags of the Lightning Trainer that correspond to HF's arguments."""
 
 
 class HFModule(pl.LightningModule):
     """Trains a model that returns its own loss as `transformers.Trainer` would, in any Lightning Trainer.
 
     The Lightning Trainer decides on devices, precision, the length of the run, accumulation and clipping;
-    what `args` say otherwise is told in a warning, and `compat.plan(args).flags` are the flags that say the
-    same. The rest is HF's own code, asked of a `compat.Trainer` that never trains: losses averaged over the
+    differing `args` are reported in a warning, and `compat.plan(args).flags` are the corresponding flags. The
+    rest is HF's own code, called through a `compat.Trainer` that never trains: losses averaged over the
     tokens of a whole accumulation window, label smoothing, train mode at each step, optimizer and schedule,
-    metrics. With the same flags and an `HFDataModule` the weights are those of `transformers.Trainer`, to the
-    bit; a run that goes on by `ckpt_path` in the middle of an epoch ends as one that was never stopped.
+    metrics. With the same flags and an `HFDataModule`, the weights are bit-identical to those of
+    `transformers.Trainer`; a run resumed with `ckpt_path` in the middle of an epoch ends like an
+    uninterrupted one.
 
-    Names of its parameters and the order of its optimizer's groups are those of `Trainer`, so that a file
-    which `trainer.lightning.save_checkpoint` has written loads here by `ckpt_path`.
+    The names of its parameters and the order of its optimizer's groups are those of `Trainer`, so that a file
+    written by `trainer.lightning.save_checkpoint` can be loaded here with `ckpt_path`.
 
     Args:
         model: returns a loss, as the `loss` of its output or as the first item, when called with labels.
-        args: HF's arguments, transformers' or ours. When to log, evaluate and save is for
-            `compat.callbacks.to_lightning`.
-        processing_class: what `save_pretrained` writes beside the model, a tokenizer for instance.
+        args: HF's arguments, transformers' or ours. `compat.callbacks.to_lightning` implements logging,
+            evaluation and saving.
+        processing_class: saved by `save_pretrained` together with the model; for example a tokenizer.
         compute_loss_func: as in `transformers.Trainer`: (outputs, labels, num_items_in_batch) → loss.
         compute_metrics: as in `transformers.Trainer`, or a metric or collection of torchmetrics.
         preprocess_logits_for_metrics: as in `transformers.Trainer`.
         optimizers: an optimizer and a scheduler to use in place of those that `args` describe.
-        trainer_class: whose `compute_loss`, `create_optimizer`, `prediction_step` and so on are used: a
-            subclass of `compat.Trainer`.
+        trainer_class: a subclass of `compat.Trainer` whose `compute_loss`, `create_optimizer`,
+            `prediction_step` and similar methods are used.
 
     Raises:
-        ArgumentError: arguments that one's own Lightning Trainer does not support, all of them at once.
+        ArgumentError: arguments that are not supported with a user's Lightning Trainer, all of them at once.
 
     Attributes:
         micro_loss: the loss of the last micro-batch, divided by its window as HF divides it.
@@ -96,7 +97,7 @@ class HFModule(pl.LightningModule):
     reader: WindowReader | None = None
     _neftune: RemovableHandle | None = None
     is_hf_module: ClassVar[bool] = True
-    """What `compat.Trainer` knows an HFModule by, which wraps the model that it is to train."""
+    """Marks an HFModule for `compat.Trainer`: it wraps the model to train."""
 
     _surprises: SurprisesHost | None = None
     _precision: str = "no"
@@ -118,7 +119,7 @@ class HFModule(pl.LightningModule):
         check(args)
         self.model = model
         self.args = args
-        # In a dict: a metric of torchmetrics is a module, and no part of this one.
+        # In a dict: a torchmetrics metric is a module, and must not become a submodule of this one.
         self._parts = {
             "processing_class": processing_class,
             "compute_loss_func": compute_loss_func,
@@ -140,14 +141,14 @@ class HFModule(pl.LightningModule):
         parts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> HFModule:
-        """A module around a pretrained model.
+        """Create a module around a pretrained model.
 
         Args:
-            auto: name of one of transformers' classes, "AutoModelForSequenceClassification" for instance.
+            auto: the name of a transformers class, for example "AutoModelForSequenceClassification".
             name_or_path: the model, on the Hub or in a folder.
             args: HF's arguments.
-            parts: what else the constructor takes.
-            kwargs: of the class's `from_pretrained`, `num_labels` for instance.
+            parts: further arguments of the constructor.
+            kwargs: arguments of the class's `from_pretrained`, for example `num_labels`.
         """
         model = getattr(transformers, auto).from_pretrained(name_or_path, **kwargs)
         return cls(model, args, **(parts or {}))
@@ -194,7 +195,7 @@ class HFModule(pl.LightningModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # One that a subclass has written need not call this class's.
+        # An override in a subclass need not call this class's method.
         cls.configure_callbacks = refusing_callbacks_of_hf(cls.configure_callbacks)  # type: ignore[method-assign]
 
     @override
@@ -211,7 +212,7 @@ class HFModule(pl.LightningModule):
         self._tell_differences()
         WindowSource.put_into(self.trainer)
         seed = transformers.enable_full_determinism if self.args.full_determinism else transformers.set_seed
-        # As HF's Trainer does where it is made.
+        # As in the constructor of HF's Trainer.
         seed(self.args.seed)
         if getattr(self.args, "torch_compile", False):
             self.model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
@@ -220,11 +221,11 @@ class HFModule(pl.LightningModule):
 
     @override
     def teardown(self, stage: str) -> None:
-        # With it go the workers of its loader.
+        # This also ends the workers of its loader.
         self.reader = None
 
     def _show_evaluated_weights(self) -> None:
-        """After training, a schedule-free optimizer is still to be told that an evaluation comes."""
+        """Put a schedule-free optimizer into eval mode after training."""
         optimizer: Any = None if self._hf is None else self._hf.optimizer
         if has_modes(optimizer):
             optimizer.eval()
@@ -245,7 +246,7 @@ class HFModule(pl.LightningModule):
             raise ArgumentError(msg)
 
     def _tell_differences(self) -> None:
-        """Warn of what the arguments say and the Lightning Trainer does not do."""
+        """Warn about arguments that differ from the Lightning Trainer's flags."""
         trainer = self.trainer
         has = {name: getattr(trainer, name, None) for name in FLAGS}
         for setting in plan(self.args, Facts.of(self.args)).changed():
@@ -258,7 +259,7 @@ class HFModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """HF's optimizer and scheduler over the steps that the Lightning Trainer will make."""
+        """Create HF's optimizer and scheduler for the number of steps of the Lightning Trainer."""
         self._hf = None
         hf, steps = self.hf, total_steps(self.trainer)
         # A layerwise optimizer refuses accumulation.
@@ -266,7 +267,7 @@ class HFModule(pl.LightningModule):
         hf.create_optimizer_and_scheduler(steps)
         optimizer, scheduler = hf.optimizer, hf.lr_scheduler
         if self._waits(scheduler):
-            # HF steps it with the metrics of each evaluation, wherever in the epoch that is.
+            # HF steps it with the metrics of each evaluation, at any point in an epoch.
             config = {"scheduler": scheduler, "interval": "epoch", "frequency": NEVER, "monitor": "eval_loss"}
         else:
             name = f"lr-{type(getattr(optimizer, 'optimizer', optimizer)).__name__}"
@@ -279,7 +280,7 @@ class HFModule(pl.LightningModule):
 
     @override
     def lr_scheduler_step(self, scheduler: Any, metric: torch.Tensor | float | None) -> None:
-        # Rates of groups that came later are for the callback that has added them to set.
+        # The callback that has added groups sets their learning rates.
         optimizer = scheduler.optimizer
         groups = optimizer.param_groups
         optimizer.param_groups = groups[: len(getattr(scheduler, "base_lrs", groups))]
@@ -343,21 +344,21 @@ class HFModule(pl.LightningModule):
         return loss
 
     def _without_autocast(self) -> AbstractContextManager[Any]:
-        """Leave autocast to the model's forward, as HF does: Lightning's covers the whole step."""
+        """Restrict autocast to the model's forward, as HF does: Lightning's covers the whole step."""
         return torch.autocast(self.device.type, enabled=False)
 
     def _place_of(self, batch: Batch) -> Place:
         if self.reader is not None:
             return self.reader.take()
-        # Called by hand: a window of its own.
+        # Called directly: the batch is a window of its own.
         _, num_items = self.hf.get_batch_samples(iter([batch]), 1, self.device)
         return Place(num_items, 1, 1, closes=False)
 
     @override
     def backward(self, loss: torch.Tensor, *args: object, **kwargs: object) -> None:
-        """Run the backward pass of a loss that Lightning has divided by N, HF having divided it already.
+        """Run the backward pass of a loss that Lightning has divided by N after HF already divided it.
 
-        N times (1 / N) is 1 exactly, so that nothing is rounded.
+        N times (1 / N) is exactly 1, so that nothing is rounded.
         """
         loss.backward(  # type: ignore[no-untyped-call]
             torch.full_like(loss, self.trainer.accumulate_grad_batches), *args, **kwargs
@@ -370,7 +371,7 @@ class HFModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm as HF does: over the parameters in the order of the model."""
+        """Clip by norm as HF does: over the parameters in the model's order."""
         is_whole = isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
         if not gradient_clip_val or gradient_clip_algorithm == "value" or not is_whole:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -380,7 +381,7 @@ class HFModule(pl.LightningModule):
 
     @override
     def log(self, *args: Any, **kwargs: Any) -> None:
-        # A Trainer that does without logs warns of each.
+        # A Trainer without a logger warns for each value.
         if not self.trainer.barebones:
             super().log(*args, **kwargs)
 
@@ -438,7 +439,7 @@ class HFModule(pl.LightningModule):
         return self._passes[index]
 
     def _log_passes(self) -> dict[str, Any]:
-        """Compute the metrics of the passes, log those that are numbers, and give them all."""
+        """Compute the metrics of the passes, log the numbers among them, and return all of them."""
         metrics: dict[str, Any] = {}
         for each in self._passes.values():
             metrics |= each.result(None).metrics or {}
@@ -462,10 +463,10 @@ class HFModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put what the optimizer keeps outside of its state beside it.
+        """Add the state that the optimizer keeps outside of its `state_dict`.
 
         Args:
-            checkpoint: gets `optimizer_extra`, where there is any.
+            checkpoint: receives `optimizer_extra`, if there is any.
         """
         optimizer = None if self._hf is None else self._hf.optimizer
         if optimizer is not None and (held := held_state(optimizer, self.model)):
@@ -473,8 +474,8 @@ class HFModule(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Lightning loads the optimizer's own state after this. A file of `compat convert`'s or of `Trainer`'s
-        # has it as they keep it.
+        # Lightning loads the optimizer's own state after this. A file from `compat convert` or `Trainer` has
+        # it in their format.
         file = checkpoint.get(FILES, {}).get(OPTIMIZER_EXTRA)
         self._held = checkpoint.get(EXTRA) if file is None else load_plain(io.BytesIO(file.numpy().tobytes()))
 
@@ -482,7 +483,7 @@ class HFModule(pl.LightningModule):
         """Write a folder that `from_pretrained` reads: the model, and the processing class if there is one.
 
         Args:
-            folder: the folder. With several processes each has to ask; the first writes.
+            folder: the folder. With several processes, all must call this; the first writes.
         """
         trainer, state = self._trainer, None
         if trainer is not None and not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
@@ -497,7 +498,7 @@ class HFModule(pl.LightningModule):
 
 
 class _Pass(Evaluation):
-    """One evaluation, over a loader of HF's or of anybody's."""
+    """One evaluation pass, over HF's or any other loader."""
 
     def __init__(self, hf: TrainerHost, model: nn.Module, loader: Loader, prefix: str) -> None:
         super().__init__(
@@ -508,13 +509,13 @@ class _Pass(Evaluation):
             ignore_keys=None,
             metric_key_prefix=prefix,
         )
-        # Only accelerate's loaders tell which samples they have repeated to fill the last batch.
+        # Only accelerate's loaders report the samples that they repeat to fill the last batch.
         knows_end = isinstance(loader, HFLoader)
         hf.gather_function = hf.accelerator.gather_for_metrics if knows_end else hf.accelerator.gather
         self.set_eval_mode()
 
     @override
     def step(self, inputs: Batch) -> tuple[Any, Any, Any]:
-        # A short last batch weighs what it has.
+        # A short last batch is weighted by its size.
         self._batch_size = find_batch_size(inputs) or self._batch_size
         return super().step(inputs)

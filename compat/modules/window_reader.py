@@ -1,4 +1,4 @@
-"""Accumulation windows in a Lightning Trainer of one's own: batches read ahead, as HF reads them."""
+"""Accumulation windows in a user's Lightning Trainer: batches are read ahead, as HF reads them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Place:
     """The place of a micro-batch in its accumulation window.
 
     Attributes:
-        num_items: what the whole window counts, `num_items_in_batch` in HF's words.
+        num_items: the number of items of the whole window, HF's `num_items_in_batch`.
         count: micro-batches of the window.
         size: micro-batches of a full window.
         closes: whether the optimizer steps after it.
@@ -65,19 +65,19 @@ class Place:
 
 
 class WindowsModule(Protocol):
-    """What a reader asks of the HFModule that trains."""
+    """The members of an HFModule that a reader uses."""
 
     @property
     def trainer(self) -> Any:
-        """Its Lightning Trainer."""
+        """The module's Lightning Trainer."""
 
     @property
     def hf(self) -> TrainerHost:
-        """Its HF Trainer, which fetches and counts."""
+        """The module's HF Trainer, which fetches and counts."""
 
     @property
     def device(self) -> torch.device:
-        """Where it trains."""
+        """The device that it trains on."""
 
     @property
     def current_epoch(self) -> int:
@@ -85,10 +85,10 @@ class WindowsModule(Protocol):
 
 
 class WindowSource(_DataLoaderSource):
-    """Where Lightning's fit loop gets its train dataloader: read in windows, where an HFModule trains."""
+    """The source of the fit loop's train dataloader, which is read in windows if an HFModule trains."""
 
     def dataloader(self) -> Loader:
-        """The loader of the module, of the datamodule, or the one that `fit` was given."""
+        """Return the loader of the module, of the datamodule, or the one passed to `fit`."""
         loader: Loader = super().dataloader()
         trainer = self.trainer
         if getattr(trainer.lightning_module, "reads_windows", False):
@@ -97,9 +97,9 @@ class WindowSource(_DataLoaderSource):
 
     @staticmethod
     def go_on(trainer: Any) -> None:
-        """Have a reader go on where a checkpoint stood, which it was made ahead of reading.
+        """Set the position of a reader that was created before the checkpoint was read.
 
-        Schedules ask for the length of the data, and Lightning reads checkpoints after that.
+        Schedulers need the length of the data, and Lightning reads checkpoints only after that.
         """
         loop = trainer.fit_loop
         states, loop._combined_loader_states_to_load = loop._combined_loader_states_to_load, []
@@ -109,7 +109,7 @@ class WindowSource(_DataLoaderSource):
 
     @classmethod
     def put_into(cls, trainer: Any) -> None:
-        """Have the fit loop of `trainer` ask this source for its loader."""
+        """Install this source in the fit loop of `trainer`."""
         loop = trainer.fit_loop
         if not isinstance(loop._data_source, cls):
             loop._data_source = cls(loop._data_source.instance, loop._data_source.name)
@@ -130,7 +130,7 @@ def _in_windows(loader: Loader, trainer: Any) -> WindowReader:
         # The same batches in each epoch.
         _resolve_overfit_batches(combined, mode=RunningStage.TRAINING)
     (only,) = combined.flattened
-    # Lightning does not look into a reader: what it does to loaders is done here.
+    # Lightning does not look inside a reader, so its changes to loaders are made here.
     processed = _process_dataloader(trainer, TrainerFn.FITTING, RunningStage.TRAINING, only)
     reader = WindowReader(processed, trainer.lightning_module)
     trainer.lightning_module.reader = reader
@@ -138,15 +138,15 @@ def _in_windows(loader: Loader, trainer: Any) -> WindowReader:
 
 
 class WindowReader:
-    """A train dataloader, read an accumulation window at a time and given out batch by batch.
+    """A train dataloader that reads one accumulation window at a time and yields its batches.
 
     HF counts the items of a window before its first forward. The windows are those of Lightning's Trainer:
-    `accumulate_grad_batches` batches each, counted from the beginning of the epoch, and a shorter one at
-    its end. A run that goes on from a checkpoint in the middle of an epoch goes on with the next batch.
+    `accumulate_grad_batches` batches each, counted from the beginning of the epoch, and a shorter one at its
+    end. A run that resumes in the middle of an epoch continues with the next batch.
 
     Args:
         loader: the loader.
-        module: whose HF Trainer fetches and counts.
+        module: the module whose HF Trainer fetches and counts.
     """
 
     def __init__(self, loader: Loader, module: WindowsModule) -> None:
@@ -162,7 +162,7 @@ class WindowReader:
 
     @property
     def raw(self) -> Loader:
-        """The loader itself."""
+        """The wrapped loader."""
         return self._loader.loader if isinstance(self._loader, HFLoader) else self._loader
 
     def __getattr__(self, name: str) -> Any:
@@ -174,15 +174,15 @@ class WindowReader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Fetch lazily: Lightning asks for iterators ahead of time, and more than once."""
+        """Fetch lazily: Lightning requests iterators early, and more than once."""
         self._places = deque()
         return self._read(self._places)
 
     def take(self) -> Place:
-        """The place of the batch that a training step gets next.
+        """Return the place of the batch that the next training step receives.
 
         Raises:
-            ArgumentError: its window was read for another accumulation than Lightning has now.
+            ArgumentError: its window was read for another accumulation than Lightning's current one.
         """
         self._taken += 1
         place, size = self._places.popleft(), self._module.trainer.accumulate_grad_batches
@@ -240,7 +240,7 @@ class WindowReader:
                 step += len(window.batches)
                 self._is_over = window.is_short or step >= last
                 if rest is not None:
-                    # Past a limit of Lightning's there are batches that nobody is to draw.
+                    # Batches beyond Lightning's limit must not be drawn.
                     ends = self._is_over and not (has_length(loader) and last < len(loader))
                     rest.after_window(batches if ends else None)
                 count, size = len(window.batches), trainer.accumulate_grad_batches
@@ -255,7 +255,7 @@ class WindowReader:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands in its data; Lightning puts it into its checkpoints."""
+        """Return the position of the run in its data, which Lightning stores in its checkpoints."""
         is_between = self._is_over and not self._places
         return {
             "batches": 0 if is_between else self._taken,
@@ -266,23 +266,23 @@ class WindowReader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a run stood.
+        """Continue at the position of a run.
 
         Args:
-            state: what `state_dict` gave.
+            state: the result of `state_dict`.
         """
         self._goes_on = dict(state)
 
 
 def _position(state: dict[str, Any]) -> Position:
-    """Where a run stood, out of what `WindowReader.state_dict` gave."""
+    """Return the position of a run from the result of `WindowReader.state_dict`."""
     return Position.of(
         {"epoch": 0, "is_over": False, "depends_on": {}, "own": state["draws"].get("own"), **state}
     )
 
 
 def _restore(state: dict[str, Any]) -> None:
-    # The loader's own are put back where its batches are drawn.
+    # The loader's own random states are restored where its batches are drawn.
     _redraw({**state["draws"], "own": {}}, Generators())
 
 
@@ -300,10 +300,10 @@ def _redraw(state: dict[str, Any], generators: Generators) -> None:
 
 
 def total_steps(trainer: Any) -> int:
-    """The update steps that a Lightning Trainer will make, also where windows change their size.
+    """Return the number of update steps of a Lightning Trainer, even if the size of windows changes.
 
     Raises:
-        ArgumentError: the run has no end that can be told.
+        ArgumentError: the length of the run cannot be determined.
     """
     changing = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]
     if changing and trainer.max_epochs > 0:

@@ -1,4 +1,4 @@
-"""Sentence Transformers' names: its trainers and arguments on ours, all others as they are."""
+"""Sentence Transformers' names: its trainers and arguments on ours, all others unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accelerator face: `trainer.accelerator` for HF and third-party code, over Lightning's strategy."""
+"""`trainer.accelerator` for HF and third-party code, on Lightning's strategy."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 
 
 SHARDED = frozenset({DistributedType.FSDP, DistributedType.DEEPSPEED})
-"""Kinds of distribution for which accelerate shards the model, together with its optimizer."""
+"""Distribution types for which accelerate shards the model together with its optimizer."""
 
 
 class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     """An `accelerate.Accelerator` that shards data and gathers results, and leaves the rest to Lightning.
 
-    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` gives that
-    object this face. From then on accelerate wraps no model and no optimizer, and steps none.
+    It is never constructed: HF builds its accelerator with all of its own checks, and `adopt` changes the
+    class of that object to this one. From then on accelerate wraps no model and no optimizer, and steps none.
     """
 
     _lightning: pl.Trainer | None
     _session: Session | None
     _divisor: int = 1
     group_options: list[dict[str, Any]]
-    """Options of the groups of an optimizer before its model was sharded."""
+    """Options of an optimizer's groups before its model was sharded."""
 
     @classmethod
     def adopt(cls, accelerator: accelerate.Accelerator) -> LightningAccelerator:
-        """Give `accelerator` this face, and a state that no other trainer in the process can change.
+        """Give `accelerator` this class, and a state that no other trainer in the process can change.
 
-        A subclass may build an accelerator of its own, or put one in the place of ours: it is adopted too.
+        A subclass may build its own accelerator, or replace ours: that one is adopted as well.
         """
         if isinstance(accelerator, cls):
             return accelerator
@@ -66,16 +66,16 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return face
 
     def compute_in(self, precision: str) -> None:
-        """Compute in the precision that arguments have asked for.
+        """Set the precision that the arguments request.
 
-        An accelerator that a subclass builds reads it in a variable, which HF's arguments leave behind under
-        transformers 4 and ours do not.
+        An accelerator that a subclass builds reads the precision from an environment variable, which HF's
+        arguments set under transformers 4 and ours do not.
 
         Args:
             precision: "no", "bf16" or "fp16".
 
         Raises:
-            ArgumentError: fp16, whose gradients would have to be scaled in a loop that is not ours.
+            ArgumentError: fp16, because a loop outside of `compat` would have to scale the gradients.
         """
         if precision == self.mixed_precision or self.mixed_precision != "no":
             return
@@ -90,20 +90,20 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def serving(self, trainer: pl.Trainer, session: Session) -> Iterator[None]:
-        """Route backward to `trainer` for the length of a run."""
+        """Route backward to `trainer` for the duration of a run."""
         self._lightning, self._session = trainer, session
         try:
             yield
         finally:
             self._lightning = self._session = None
-            # Code that steps an optimizer of its own after the run must find gradients in sync.
+            # Code that steps its own optimizer after the run needs `sync_gradients` to be true.
             self.gradient_state._set_sync_gradients(True)
 
     @contextlib.contextmanager
     def dividing_by(self, window: int) -> Iterator[None]:
         """Divide losses before their backward, as accelerate did for the `training_step` of 4.37.
 
-        HF's own `training_step` divides by itself, and is left to it.
+        HF's own `training_step` divides the loss itself, and is not affected.
 
         Args:
             window: micro-steps in an accumulation window.
@@ -116,7 +116,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @override
     def prepare(self, *args: object, device_placement: list[bool] | None = None) -> Any:
-        """Shard dataloaders, place and compile models, and give back the rest as it is."""
+        """Shard dataloaders, place and compile models, and return all else unchanged."""
         if self.distributed_type in SHARDED:
             return self._prepare_sharded(*args, device_placement=device_placement)
         placements: list[Any] = list(device_placement) if device_placement else [None] * len(args)
@@ -127,12 +127,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return prepared if len(prepared) > 1 else prepared[0]
 
     def _prepare_sharded(self, *args: object, **options: object) -> Any:
-        """Shard models as accelerate does, optimizers along with them."""
+        """Shard models together with their optimizers, as accelerate does."""
         has = {
             kind: any(isinstance(arg, kind) for arg in args) for kind in (nn.Module, torch.optim.Optimizer)
         }
         if self.is_fsdp2 and has[nn.Module] and not has[torch.optim.Optimizer]:
-            # accelerate insists on an optimizer, also where a model is only evaluated.
+            # accelerate requires an optimizer even if a model is only evaluated.
             prepared = self._prepare_fsdp2(*args)
             return prepared if len(prepared) > 1 else prepared[0]
         self.group_options = [
@@ -163,8 +163,8 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
         Args:
             model: the model.
-            device_placement: whether to move it to the device; decided by its device map where None.
-            evaluation_mode: whether it is only to evaluate, and needs no wrapper.
+            device_placement: whether to move it to the device; if None, its device map decides.
+            evaluation_mode: whether it is only evaluated, and needs no wrapper.
 
         Returns:
             The model itself, or its compiled form.
@@ -191,7 +191,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return model
 
     def _wrap(self, model: nn.Module) -> nn.Module:
-        """Wrap a model, by Lightning's strategy where there is one, with the options that HF has set."""
+        """Wrap a model with Lightning's strategy if there is one, with the options that HF has set."""
         handler = self.ddp_handler
         options = {} if handler is None else handler.to_kwargs()
         strategy: Any = self._lightning and self._lightning.strategy
@@ -202,7 +202,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return wrapped
 
     def _wrap_alone(self, model: nn.Module, **options: Any) -> nn.Module:
-        """Wrap a model that is trained in a loop of its owner's, where Lightning runs nothing."""
+        """Wrap a model that is trained in a user's own loop, without Lightning."""
         trains = any(parameter.requires_grad for parameter in model.parameters())
         is_apart = self.distributed_type in SHARDED or self.torch_device_mesh is not None
         if self.num_processes == 1 or is_apart or not trains:
@@ -212,17 +212,17 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @override
     def prepare_optimizer(self, optimizer: Optimizer, device_placement: bool | None = None) -> Optimizer:
-        """Have an optimizer act at the end of accumulation windows alone; Lightning places and steps it."""
+        """Wrap an optimizer, to step only at the end of accumulation windows; Lightning steps it."""
         if not isinstance(optimizer, SyncedOptimizer):
             optimizer = SyncedOptimizer(optimizer, self.gradient_state)
         self.has_lomo_optimizer |= hasattr(optimizer.optimizer, "fused_backward")
-        # accelerate unscales the gradients of these: a gradient scaler knows an optimizer by its identity.
+        # accelerate unscales the gradients of these: a gradient scaler identifies an optimizer by its `id`.
         self._optimizers.append(optimizer.optimizer)
         return optimizer
 
     @override
     def prepare_scheduler(self, scheduler: LRScheduler) -> LRScheduler:
-        """A scheduler as it is; `save_state` knows it."""
+        """Return a scheduler unchanged, and register it for `save_state`."""
         self._schedulers.append(scheduler)
         return scheduler
 
@@ -235,7 +235,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             kwargs: options of `torch.Tensor.backward`.
         """
         if not self.has_lomo_optimizer:
-            # LOMO fuses the update into the backward, for which HF tells it the rate.
+            # LOMO fuses the update into the backward, so HF passes the learning rate to it.
             kwargs.pop("learning_rate", None)
         if is_patched(accelerate.Accelerator, "backward"):
             super().backward(loss, **kwargs)
@@ -254,12 +254,12 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             self._lightning.strategy.backward(loss, optimizers[0] if optimizers else None, **kwargs)
 
     def run_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """Run the backward pass of a loss now, as the optimizer of the run would have it.
+        """Run the backward pass of a loss now, as the optimizer of the run requires.
 
         Args:
-            loss: a scalar with its graph, scaled where gradients are.
+            loss: a scalar with its graph, scaled if gradients are scaled.
             args: of `torch.Tensor.backward`.
-            kwargs: likewise; `learning_rate` for LOMO's optimizers.
+            kwargs: of `torch.Tensor.backward`; `learning_rate` for LOMO's optimizers.
         """
         if (rate := kwargs.pop("learning_rate", None)) is None:
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -267,7 +267,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             self.lomo_backward(loss, rate)
 
     def _defers(self, loss: torch.Tensor) -> bool:
-        """Whether Lightning's closure is to run this backward; what cannot be a loss raises at once."""
+        """Whether Lightning's closure is to run this backward; an invalid loss raises at once."""
         session = self._session
         if session is None or not session.defers_backward or session.pending_loss is not None:
             return False
@@ -275,11 +275,11 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
     @override
     def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:
-        """The whole weights of a model; every process has to ask for them.
+        """Return the full weights of a model; must be called on every process.
 
         Args:
             model: a model, wrapped or not.
-            unwrap: whether names are those of the model itself.
+            unwrap: whether to use the names of the model itself.
         """
         state = super().get_state_dict(model, unwrap)
         if not state or self.distributed_type not in SHARDED:
@@ -290,11 +290,11 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def unwrap_model(
         self, model: nn.Module, keep_fp32_wrapper: bool = True, keep_torch_compile: bool = True
     ) -> nn.Module:
-        """The model itself.
+        """Remove the wrappers of a model.
 
         Args:
             model: a model, wrapped or not.
-            keep_fp32_wrapper: whether it goes on computing in mixed precision.
+            keep_fp32_wrapper: whether it keeps computing in mixed precision.
             keep_torch_compile: whether it stays compiled.
 
         Returns:
@@ -326,7 +326,7 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def sync_context(self, model: nn.Module | None) -> contextlib.AbstractContextManager[None]:
         """Hold back gradient reduction, as HF does for all but the last micro-batch of a window."""
         every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
-        # DeepSpeed's engine knows by itself.
+        # DeepSpeed's engine handles this itself.
         if every or self.distributed_type == DistributedType.DEEPSPEED:
             return contextlib.nullcontext()
         is_idle = not self.is_fsdp2 and not hasattr(model, "no_sync")
@@ -346,13 +346,13 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     @contextlib.contextmanager
     @override
     def autocast(self, autocast_handler: AutocastKwargs | None = None) -> Iterator[None]:
-        """Autocast in this trainer's precision, whatever another trainer in the process computes in."""
+        """Autocast in this trainer's precision, regardless of other trainers in the process."""
         options = self._autocast_options(autocast_handler)
         with autocast(self.device.type, self._autocast_precision(), **options):
             yield
 
     def _autocast_precision(self) -> str:
-        # There are precisions that a device has no autocast for: fp16 on a CPU.
+        # Some devices lack autocast for a precision, such as fp16 on a CPU.
         return str(self.mixed_precision) if self.native_amp else "no"
 
     def _autocast_options(self, handler: AutocastKwargs | None = None) -> dict[str, Any]:
@@ -361,10 +361,10 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
 
 class AcceleratorAttribute:
-    """`trainer.accelerator`: what is put there is given our face, also by a subclass that trains by itself.
+    """`trainer.accelerator`: adopts every accelerator that is assigned, by a subclass as well.
 
     Without `__get__`, an instance's value is read as fast as any attribute, several times a step. Before HF's
-    constructor has set it, this object stands there.
+    constructor has set it, reading the attribute returns this object.
     """
 
     def __set__(self, trainer: object, accelerator: Accelerator) -> None:
@@ -384,7 +384,7 @@ class AcceleratorAttribute:
 
 
 def _is_in_own_training_step() -> bool:
-    """Whether a call of HF's own `training_step` is under way in this thread."""
+    """Whether HF's own `training_step` is running in this thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_own_training_step(frame.f_code):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""A concern of a trainer as an object of its own."""
+"""Base class for the components of a trainer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Component:
-    """What a trainer delegates one of its concerns to, with the state of that concern.
+    """An object that handles one concern of a trainer and holds its state.
 
     Args:
-        trainer: the trainer; not kept alive, so that a dropped trainer goes at once, with the workers of
-            its dataloaders.
+        trainer: the trainer; held weakly, so that a dropped trainer is freed at once, with the workers of its
+            dataloaders.
     """
 
     def __init__(self, trainer: TrainerHost) -> None:
@@ -30,7 +30,7 @@ class Component:
         return {name: value for name, value in vars(self).items() if name != "_trainer"}
 
     def copied_to(self, trainer: TrainerHost) -> Component:
-        """A component of another trainer, with the same state."""
+        """Copy the component, with its state, to another trainer."""
         twin = copy.copy(self)
         twin._trainer = weakref.ref(trainer)
         return twin
@@ -40,9 +40,9 @@ Kind = TypeVar("Kind", bound=Component)
 
 
 class Slot(Generic[Kind]):
-    """An attribute that makes its component when it is first read.
+    """An attribute that creates its component when it is first read.
 
-    A trainer thus has its components while HF's constructor is running, and without any constructor.
+    A trainer therefore has its components while HF's constructor is running, and if no constructor ran.
 
     Args:
         kind: the class of the component.

@@ -1,4 +1,4 @@
-"""What the constructor takes, made into what HF's takes."""
+"""Converts the constructor's arguments to those of HF's constructor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch
 
 POSITIONS = {name: place - 1 for place, name in enumerate(own_signature().parameters)}
-"""Parameter → its place, `self` left out."""
+"""Parameter → its position, not counting `self`."""
 
 DATASETS = ("train_dataset", "eval_dataset")
 """Parameters that take data."""
@@ -40,10 +40,10 @@ OF_MODEL = {
     "neftune_noise_alpha": None,
     "gradient_checkpointing": False,
 }
-"""Arguments that reach into a model of HF's → what they are where nothing is asked for."""
+"""Arguments that change an HF model → their neutral values."""
 
 OPTIMIZERS = {"optimizer": "param_groups", "scheduler": "step"}
-"""The parts of `optimizers` → an attribute by which each is known."""
+"""The parts of `optimizers` → an attribute that identifies each."""
 
 STAND_INS = (DummyOptim, DummyScheduler)
 """What accelerate takes where DeepSpeed's configuration has optimizer and scheduler."""
@@ -52,18 +52,18 @@ GIVE_OPTIMIZERS = (
     "Give `optimizers=(optimizer, scheduler)`, objects or None; for a class of optimizers, "
     "`optimizer_cls_and_kwargs=(class, {…})`."
 )
-"""The way out where `optimizers` is something else."""
+"""The advice in the error if `optimizers` is something else."""
 
 HF_MODULE = "is_hf_module"
-"""The attribute by which a class says that it is `compat.HFModule` or derived from it."""
+"""The attribute that marks `compat.HFModule` and classes derived from it."""
 
 
 class BoundArguments:
     """The arguments of a call of HF's constructor.
 
     Args:
-        args: those given by position, `self` left out.
-        kwargs: those given by name.
+        args: the positional arguments without `self`.
+        kwargs: the keyword arguments.
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -71,12 +71,12 @@ class BoundArguments:
         self.kwargs = kwargs
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a parameter; None where it was not given."""
+        """Return the value of a parameter; None if it was not passed."""
         place = POSITIONS[name]
         return self.args[place] if place < len(self.args) else self.kwargs.get(name)
 
     def __setitem__(self, name: str, value: object) -> None:
-        """Give another value."""
+        """Replace the value of a parameter."""
         place = POSITIONS[name]
         if place < len(self.args):
             self.args[place] = value
@@ -85,15 +85,15 @@ class BoundArguments:
 
 
 def collate(rows: list[Any]) -> Batch:
-    """A batch as a LightningModule expects it: HF's collator for rows by name, torch's for all else."""
+    """Collate rows for a LightningModule: mappings with HF's collator, all else with torch's."""
     return default_data_collator(rows) if isinstance(rows[0], Mapping) else default_collate(rows)
 
 
 def check_arguments(args: TrainingArguments, model: nn.Module) -> None:
-    """Refuse arguments that would have to reach into a LightningModule.
+    """Refuse arguments that would have to change a LightningModule.
 
     Raises:
-        ArgumentError: the arguments that are given, and where to put what they ask for.
+        ArgumentError: names the arguments, and where to implement what they request.
     """
     found = [
         shown(name, getattr(args, name))
@@ -119,10 +119,10 @@ def _check_loss(function: Callable[..., Any] | None, model: nn.Module) -> None:
 
 
 def check_data(source: pl.LightningDataModule, argument: str) -> None:
-    """Refuse a LightningDataModule that moves or changes batches, which HF's loaders do themselves.
+    """Refuse a LightningDataModule that moves or changes batches, which HF's loaders already move.
 
     Raises:
-        ArgumentError: the hooks that it overrides.
+        ArgumentError: names the hooks that it overrides.
     """
     found = [hook for hook in TRANSFERS if is_overridden(hook, source)]
     if found:
@@ -134,10 +134,10 @@ def check_data(source: pl.LightningDataModule, argument: str) -> None:
 
 
 def check_kinds(bound: BoundArguments) -> None:
-    """Refuse what is of another kind than the parameter that it is given for.
+    """Refuse arguments of the wrong type.
 
     Raises:
-        ArgumentError: the parameter, what was given, and what to give.
+        ArgumentError: names the parameter, the value, and what to pass instead.
     """
     model, args, callbacks = bound["model"], bound["args"], bound["callbacks"]
     if isinstance(model, type):
@@ -154,7 +154,7 @@ def check_kinds(bound: BoundArguments) -> None:
 
 
 def _check_loggers(args: Any) -> None:
-    """Refuse objects where names are wanted, and names where Lightning wants objects."""
+    """Refuse objects where names are required, and names where Lightning requires objects."""
     names = getattr(args, "report_to", None)
     loggers = (getattr(args, "lightning", None) or {}).get("logger")
     for one in names if isinstance(names, list) else ():
@@ -175,7 +175,7 @@ def _check_optimizers(given: Any) -> None:
     for (what, wanted), one in zip(OPTIMIZERS.items(), given or (), strict=False):
         if one is None or isinstance(one, STAND_INS):
             continue
-        # By what HF uses of it: libraries' own need not be derived from torch's.
+        # By the attributes that HF uses: classes of other libraries need not derive from torch's.
         if isinstance(one, type) or not hasattr(one, wanted):
             pair = ", ".join(map(_named, given))
             msg = f"`optimizers=({pair})`: {_named(one)} is no {what}. {GIVE_OPTIMIZERS}"
@@ -183,24 +183,24 @@ def _check_optimizers(given: Any) -> None:
 
 
 def _named(value: Any) -> str:
-    """A value as an error shows it: a class or a function by its name, an object by that of its class."""
+    """Describe a value in an error: a class or function by its name, an object by its class name."""
     if isinstance(value, type):
         return f"class {value.__name__}"
     return "None" if value is None else getattr(value, "__name__", type(value).__name__)
 
 
 def adapt_inputs(bound: BoundArguments) -> list[Any]:
-    """Have HF's constructor take what it does not know: a LightningModule, its data, Lightning's callbacks.
+    """Convert what HF's constructor does not accept: a LightningModule, its data, Lightning's callbacks.
 
     Args:
-        bound: its arguments; changed.
+        bound: the constructor's arguments; modified in place.
 
     Returns:
         Lightning's callbacks, in their order.
 
     Raises:
-        ArgumentError: something is of another kind than its parameter; the module cannot be trained by an HF
-            Trainer; something is no callback, or belongs to another distribution of Lightning.
+        ArgumentError: an argument has the wrong type; the module cannot be trained by an HF Trainer; a
+            callback is none, or belongs to another distribution of Lightning.
     """
     check_kinds(bound)
     if (module := uncompiled(bound["model"])) is not bound["model"]:

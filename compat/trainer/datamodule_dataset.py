@@ -1,4 +1,4 @@
-"""A LightningDataModule where HF's Trainer has a dataset."""
+"""A LightningDataModule as the dataset of HF's Trainer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DataModuleDataset(Dataset[Any]):
-    """Stands for a LightningDataModule where HF's Trainer has a dataset.
+    """Wraps a LightningDataModule where HF's Trainer expects a dataset.
 
     Args:
         source: a LightningDataModule, or a LightningModule with dataloaders of its own.
@@ -27,18 +27,18 @@ class DataModuleDataset(Dataset[Any]):
         self._stages: set[str] = set()
 
     def __len__(self) -> int:
-        """One: HF's constructor asks whether there is a length, and loaders tell it once they are there."""
+        """Return 1: HF's constructor checks that there is a length; the loaders know the real one."""
         return 1
 
     def loader(self, name: str, hf: TrainerHost) -> DataLoader[Any]:
-        """One of its dataloaders.
+        """Return one of its dataloaders.
 
         Args:
-            name: the method that makes it.
-            hf: the HF Trainer that asks.
+            name: the method that creates it.
+            hf: the HF Trainer that uses it.
 
         Raises:
-            ArgumentError: it has none, or several.
+            ArgumentError: the method returns no dataloader, or several.
         """
         self._prepare({"predict_dataloader": "predict", "test_dataloader": "test"}.get(name, "fit"), hf)
         made = getattr(self.source, name)() if is_overridden(name, self.source) else None
@@ -70,16 +70,16 @@ class DataModuleDataset(Dataset[Any]):
         return stage in self._stages
 
     def teardown(self) -> None:
-        """Undo each `setup`; the next loader calls it anew."""
+        """Call `teardown` for each `setup`; the next loader calls `setup` again."""
         for stage in sorted(self._stages):
             self.source.teardown(stage)
         self.forget()
 
     def forget(self) -> None:
-        """Lightning has undone it."""
+        """Record that Lightning has called `teardown`."""
         self._stages = set()
 
 
 def as_dataset(dataset: Rows) -> Rows:
-    """A LightningDataModule as a dataset; anything else as it is."""
+    """Wrap a LightningDataModule as a dataset; return anything else unchanged."""
     return DataModuleDataset(dataset) if isinstance(dataset, pl.LightningDataModule) else dataset

@@ -1,4 +1,4 @@
-"""`compat.Seq2SeqTrainer`: HF's trainer that generates, on Lightning's engine."""
+"""`compat.Seq2SeqTrainer`: HF's Seq2SeqTrainer on Lightning's engine."""
 
 from __future__ import annotations
 

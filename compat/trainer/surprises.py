@@ -1,4 +1,4 @@
-"""What HF's Trainer computes and its users would not expect: kept to the bit, and said once.
+"""Results of HF's Trainer that users do not expect: reproduced bit for bit, with one warning each.
 
 `docs/differences.md` lists the same under "Reproduced although it surprises".
 """
@@ -26,13 +26,13 @@ logger = logging.get_logger("transformers.trainer")
 
 
 class Watched(torch.Tensor):
-    """The number of items in a window, which notes whether anybody computes with it."""
+    """The number of items in a window, as a tensor that records whether it is used in a computation."""
 
     used: list[bool]
 
     @classmethod
     def of(cls, number: torch.Tensor) -> Watched:
-        """Watch a number; what is computed with it is the same to the bit."""
+        """Wrap a number; computations with it have bit-identical results."""
         watched = number.as_subclass(cls)
         watched.used = []
         return watched
@@ -60,7 +60,7 @@ class Watched(torch.Tensor):
 
 
 _MOVES = (torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda, torch.Tensor.clone, torch.Tensor.detach)
-"""What wrappers do with an input, without computing with it."""
+"""Operations that wrappers apply to an input without computing with it."""
 
 
 def _plain(value: object) -> object:
@@ -74,7 +74,7 @@ class FirstStep:
     Attributes:
         hf: the HF Trainer.
         inputs: the batch.
-        num_items: what its window counts; watched where it is a tensor.
+        num_items: the number of items of its window; watched if it is a tensor.
         count: micro-batches of the window.
     """
 
@@ -88,15 +88,15 @@ IGNORED = -100
 """The label of a token that is not predicted."""
 
 OWN_DIVISORS = frozenset({"gradient_accumulation_steps", "current_gradient_accumulation_steps"})
-"""Attributes by which a loss of one's own may have been divided for accumulation."""
+"""Attributes by which a custom loss may have been divided for accumulation."""
 
 
 def undivided_mean(first: FirstStep) -> str:
-    """A loss that nobody divides for the rest of its window.
+    """Report a loss that is not divided by the number of batches of its window.
 
-    HF leaves the division to whoever is given `num_items_in_batch`: a model that takes keyword arguments, an
-    overridden `compute_loss`, `compute_loss_func`. Where they return the mean of their batch, losses and
-    gradients are as many times too large as the window has batches, and, with
+    HF leaves the division to the code that receives `num_items_in_batch`: a model that takes keyword
+    arguments, an overridden `compute_loss`, or `compute_loss_func`. Where they return the mean of their
+    batch, losses and gradients are as many times too large as the window has batches, and, with
     `average_tokens_across_devices`, as there are processes.
     """
     hf = first.hf
@@ -140,12 +140,12 @@ def _own_loss(hf: TrainerHost) -> str:
 def _whose_loss(hf: TrainerHost) -> str:
     method = type(hf).compute_loss
     is_own = method.__module__.partition(".")[0] not in ("compat", "transformers")
-    is_own = is_own and "compute_loss" not in _names_in(method)  # which would be HF's, by `super()`
+    is_own = is_own and "compute_loss" not in _names_in(method)  # then it is HF's, through `super()`
     return _own_loss(hf) if is_own else f"`{type(unwrapped(hf.model)).__name__}`"
 
 
 def first_label_counted(first: FirstStep) -> str:
-    """A causal model whose loss leaves out the first label of each row, which HF counts all the same."""
+    """Report a causal model whose loss omits the first label of each row, which HF counts nevertheless."""
     hf, inputs = first.hf, first.inputs
     labels = inputs.get("labels") if hasattr(inputs, "get") else None
     is_idle = isinstance(first.num_items, Watched) and not first.num_items.used
@@ -163,7 +163,7 @@ def first_label_counted(first: FirstStep) -> str:
 
 
 def unscheduled_layers(first: FirstStep) -> str:
-    """Layerwise optimizers, whose schedule acts on HF's stand-in for them."""
+    """Report layerwise optimizers, whose schedule acts only on HF's placeholder optimizer."""
     hf = first.hf
     kind = getattr(hf.args.lr_scheduler_type, "value", hf.args.lr_scheduler_type)
     if not per_parameter(hf.optimizer) or kind == "constant" or hasattr(hf.lr_scheduler, "default_lr"):
@@ -178,7 +178,7 @@ def unscheduled_layers(first: FirstStep) -> str:
 
 
 def updates_in_backward(first: FirstStep) -> str:
-    """LOMO's optimizers, whose gradients are gone where they would be added up or clipped."""
+    """Report LOMO's optimizers, whose gradients are freed before they could be accumulated or clipped."""
     args = first.hf.args
     if not first.hf.accelerator.has_lomo_optimizer:
         return ""
@@ -204,21 +204,21 @@ SURPRISES: tuple[Callable[[FirstStep], str], ...] = (
     unscheduled_layers,
     updates_in_backward,
 )
-"""What is looked for at the first step of a run; each gives what to say, or nothing."""
+"""Checks of the first step of a run; each returns a message, or an empty string."""
 
 OF_EVALUATION: tuple[Callable[[FirstStep], str], ...] = (first_label_counted,)
-"""What is looked for at the first step of an evaluation."""
+"""Checks of the first step of an evaluation."""
 
 
 class Surprises(Component):
-    """Says each of them once for a trainer."""
+    """Logs each of them once for a trainer."""
 
     def __init__(self, trainer: TrainerHost) -> None:
         super().__init__(trainer)
         self._said: set[Any] = set()
 
     def watch(self, num_items: NumItems) -> NumItems:
-        """The number of items of the first window, watched where that can be done unseen."""
+        """Wrap the number of items of the first window, where this has no visible effect."""
         hf = self.hf
         is_compiled = getattr(hf.args, "torch_compile", False) or any(
             isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod")
@@ -228,17 +228,17 @@ class Surprises(Component):
         return Watched.of(num_items) if is_plain else num_items
 
     def tell(self, inputs: Batch, num_items: NumItems, count: int) -> None:
-        """Look at the first step of a run.
+        """Check the first step of a run.
 
         Args:
             inputs: its batch.
-            num_items: what `watch` gave.
+            num_items: the result of `watch`.
             count: micro-batches of its window.
         """
         self._tell(SURPRISES, FirstStep(self.hf, inputs, num_items, count))
 
     def tell_of_evaluation(self, inputs: Batch) -> None:
-        """Look at the first step of an evaluation."""
+        """Check the first step of an evaluation."""
         self._tell(OF_EVALUATION, FirstStep(self.hf, inputs, None, 1))
 
     def _tell(self, surprises: Sequence[Callable[[FirstStep], str]], first: FirstStep) -> None:

@@ -71,30 +71,30 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     Mirrors `transformers.Trainer`: same constructor, methods, events and checkpoints, and
     `isinstance(trainer, transformers.Trainer)` holds. What can be overridden there can be overridden here,
-    with the signatures of 4.37 and later; methods and parameters of all these releases are there.
-    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects, `trainer.plan` tells
-    what became of the arguments.
+    with the signatures of 4.37 and later; methods and parameters of all these releases exist.
+    `trainer.lightning` and `trainer.lightning_module` are the live Lightning objects, `trainer.plan` shows
+    how each argument is handled.
 
-    Every method of HF's that is overridden is in this class, in HF's order. What it adds is a call of one of
+    Every method of HF's that is overridden is in this class, in HF's order. Each override delegates to one of
     the components in `compat.trainer.components`.
 
     Args:
-        model: the model to train, or a LightningModule; as in `transformers.Trainer`, and so are all other
-            arguments.
+        model: the model to train, or a LightningModule. All arguments not listed here are as in
+            `transformers.Trainer`.
         train_dataset: a dataset, or a LightningDataModule.
-        callbacks: of HF's and of Lightning's, in one list.
+        callbacks: HF's and Lightning's callbacks, in one list.
         tokenizer: the older name of `processing_class`.
 
     Raises:
-        ArgumentError: for arguments that are not supported, all of them at once, before anything is built.
+        ArgumentError: arguments that are not supported, all of them at once, before anything is built.
         ValueError: HF's own errors; `tokenizer` and `processing_class` are both given.
     """
 
     announces_plan: ClassVar[bool] = False
-    """Whether `train` prints what became of the arguments to stderr first; `compat run` sets it."""
+    """Whether `train` first prints the plan to stderr; `compat run` sets it."""
 
     carries_windows: ClassVar[bool] = False
-    """Whether an accumulation window that an epoch ends in goes on in the next one, as it did in 4.37."""
+    """Whether an incomplete accumulation window continues in the next epoch, as in 4.37."""
 
     model: PreTrainedModel
     optimizer: Any
@@ -122,12 +122,12 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             super().__init__(*bound.args, **bound.kwargs)
             self._shutdown.set_time_limit()
             self._backports.set_up()
-        # Where HF has its own: after the flow, before what a script gives.
+        # At the position of HF's own: after the flow callback, before the script's callbacks.
         self.callback_handler.callbacks[1:1] = own
         for callback in callbacks:
             self.add_callback(callback)
         if is_user_module(self.model) or is_adapted(self, "compute_loss"):
-            # A loss of an older signature is the mean of its micro-batch: HF must divide it by the window.
+            # A loss with an older signature is the mean of its micro-batch: HF must divide it by the window.
             self.model_accepts_loss_kwargs = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     @property
     def lightning(self) -> pl.Trainer:
-        """The Lightning Trainer of this run or of the last one; before any, one that is ready to evaluate."""
+        """The Lightning Trainer of this run or of the last one; before any run, one that can evaluate."""
         return self._fit.lightning
 
     @property
@@ -145,7 +145,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     @property
     def plan(self) -> LightningPlan:
-        """What becomes of the arguments."""
+        """How each argument is handled."""
         return self._fit.plan
 
     # The accelerator.
@@ -154,7 +154,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         return self._distribution.without_mesh(super()._build_accelerator_args(**parts))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Have HF build its accelerator from the arguments alone, whatever another run has left behind."""
+        """Have HF build its accelerator from the arguments only, unaffected by an earlier run."""
         # Conflicts are reported here, before the model and everything else is built.
         self._distribution.check()
         with self._distribution.environment():
@@ -164,17 +164,17 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     # Data.
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The train data. Mirrors `transformers.Trainer.get_train_dataloader`."""
+        """Return the train dataloader. Mirrors `transformers.Trainer.get_train_dataloader`."""
         own = self._user_module.train_dataloader()
         return self._complete(super().get_train_dataloader() if own is None else own)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
-        """The evaluation data. Mirrors `transformers.Trainer.get_eval_dataloader`."""
+        """Return the evaluation dataloader. Mirrors `transformers.Trainer.get_eval_dataloader`."""
         own = self._user_module.eval_dataloader(eval_dataset)
         return self._complete(super().get_eval_dataloader(eval_dataset) if own is None else own)
 
     def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any]:
-        """The data to predict. Mirrors `transformers.Trainer.get_test_dataloader`."""
+        """Return the test dataloader. Mirrors `transformers.Trainer.get_test_dataloader`."""
         own = self._user_module.test_dataloader(test_dataset)
         loader = super().get_test_dataloader(test_dataset) if own is None else own
         return self._backports.set_loader_options(loader)
@@ -188,7 +188,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         return self._backports.train_sampler(sampler, dataset)
 
     def _remove_unused_columns(self, dataset: Rows, description: str | None = None) -> Rows:
-        # The `forward` of a LightningModule does not tell what its steps use.
+        # The `forward` of a LightningModule does not show which columns its steps use.
         return dataset if is_user_module(self.model) else super()._remove_unused_columns(dataset, description)
 
     def _get_collator_with_removed_columns(
@@ -201,12 +201,12 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     # Optimizer and scheduler.
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Build the optimizer, unless there is one; a LightningModule may have its own.
+        """Create the optimizer, unless there is one; a LightningModule may have its own.
 
         Mirrors `transformers.Trainer.create_optimizer` of 5.23.
 
         Args:
-            model: whose parameters to optimize; the trainer's own model where None.
+            model: the model whose parameters to optimize; the trainer's own model if None.
 
         Returns:
             The optimizer.
@@ -227,7 +227,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         return optimizer
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """HF's scheduler, or that of a LightningModule. Mirrors `transformers.Trainer.create_scheduler`."""
+        """Create HF's scheduler, or a LightningModule's. Mirrors `transformers.Trainer.create_scheduler`."""
         own = self._user_module.create_scheduler()
         return self._create_hf_scheduler(*args, **kwargs) if own is None else own
 
@@ -246,19 +246,18 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
         Args:
             resume_from_checkpoint: a `checkpoint-N` folder, or a file of `trainer.lightning.save_checkpoint`;
-                True for the newest folder in `args.output_dir` that is whole; "auto" for the
-                same, and a fresh start where there is none. "auto" in the arguments holds where nothing is
-                said here.
+                True for the newest intact folder in `args.output_dir`; "auto" for the same, or a fresh start
+                if there is none. If this is not passed, "auto" in the arguments applies.
             trial: the trial of a hyperparameter search.
             ignore_keys_for_eval: keys of the model's output to leave out when evaluating during training.
-            kwargs: `model_path`, the name that `resume_from_checkpoint` had.
+            kwargs: `model_path`, the former name of `resume_from_checkpoint`.
 
         Returns:
             Update steps, mean training loss, and metrics of the run (seconds, samples and steps per second,
             flos).
 
         Raises:
-            ArgumentError: the checkpoint is broken: the file, and what is wrong with it.
+            ArgumentError: the checkpoint is broken; the error names the file and the problem.
         """
         self._shutdown.train_began = time.monotonic()
         kwargs["resume_from_checkpoint"] = resume_from_checkpoint
@@ -326,13 +325,13 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: NumItems = None,
     ) -> Output:
-        """HF's loss, or that of a LightningModule. Mirrors `transformers.Trainer.compute_loss`.
+        """Compute HF's loss, or a LightningModule's. Mirrors `transformers.Trainer.compute_loss`.
 
         Args:
             model: the model as a training step calls it.
             inputs: a batch.
-            return_outputs: whether the model's outputs are returned beside the loss.
-            num_items_in_batch: what the whole window counts.
+            return_outputs: whether to return the model's outputs as well.
+            num_items_in_batch: the number of items of the whole window.
 
         Returns:
             A scalar, or the scalar and the outputs.
@@ -353,7 +352,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         self._shutdown.end_step(partial(self._checkpoint_writer.hand_over_while, act))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """The batches of a window, and what they count. Mirrors `transformers.Trainer.get_batch_samples`."""
+        """Fetch a window's batches and item count. Mirrors `transformers.Trainer.get_batch_samples`."""
         if is_user_module(self.model):
             return self._user_module.batch_samples(*args, **kwargs)
         self._fit.require_lightning()
@@ -372,10 +371,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: Loader, total_train_batch_size: int | None = None
     ) -> tuple[Any, ...]:
-        """Work out how long a training run is.
+        """Compute the length of a training run.
 
-        Mirrors `transformers.Trainer.set_initial_training_values`: of 4.53 where the batch size is given, of
-        5.23 where it is not.
+        Mirrors `transformers.Trainer.set_initial_training_values`: of 4.53 if the batch size is passed, of
+        5.23 if it is not.
 
         Args:
             args: the arguments.
@@ -384,9 +383,9 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
         Returns:
             Epochs, update steps in an epoch, samples in the dataset and samples in the run; then whether
-            epochs set the length and the batches in an epoch (None where unknown), or, where no batch size is
-            given, the samples in an update step and the micro-steps in an epoch; last the update steps in the
-            run.
+            epochs set the length and the batches in an epoch (None if unknown), or, if no batch size is
+            passed, the samples in an update step and the micro-steps in an epoch; last the update steps in
+            the run.
         """
         values: tuple[Any, ...]
         total = total_train_batch_size
@@ -414,13 +413,13 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         """Evaluate. Mirrors `transformers.Trainer.evaluate`.
 
         Args:
-            eval_dataset: the data, or several by name; `self.eval_dataset` where None.
+            eval_dataset: the data, or a dict of datasets by name; `self.eval_dataset` if None.
             ignore_keys: keys of the model's output to leave out.
             metric_key_prefix: prefix of every metric.
             gen_kwargs: of a `Seq2SeqTrainer`, how to generate.
 
         Returns:
-            Metrics, among them seconds, samples and steps per second.
+            Metrics, including seconds, samples and steps per second.
         """
         with self._backports.legacy_loop(), self._evaluation.as_one_validation():
             metrics: dict[str, float] = super().evaluate(
@@ -464,8 +463,8 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
         Args:
             dataloader: batches as HF's loaders make them.
-            description: what the pass is called in the log.
-            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` where None.
+            description: the name of the pass in the log.
+            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` if None.
             ignore_keys: keys of the model's output to leave out.
             metric_key_prefix: prefix of every metric.
 
@@ -499,7 +498,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         **gen_kwargs: object,
     ) -> tuple[Any, Any, Any]:
-        """HF's step, or that of a LightningModule. Mirrors `transformers.Trainer.prediction_step`.
+        """Run HF's step, or a LightningModule's. Mirrors `transformers.Trainer.prediction_step`.
 
         Args:
             model: the model, in eval mode.
@@ -534,7 +533,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def _save_checkpoint(
         self, model: nn.Module, trial: Trial, metrics: dict[str, float] | None = None
     ) -> None:
-        # 4.37 also gives `metrics`, from which later releases find the best model beforehand.
+        # 4.37 also passes `metrics`; later releases find the best model before this call.
         with self._shutdown.timing("save"):
             checkpoint = self._checkpoint_writer.save(trial)
         self._shutdown.note_saved(checkpoint)
@@ -566,7 +565,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
         if self._shutdown.is_left_early:
-            # This model is to be trained on.
+            # Training of this model will resume.
             return
         best = self._checkpoint_reader.check_best()
         if self._checkpoint_reader.load_adapters(best, is_trained_on=False):
@@ -582,7 +581,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # A callback may have added groups to the optimizer, whose states these are.
+        # A callback may have added groups to the optimizer that these states belong to.
         self._callbacks.load(checkpoint)
         if checkpoint is None:
             return
@@ -604,14 +603,13 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         if hasattr(self.model, "_keys_to_ignore_on_save"):
             super()._issue_warnings_after_load(load_result)
         else:
-            # HF takes every model for one of transformers'.
+            # HF assumes that every model is from transformers.
             self._checkpoint_reader.warn_of_keys(load_result)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, its configuration and its processing class for `from_pretrained`.
 
-        Mirrors `transformers.Trainer.save_model`, which writes nothing at all where FSDP keeps its
-        checkpoints in shards.
+        Mirrors `transformers.Trainer.save_model`, which writes nothing if FSDP checkpoints are sharded.
 
         Args:
             output_dir: where; `args.output_dir` if None.
@@ -638,14 +636,15 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
         Args:
             logs: name → value.
-            args: when training began, in seconds since the epoch, where this release counts speed by it.
+            args: the start time of training, in seconds since the epoch, if this release computes speed from
+                it.
             kwargs: the same by its name, `start_time`.
         """
         super().log(logs, *args, **kwargs)
         self._fit.show_logs(logs)
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """What a batch costs. Mirrors `transformers.Trainer.floating_point_ops`."""
+        """Estimate the operations of a batch. Mirrors `transformers.Trainer.floating_point_ops`."""
         if is_user_module(self.model) and self._user_module.is_without_flops(inputs):
             return 0
         flops: int = super().floating_point_ops(inputs)
@@ -654,7 +653,8 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def metrics_format(self, metrics: dict[str, float]) -> dict[str, float]:
         """Make metrics readable: hours for seconds, GF for flos, four digits for the rest.
 
-        Mirrors `transformers.Trainer.metrics_format` of 4.53. 5.23 has lost its `self`, and cannot be called.
+        Mirrors `transformers.Trainer.metrics_format` of 4.53. In 5.23 the method lacks `self`, and cannot be
+        called.
 
         Args:
             metrics: the metrics; seconds end in `_runtime`.
@@ -673,12 +673,12 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         """Write metrics to `SPLIT_results.json`. Mirrors `transformers.Trainer.save_metrics`.
 
         Args:
-            split: what they are of: `train`, `eval`, `test`.
+            split: the data split: `train`, `eval`, `test`.
             metrics: name → value; arrays and tensors become lists.
-            combined: whether `all_results.json` is brought up to date as well.
+            combined: whether `all_results.json` is updated as well.
 
         Raises:
-            ArgumentError: one of them cannot be written.
+            ArgumentError: a metric cannot be written as JSON.
         """
         super().save_metrics(split, metrics_as_json(metrics), combined)
 
@@ -690,7 +690,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     # The Hub.
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository that `args.hub_model_id` names, unless it is there.
+        """Create the repository that `args.hub_model_id` names, unless it exists.
 
         Mirrors `transformers.Trainer.init_hf_repo` of 5.23.
 
@@ -731,10 +731,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             kwargs: options of `create_model_card`.
 
         Returns:
-            The commit, or its future where not `blocking`.
+            The commit, or its future if not `blocking`.
         """
         self._hub_uploads.announce()
-        # It writes into the folder that is being uploaded.
+        # The push writes into the folder that is being uploaded.
         self._finish_current_push()
         if self.hub_model_id is None and private is not None:
             self.init_hf_repo(token=token, private=private)
@@ -763,13 +763,13 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         return uncompiled(super().call_model_init(trial))
 
     def add_callback(self, callback: TrainerCallback | Callback | type[Any]) -> None:
-        """Add a callback of HF's or of Lightning's. Mirrors `transformers.Trainer.add_callback`.
+        """Add an HF or Lightning callback. Mirrors `transformers.Trainer.add_callback`.
 
         Args:
             callback: a callback, or its class.
 
         Raises:
-            ArgumentError: it is no callback, or works with another distribution's Trainer alone.
+            ArgumentError: it is no callback, or works only with another distribution's Trainer.
         """
         for part in getattr(callback, "unwrapped", (callback,)):
             check_place(part, "callbacks")
@@ -781,13 +781,13 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def pop_callback(
         self, callback: TrainerCallback | Callback | type[Any]
     ) -> TrainerCallback | Callback | None:
-        """Take a callback of either kind out. Mirrors `transformers.Trainer.pop_callback`.
+        """Remove a callback of either kind. Mirrors `transformers.Trainer.pop_callback`.
 
         Args:
-            callback: a callback, or a class whose first instance is taken.
+            callback: a callback, or a class whose first instance is removed.
 
         Returns:
-            The callback, or None where there is no such one.
+            The callback, or None if it is not found.
         """
         if is_lightning_callback(callback):
             return self._callbacks.pop(callback)

@@ -1,4 +1,4 @@
-"""Names of metrics: what people and Lightning put before them, and what HF does."""
+"""Prefixes of metric names: those of users and Lightning, and HF's."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PREFIXES = {
 
 
 def bare(prefix: str, name: str) -> str:
-    """The name of a metric without what names the pass: `val_loss` is `loss`."""
+    """Return the name of a metric without the prefix of its pass: `val_loss` becomes `loss`."""
     return PREFIXES[prefix].sub("", name)
 
 
 def named_as(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics under HF's names: `val_loss` and `loss` become `eval_loss` where the prefix is `eval`."""
+    """Rename metrics to HF's names: `val_loss` and `loss` become `eval_loss` if the prefix is `eval`."""
     return {f"{prefix}_{bare(prefix, name)}": value for name, value in metrics.items()}

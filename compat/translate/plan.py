@@ -1,4 +1,4 @@
-"""`LightningPlan`: what becomes of a set of HF arguments, as frozen data with its provenance."""
+"""`LightningPlan`: how a set of HF arguments is handled, as frozen data with its provenance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compat.translate.setting import Difference, Setting, plain
 
 @dataclass(frozen=True, kw_only=True)
 class LightningPlan:
-    """A plan: frozen, printable, comparable, and free of live objects.
+    """A plan: frozen, printable, comparable, and without live objects.
 
     Attributes:
         settings: every decision, with the argument and the rule that it comes from.
@@ -64,7 +64,7 @@ class LightningPlan:
         return tuple(setting for setting in self.settings if setting.changed)
 
     def diff(self, other: LightningPlan) -> tuple[Difference, ...]:
-        """What `other` decides differently.
+        """Compare with another plan.
 
         Args:
             other: the plan to compare with.
@@ -80,7 +80,7 @@ class LightningPlan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data: what Lightning gets, and where each decision comes from."""
+        """Return the plan as plain data: Lightning's settings, and the source of each decision."""
         return {
             "trainer": {name: plain(value) for name, value in self.flags.items()},
             "strategy": {"name": self.strategy, "options": plain(self.strategy_options)},
@@ -98,13 +98,13 @@ class LightningPlan:
         return json.dumps(self.to_dict(), indent=2)
 
     def to_source(self) -> str:
-        """A Lightning script that trains the same way, without us and without HF's Trainer."""
+        """Return a Lightning script that trains the same way, without compat and HF's Trainer."""
         from compat.translate.source import source
 
         return source(self)
 
     def summary(self) -> str:
-        """What became of the changed arguments, a line for each thing that they became."""
+        """Summarize how the changed arguments are handled, a line for each result."""
         outcomes: dict[str, list[str]] = {}
         for setting in self.changed():
             value = f"{setting.field}={plain(setting.value)!r}" if setting.field else setting.note

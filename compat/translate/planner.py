@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def as_run(args: TrainingArguments, facts: Facts) -> AsLaunched:
-    """HF arguments with what `accelerate launch` says where they say nothing: those that a run goes by.
+    """Return the effective HF arguments of a run, completed by the settings of `accelerate launch`.
 
     Args:
         args: HF arguments.
@@ -52,14 +52,14 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
 
     Args:
         args: an instance of `transformers.TrainingArguments` or a subclass, or an object with its attributes.
-        facts: the machine and the process, read beforehand.
-        model: the model, where there is one already: it knows which of its modules are sharded.
+        facts: the machine and the process.
+        model: the model, if it already exists: it may define which of its modules are sharded.
 
     Returns:
-        The plan; nothing is built and nothing is touched.
+        The plan. Nothing is built, and no device is used.
 
     Raises:
-        ArgumentError: every conflict found, in one error.
+        ArgumentError: lists every conflict.
     """
     library = type(args).__name__
     args = as_run(args, facts)
@@ -71,7 +71,7 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
     processes = _processes(flags, facts)
     name = strategy_name(args, processes, facts.device_type, is_spread=_is_spread(model))
     if name == "ddp" and processes == 1:
-        # There is nobody to share with.
+        # There are no other processes.
         name = "single_device"
     options = strategy_options(args, name)
     if name in {"fsdp", "model_parallel"} and getattr(model, "_no_split_modules", None):
@@ -93,7 +93,7 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
 
 
 def _is_spread(model: object) -> bool:
-    """Whether a model was spread over processes while it was loaded: `tp_plan`, `distributed_config`."""
+    """Whether a model was sharded over processes while it was loaded: `tp_plan`, `distributed_config`."""
     is_spread = getattr(model, "is_distributed_loading_by_transformers", False)
     return bool(is_spread) or getattr(model, "_device_mesh", None) is not None
 
@@ -104,7 +104,7 @@ def _processes(flags: Mapping[str, Any], facts: Facts) -> int:
 
 
 def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Setting]:
-    """What the machine decides, where `lightning={...}` does not."""
+    """Yield the settings that the machine determines, unless `lightning={...}` sets them."""
     together = _processes(flags, facts) > 1
     for flag, value, note in (
         ("devices", facts.devices, _why_devices(facts)),
@@ -142,21 +142,21 @@ def _fields(args: AsLaunched, facts: Facts, strategy: str) -> Iterator[Setting]:
 
 
 def _with_origin(setting: Setting, args: AsLaunched) -> Setting:
-    """A decision that tells what the launcher has to do with it."""
+    """Add the launcher's part to a decision."""
     overrides = [one for one in args.overrides if one.field == setting.field]
     if not overrides:
         return setting
     note = "; ".join([setting.note, *(one.note for one in overrides)])
     changed = setting.changed
     if any(one.holds for one in overrides):
-        # The launcher spells out what is off as well.
+        # The launcher also sets variables for disabled options.
         is_shown = setting.field.endswith("reshard_after_forward") or any(one.because for one in overrides)
         changed = bool(setting.value) or is_shown
     return dataclasses.replace(setting, note=note, changed=changed)
 
 
 def _defaults(args: TrainingArguments) -> Mapping[str, Any]:
-    """The arguments that the installed release has, with their defaults; a subclass's own have no rule."""
+    """Return the installed release's arguments with their defaults; a subclass's own have no rule."""
     found: Mapping[str, Any] = (
         native_defaults(type(args)) if dataclasses.is_dataclass(args) else args.defaults
     )
@@ -195,10 +195,10 @@ FILLED_IN = frozenset(
         "run_name",
     }
 )
-"""Arguments that HF derives from other ones: their value does not tell what was typed."""
+"""Arguments that HF derives from other ones: their value may differ from the one passed."""
 
 DERIVED_METRIC = ("metric_for_best_model", "loss")
-"""The metric that HF watches where none is named."""
+"""The metric that HF monitors by default."""
 
 MIRRORS = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -213,15 +213,15 @@ def _changed(args: TrainingArguments, name: str, value: object, default: object)
     if name in FILLED_IN or mirrors or is_derived:
         return name in getattr(args, "typed", ())
     if default is None and dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # HF builds an object of defaults where none is given.
+        # HF builds an object of defaults if none is passed.
         default = type(value)()
-    # Likewise it turns strings into enums, and what is empty into an empty list.
+    # HF also converts strings to enums, and empty values to an empty list.
     value, default = scalar(value), scalar(default)
     return bool(value not in (default, []) and (value or default))
 
 
 def _other_names(args: TrainingArguments) -> Iterator[Setting]:
-    """What was given by the names of other generations."""
+    """Yield the settings that were passed under names of other generations."""
     for name, value in getattr(args, "given_otherwise", {}).items():
         rule, said = RULES[name], migration(name, args.defaults)
         yield Setting(
@@ -236,7 +236,7 @@ def _other_names(args: TrainingArguments) -> Iterator[Setting]:
 
 
 def _own(args: TrainingArguments, library: str) -> Iterator[Setting]:
-    """The arguments that a subclass adds: no rule of ours knows them, and its own code acts on them."""
+    """Yield the arguments that a subclass adds: they have no rule, and its own code handles them."""
     own = args.defaults.keys() - RULES.keys() - {"lightning"}
     for name in sorted(name for name in own if not name.startswith("_") and hasattr(args, name)):
         value = plain(getattr(args, name))
@@ -247,7 +247,7 @@ def _own(args: TrainingArguments, library: str) -> Iterator[Setting]:
             target=f"the own code of {library}",
             becomes=masked(name, value),
             note="an argument of its own; nothing is made of it here",
-            # A class may fill in None for what nobody has given.
+            # A class may replace None if no value was passed.
             changed=value not in (None, plain(args.defaults[name])),
         )
 
@@ -257,7 +257,7 @@ def _said(args: TrainingArguments, name: str) -> str:
 
 
 def _lightning(flags: Mapping[str, Any]) -> Iterator[Setting]:
-    """What `lightning={...}` asks of Lightning's Trainer, winning over the translation."""
+    """Yield the settings of `lightning={...}`, which take precedence over the translation."""
     for name, value in flags.items():
         flag = LIGHTNING_FLAGS[name]
         if value is None:
@@ -285,7 +285,7 @@ def _as_tuple(value: Any) -> tuple[str, ...]:
 
 
 def _max_epochs(args: TrainingArguments, facts: Facts) -> int:
-    # `max_steps` rules over epochs, and datasets without length have no epochs to count.
+    # `max_steps` takes precedence over epochs, and datasets without length have no epochs to count.
     return sys.maxsize if args.max_steps > 0 else math.ceil(args.num_train_epochs)
 
 
@@ -296,7 +296,7 @@ def _precision(args: TrainingArguments, facts: Facts) -> str:
 
 
 def _log_every(args: TrainingArguments, facts: Facts) -> int:
-    # Fractions of a run are known only when its length is.
+    # Fractions of a run can be resolved only if its length is known.
     by_steps = plain(args.logging_strategy) == "steps" and args.logging_steps >= 1
     return int(args.logging_steps) if by_steps else 1
 
@@ -322,7 +322,7 @@ _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {
 def _sharding_problems(args: AsLaunched, facts: Facts) -> Iterator[str]:
     values = {name: getattr(args, name, None) for name in READ}
     if args.is_from_launcher("deepspeed") and not isinstance(args.deepspeed, str):
-        # What the launcher itself says of DeepSpeed is held against the arguments by its own names.
+        # The launcher's own DeepSpeed settings are compared with the arguments under the launcher's names.
         values["deepspeed"] = {"zero_optimization": args.deepspeed["zero_optimization"]}
     if args.is_from_launcher("deepspeed") and args.fsdp:
         values["fsdp"] = None

@@ -15,9 +15,9 @@ class Setting:
     Attributes:
         field: the HF argument it comes from; empty where the machine decides.
         value: that argument's value.
-        kind: what the argument became.
-        target: its name there, a Lightning Trainer flag for instance. `{}` stands for `becomes`.
-        becomes: the value there.
+        kind: how the argument is handled.
+        target: the target's name, for example a Lightning Trainer flag. `{}` stands for `becomes`.
+        becomes: the target's value.
         note: why.
         changed: whether the argument differs from its default.
     """
@@ -32,7 +32,7 @@ class Setting:
 
     @property
     def outcome(self) -> str:
-        """What the argument became, as a reader sees it."""
+        """How the argument is handled, for display."""
         if self.kind is Kind.FLAG:
             return f"Trainer({self.target}={plain(self.becomes)!r})"
         if self.kind is Kind.RETIRED:
@@ -74,13 +74,13 @@ def _told(setting: Setting | None) -> str:
 
 
 def scalar(value: Any) -> Any:
-    """An enum's value, the number in an array of one, and any other value as it is."""
+    """Return an enum's value, the number in an array of one, and any other value unchanged."""
     value = getattr(value, "value", value)
     return value.item() if getattr(value, "shape", None) == () else value
 
 
 def plain(value: object) -> Any:
-    """`value` as JSON can hold it: enums by value, containers by element, live objects by their class."""
+    """Convert `value` for JSON: enums by value, containers by element, live objects by their class."""
     value = scalar(value)
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Which Lightning strategy a set of arguments asks for, and with which options."""
+"""Determines the Lightning strategy of a set of arguments, and its options."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ NEWEST_FSDP = max(FSDP_VERSIONS)
 def strategy_name(
     args: TrainingArguments, processes: int, device_type: str, *, is_spread: bool = False
 ) -> str:
-    """The strategy that HF's arguments ask for.
+    """Return the strategy that HF's arguments select.
 
     Args:
         args: HF arguments.
         processes: number of processes of the job.
         device_type: kind of their devices.
-        is_spread: whether the model was spread over the processes when it was loaded.
+        is_spread: whether the model was sharded over the processes when it was loaded.
     """
     if getattr(args, "deepspeed", None):
         return "deepspeed"
@@ -63,7 +63,7 @@ def strategy_name(
 
 
 def fsdp_config(args: TrainingArguments) -> dict[str, Any]:
-    """`fsdp_config` with the words of `fsdp` among its entries, and without prefixes.
+    """Return `fsdp_config` with the words of `fsdp` as entries, and without prefixes.
 
     Raises:
         ArgumentError: the file that it names cannot be read.
@@ -114,7 +114,7 @@ def fsdp_settings(args: TrainingArguments, name: str) -> list[Setting]:
 
 BY_SIZE_ALONE = "no effect without 'auto_wrap_policy': 'SIZE_BASED_WRAP'"
 ACT_WITH_FSDP = ("fsdp", "model_parallel", "xla")
-"""Strategies under which `fsdp_config` is looked at."""
+"""Strategies that use `fsdp_config`."""
 
 
 def _fsdp_setting(key: str, value: object, name: str, idle: frozenset[str]) -> Setting:
@@ -134,7 +134,7 @@ def _fsdp_setting(key: str, value: object, name: str, idle: frozenset[str]) -> S
         target=_target(strategy, target, is_option=name == "fsdp"),
         becomes=value,
         note=note,
-        # HF fills in what is not given.
+        # HF fills in missing entries.
         changed=bool(value) or key not in {"min_num_params", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt"},
     )
 

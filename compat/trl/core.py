@@ -55,7 +55,7 @@ def flatten_dict(nested: dict[str, Any], sep: str = "/") -> dict[str, Any]:
 
 
 def convert_to_scalar(stats: dict[str, Any]) -> dict[str, Any]:
-    """Turns tensors and arrays of shape () or (1,) into numbers and leaves all other values alone."""
+    """Turns tensors and arrays of shape () or (1,) into numbers and leaves all other values unchanged."""
     return {
         key: value.item()
         if isinstance(value, torch.Tensor | np.ndarray) and tuple(value.shape) in ((), (1,))
@@ -158,7 +158,7 @@ def entropy_from_logits(logits: torch.Tensor) -> torch.Tensor:
 
 
 def average_torch_dicts(list_of_dicts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Returns the mean over the dicts, key by key; shapes stay as they are."""
+    """Returns the mean over the dicts, key by key; shapes do not change."""
     return {
         key: torch.stack([entries[key] for entries in list_of_dicts]).mean(dim=0) for key in list_of_dicts[0]
     }
@@ -228,7 +228,7 @@ class PPODecorators:
     """What PPO's methods are wrapped in.
 
     Attributes:
-        optimize_device_cache: whether memory is given back to the device behind each wrapped call.
+        optimize_device_cache: whether cached memory is released to the device after each wrapped call.
     """
 
     optimize_device_cache = False

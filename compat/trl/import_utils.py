@@ -1,4 +1,4 @@
-"""What is installed beside `compat`, asked anew at each call.
+"""Checks for optional packages, repeated at each call.
 
 Mirrors `trl/import_utils.py` of TRL 0.7.11. A library that is blocked by `sys.modules[name] = None`
 counts as missing, and so does one that somebody removes while the program runs.

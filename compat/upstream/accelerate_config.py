@@ -1,4 +1,4 @@
-"""A file that `accelerate config` has written, read by accelerate's own launcher."""
+"""Reads a file written by `accelerate config` with accelerate's own launcher code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEVICE_TYPES = {
     "XLA": "tpu",
     "TPU": "tpu",
 }
-"""accelerate's kind of distribution → the kind of its devices; this machine's for any other one."""
+"""accelerate's distribution type → the kind of its devices; this machine's for any other type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Launch:
     """What `accelerate launch --config_file FILE` would start.
 
     Attributes:
-        variables: what it tells the script.
-        device_type: kind of the devices; this machine's where None.
+        variables: the variables that it sets for the script.
+        device_type: kind of the devices; this machine's if None.
         devices: processes on a machine.
         num_nodes: machines.
     """
@@ -48,7 +48,7 @@ class Launch:
 
 
 def read_accelerate_config(path: str | os.PathLike[str]) -> Launch:
-    """What `accelerate launch` makes of a configuration file. Nothing is started.
+    """Determine what `accelerate launch` would start from a configuration file. Nothing is started.
 
     Mirrors `accelerate.commands.launch.launch_command`, up to the start.
 
@@ -56,7 +56,7 @@ def read_accelerate_config(path: str | os.PathLike[str]) -> Launch:
         path: YAML or JSON, as `accelerate config` writes it.
 
     Raises:
-        ArgumentError: there is no such file, or accelerate does not take it for such a configuration.
+        ArgumentError: the file does not exist, or accelerate does not accept it as a configuration.
     """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
@@ -70,7 +70,7 @@ def read_accelerate_config(path: str | os.PathLike[str]) -> Launch:
             args, config, _ = _validate_launch_command(launch_command_parser().parse_args(words))
             variables = _variables(args, config)
     except Exception as error:
-        # accelerate checks little: what is wrong surfaces as any kind of error.
+        # accelerate checks little: a mistake may raise any kind of error.
         msg = (
             f"{given}: not a configuration as `accelerate config` writes it. In accelerate's words: "
             f"{type(error).__name__}: {error}"
@@ -89,10 +89,10 @@ def read_accelerate_config(path: str | os.PathLike[str]) -> Launch:
 
 
 def _variables(args: argparse.Namespace, config: Any) -> dict[str, str]:
-    """What the launcher that accelerate would choose puts into the environment."""
+    """Return the variables that the launcher chosen by accelerate would set."""
     from accelerate.utils import launch
 
-    args.main_process_port = 0  # it would look whether its own is free
+    args.main_process_port = 0  # otherwise it would check whether its default port is free
     if args.use_deepspeed:
         fields = [*config.deepspeed_config, *(["mixed_precision"] if config.mixed_precision else [])]
         args.deepspeed_fields_from_accelerate_config = ",".join(fields)
@@ -108,7 +108,7 @@ def _variables(args: argparse.Namespace, config: Any) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep back what accelerate says of defaults that it has filled in."""
+    """Suppress accelerate's messages about defaults that it has filled in."""
     logger = logging.getLogger("accelerate.commands.launch")
     before, logger.disabled = logger.disabled, True
     try:

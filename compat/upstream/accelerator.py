@@ -1,9 +1,10 @@
-"""Every public name of `accelerate.Accelerator`, and who serves it on `trainer.accelerator`."""
+"""Every public name of `accelerate.Accelerator`, and what implements it on `trainer.accelerator`."""
 
 from __future__ import annotations
 
 AS_IT_IS = ""
-"""accelerate's own code: it reads the state that HF has built, or moves tensors between processes."""
+"""Implemented by accelerate: the code reads the state that HF has built, or moves tensors between
+processes."""
 
 ACCELERATOR: dict[str, str] = {
     # What this process is, and what it was told.
@@ -98,4 +99,4 @@ ACCELERATOR: dict[str, str] = {
     "save_model": AS_IT_IS,
     "save_state": AS_IT_IS,
 }
-"""A name → in what ours differs."""
+"""Name → how ours differs."""

@@ -1,4 +1,4 @@
-"""The values that the installed transformers knows of an argument, read from its own enumerations."""
+"""The valid values of arguments in the installed transformers, read from its enumerations."""
 
 from __future__ import annotations
 

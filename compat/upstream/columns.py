@@ -1,4 +1,4 @@
-"""HF's removal of unused columns, at the cost of a copy where there is nothing to remove."""
+"""HF's removal of unused columns, with only a copy if there is nothing to remove."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ColumnsCollator(RemoveColumnsCollator):  # type: ignore[misc]
-    """HF's collator, which takes a row apart only where the model does not take all of it."""
+    """HF's collator, changed to filter a row only if the model does not accept all of its columns."""
 
     @override
     def __call__(self, features: list[Any]) -> Batch:
@@ -28,10 +28,10 @@ class ColumnsCollator(RemoveColumnsCollator):  # type: ignore[misc]
 
 
 def copying_whole_rows(collator: Any) -> Any:
-    """A collator as it is, or HF's in its faster form.
+    """Return a collator unchanged, or HF's in its faster form.
 
     Args:
-        collator: what HF's Trainer has made.
+        collator: the collator that HF's Trainer created.
     """
     methods = (RemoveColumnsCollator.__call__, RemoveColumnsCollator._remove_columns)
     is_own = type(collator) is RemoveColumnsCollator

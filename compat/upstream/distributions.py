@@ -1,4 +1,4 @@
-"""`pytorch_lightning`, the other distribution of the code that we know as `lightning.pytorch`."""
+"""Checks for `pytorch_lightning`, the other distribution of the code of `lightning.pytorch`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OTHER = "pytorch_lightning"
 
 @dataclass(frozen=True)
 class Role:
-    """A kind of object that code bases make from classes of either distribution.
+    """A kind of object that user code derives from classes of either distribution.
 
     Attributes:
         name: its base class, in both.
@@ -36,7 +36,7 @@ ROLES = (
 
 
 def role_in_other(thing: object) -> Role | None:
-    """The role of an object whose class derives from one of the other distribution's; None for all else.
+    """Return the role of an object whose class derives from the other distribution; None for all others.
 
     Args:
         thing: an object, or a class.
@@ -46,11 +46,11 @@ def role_in_other(thing: object) -> Role | None:
 
 
 def check_distribution(thing: object, argument: str) -> None:
-    """Refuse what only the other distribution's Trainer can use.
+    """Refuse an object that only the other distribution's Trainer can use.
 
     Args:
         thing: an object, or a class.
-        argument: where it was given, for the message.
+        argument: the argument that it was passed to, for the message.
 
     Raises:
         ArgumentError: its class is built on one of the other distribution's that has its like in `lightning`:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 CONFIGURATION_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
-"""Variables by which transformers and `accelerate launch` hand settings to accelerate."""
+"""Prefixes of variables with which transformers and `accelerate launch` pass settings to accelerate."""
 
 TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
-"""What accelerate takes for a yes, in small letters."""
+"""The values that accelerate treats as true, in lower case."""
 
 OPTIONAL_PACKAGES = ("deepspeed", "torch_xla")
 """Packages that some arguments need."""
@@ -31,21 +31,21 @@ LOCAL_SIZES = (
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "SLURM_NTASKS_PER_NODE",
 )
-"""Variables by which launchers tell how many processes they have started on this machine."""
+"""Variables in which launchers set the number of processes on this machine."""
 
 LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
-"""Variables by which they tell a process its place on this machine."""
+"""Variables in which launchers set the local rank of a process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
-    """What this machine has and this process is; a plan for another machine does without.
+    """Properties of this machine and process; a plan for another machine does not use them.
 
     Attributes:
         device_type: kind of the device that HF would choose: "cpu", "cuda", "mps", "xla", "npu", …
-        devices: how many of them a job can use; None where any number will do.
+        devices: how many of them a job can use; None if there is no limit.
         packages: the optional packages that are installed.
-        is_distributed: whether a launcher has made this process one of a job, be it alone.
+        is_distributed: whether a launcher has started this process as part of a job, possibly of one process.
     """
 
     device_type: str = "cpu"
@@ -55,7 +55,7 @@ class Here:
 
     @classmethod
     def look(cls, *, is_distributed: bool = False) -> Here:
-        """Look around; no device is initialised by it."""
+        """Inspect the machine without initializing a device."""
         import torch
 
         kind = Facts.device_type_here()
@@ -79,10 +79,10 @@ class Facts:
         world_size: number of processes of the job.
         process_index: rank of this process among them.
         local_process_index: its rank among those of this machine.
-        main_address: where the first process is reached.
+        main_address: the address of the first process.
         main_port: its port.
-        launched: the variables by which `accelerate launch` has asked for something. What arguments of ours
-            have written is not among them: they keep it to themselves.
+        launched: the variables that `accelerate launch` has set. Those of our arguments are not included,
+            because our arguments do not leave them in the environment.
         here: this machine and process; None in a plan for another machine.
     """
 
@@ -100,7 +100,7 @@ class Facts:
 
     @property
     def mixed_precision(self) -> str:
-        """The precision that `accelerate launch` has asked for: "no", "fp8", "fp16" or "bf16"."""
+        """The precision that `accelerate launch` requests: "no", "fp8", "fp16" or "bf16"."""
         return self.launched.get("ACCELERATE_MIXED_PRECISION", "no")
 
     @classmethod
@@ -118,7 +118,7 @@ class Facts:
     def _of(cls, process: TrainingArguments | PartialState, world_size: int, here: Here) -> Facts:
         devices = told_local_size(world_size)
         if devices <= process.local_process_index:
-            # Nobody has told it, for which accelerate writes 1.
+            # Not set by the launcher; accelerate then writes 1.
             devices = world_size
         return cls(
             device_type=process.device.type,
@@ -136,7 +136,7 @@ class Facts:
 
     @staticmethod
     def device_type_here() -> str:
-        """Kind of the device that HF would choose on this machine."""
+        """Return the kind of the device that HF would choose on this machine."""
         import torch
 
         if importlib.util.find_spec("torch_xla"):
@@ -159,9 +159,9 @@ def device_module(kind: str) -> Any:
 
 
 def told_local_size(world_size: int) -> int:
-    """The number of processes on this host as the launcher tells every process alike.
+    """Return the number of processes on this host that the launcher has set.
 
-    Where none has told it, accelerate writes 1.
+    If the launcher has not set it, accelerate writes 1.
 
     Args:
         world_size: the number of processes of the job.
@@ -174,23 +174,23 @@ def _first_number(names: tuple[str, ...], default: int) -> int:
 
 
 def configuration() -> dict[str, str]:
-    """The variables by which something is handed to accelerate."""
+    """Return the variables that configure accelerate."""
     return {k: v for k, v in os.environ.items() if k.startswith(CONFIGURATION_PREFIXES)}
 
 
 def local_rank() -> int:
-    """Place of this process among those of this machine, as its launcher tells; 0 without a launcher."""
+    """Return the local rank of this process from its launcher; 0 without a launcher."""
     return _first_number(LOCAL_RANKS, 0)
 
 
 def is_kept_on_cpu() -> bool:
-    """Whether `accelerate launch` keeps the job off every accelerator."""
+    """Whether `accelerate launch` restricts the job to the CPU."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[dict[str, str]]:
-    """Undo what the block does to accelerate's variables, and fill the yielded dict with it at the end."""
+    """Undo the block's changes to accelerate's variables; at the end, the yielded dict contains them."""
     before = configuration()
     written: dict[str, str] = {}
     try:
@@ -205,7 +205,7 @@ def contained() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def concealed(prefixes: tuple[str, ...]) -> Iterator[None]:
-    """Hide the variables of these prefixes from the block, and undo what it does to them."""
+    """Hide the variables with these prefixes from the block, and undo its changes to them."""
     before = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
     try:
         for name in before:
@@ -219,7 +219,7 @@ def concealed(prefixes: tuple[str, ...]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def overlaid(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set `variables` for the block alone."""
+    """Set `variables` only within the block."""
     before = {name: os.environ.get(name) for name in variables}
     with contained():
         os.environ.update(variables)
@@ -237,7 +237,7 @@ _MARK = "_made_for_a_compat_trainer"
 
 @contextlib.contextmanager
 def own_accelerator_state() -> Iterator[None]:
-    """Let the block build an accelerator as if no trainer of ours had built one before it.
+    """Let the block build an accelerator as if no `compat` trainer had built one before.
 
     accelerate keeps one state for the process, and refuses a second accelerator of another precision. A state
     that the user has configured is left to HF, which has an argument for it (`use_configured_state`).
@@ -250,7 +250,7 @@ def own_accelerator_state() -> Iterator[None]:
         yield
     except BaseException:
         if was_empty:
-            # A half-made one would stand in the way of every later accelerator.
+            # An incomplete state would break every later accelerator.
             AcceleratorState._reset_state()
         raise
     if was_empty:
@@ -258,7 +258,7 @@ def own_accelerator_state() -> Iterator[None]:
 
 
 def forget_own_accelerator_state() -> None:
-    """Take away the process-wide state that a trainer of ours has left; it has a copy."""
+    """Remove the process-wide state that a `compat` trainer has left; the trainer has a copy."""
     from accelerate.state import AcceleratorState
 
     if _MARK in AcceleratorState._shared_state:
@@ -266,7 +266,7 @@ def forget_own_accelerator_state() -> None:
 
 
 def detached(state: AcceleratorState) -> AcceleratorState:
-    """A copy of accelerate's process-wide state, for one trainer alone."""
+    """Copy accelerate's process-wide state for a single trainer."""
     copy = object.__new__(type(state))
     copy.__dict__ = dict(state.__dict__)
     return copy

@@ -1,4 +1,4 @@
-"""What the installed releases can do, found by looking rather than by comparing versions."""
+"""Features of the installed releases, detected by inspection instead of by comparing versions."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 """transformers 5.3 splits its training loop into methods; up to 5.2 it is one function."""
 
 ONE_PIECE_SEEDS_EARLY = names_in_order(_LOOP, "set_epoch", "on_epoch_begin")
-"""Up to 4.57 that function tells samplers of an epoch ahead of its callbacks; from 5.0 on, after them."""
+"""Up to 4.57 that function sets the samplers' epoch before the epoch's callbacks; from 5.0 on, after them."""
 
 ONE_PIECE_COUNTS_TOKENS_AHEAD = mentions(_LOOP, "num_tokens")
-"""Up to 4.57 that function goes through the data once beforehand, where it is to tell tokens per second."""
+"""Up to 4.57 that function iterates over the data once beforehand, if it reports tokens per second."""
 
 ONE_PIECE_FORGETS_SKIPPED = has_local(_LOOP, "steps_skipped")
 """Up to 4.56 that function counts the batches of a resumed epoch from the first one that it fetches."""
@@ -71,10 +71,10 @@ ONE_PIECE_LEAVES_TP_MODEL = names_in_order(
 SEEDS_SHARDED_SAMPLERS = HAS_TRAINING_SEAMS and has_local(
     transformers.Trainer._run_epoch, "underlying_sampler"
 )
-"""From 5.17 on a batch sampler that accelerate shards is told of an epoch, too."""
+"""From 5.17 on, the epoch is also set on a batch sampler that accelerate shards."""
 
 EVALUATION_FILTERS_NAN_LOSSES = mentions(transformers.Trainer.evaluation_loop, "logging_nan_inf_filter")
-"""transformers 5 leaves non-finite losses out of `eval_loss` when `logging_nan_inf_filter` is set."""
+"""transformers 5 omits non-finite losses from `eval_loss` when `logging_nan_inf_filter` is set."""
 
 STORAGES_KNOW_THEIR_PLACE = hasattr(torch.UntypedStorage, "_checkpoint_offset")
 """From 2.7 on torch notes where in its file the data of a tensor lies that is read without its data."""

@@ -1,4 +1,4 @@
-"""Lightning's `fit` without what tools wrap around it to hear of a user's runs."""
+"""Lightning's `fit` without the wrappers with which tools observe a user's runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def unheard_fit(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-    """Call `fit` as Lightning has made it.
+    """Call Lightning's original `fit`.
 
     HF's users have not called it, and HF's callbacks report their runs. mlflow's autologging, and its like of
     other tools, would begin a second run, draw from Python's random numbers for its name, and add callbacks.
-    All name what they wrap by `__wrapped__`.
+    All of them set `__wrapped__` to the wrapped function.
 
     Args:
         trainer: Lightning's.

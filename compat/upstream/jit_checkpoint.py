@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 
 def manager_behind(handler: Callable[..., Any] | int | None) -> Any:
-    """The manager whose handler this is; None where it is another's, or the release has none."""
+    """Return the manager of this handler; None for any other handler, or if the release has no manager."""
     owner = getattr(handler, "__self__", None)
     return owner if CheckpointManager is not None and isinstance(owner, CheckpointManager) else None

@@ -18,11 +18,11 @@ from compat.errors import ArgumentError
 from compat.upstream.process import command, free_port, is_launched
 
 SECONDS_TO_END, SECONDS_TO_FAIL = 1800, 5
-"""How long the other processes may go on when this one has ended, and when it has failed: as long as they
-would wait for it in a collective (`ddp_timeout`), and hardly."""
+"""How long the other processes may continue after this one has ended (as long as they would wait for it in a
+collective, `ddp_timeout`), and after it has failed (hardly at all)."""
 
 SECONDS_TO_SAVE = 60
-"""How long this process may go on when a signal has ended the others."""
+"""How long this process may continue after a signal has ended the others."""
 
 TOLD_TO_END = (
     -signal.SIGINT,
@@ -31,13 +31,13 @@ TOLD_TO_END = (
 """Statuses of a process that has ended as it was told to: by Ctrl-C, or by itself upon a signal."""
 
 STARTED_BY = "COMPAT_STARTED_BY"
-"""The variable that tells a process started here the first one, without which it must not go on."""
+"""The variable with the first process, which a process started here must not outlive."""
 
 
 def launch(devices: int, num_nodes: int = 1) -> None:
     """Start this program again for each further device, and make this process the first of the job.
 
-    The processes find each other by the variables that torchrun sets. One that fails ends all.
+    The processes connect through the variables that torchrun sets. If one fails, all are ended.
 
     Args:
         devices: processes on this machine.
@@ -94,7 +94,7 @@ class _Observer(_ChildProcessObserver):
 
     def _terminate_all(self) -> None:
         if all(process.poll() in (None, 0, *TOLD_TO_END) for process in self._child_processes):
-            # All have heard of it: this process may have something to save before it ends by itself.
+            # All have received the signal: this process may save before it ends by itself.
             time.sleep(SECONDS_TO_SAVE)
         _report(self._child_processes)
         super()._terminate_all()
@@ -120,7 +120,7 @@ def _say(what: str) -> None:
 
 
 def _follow_first() -> None:
-    """In a process that was started here: end when the first one has gone, even if it could say nothing."""
+    """In a process that was started here: end when the first process has exited, even if it was killed."""
     # Taken away: a process that the script starts from here is not one of the job's.
     first = os.environ.pop(STARTED_BY, None)
     # Windows puts a process of its own between a virtual environment's python and the one that started it.
@@ -136,7 +136,7 @@ def _outlive(first: int) -> None:
 
 
 def _has_gone(first: int) -> bool:
-    """Whether the first process has gone without this one, which then says so."""
+    """Whether the first process has exited before this one; if so, log it."""
     gone = os.getppid() != first
     if gone:
         _say(f"local rank 0 has gone; local rank {os.environ.get('LOCAL_RANK')} is stopped")
@@ -144,7 +144,7 @@ def _has_gone(first: int) -> bool:
 
 
 def _end(others: list[subprocess.Popen[Any]]) -> None:
-    """Leave no process behind: they end by themselves, or are stopped."""
+    """Wait for the other processes, and stop those that do not end."""
     failed = getattr(sys, "last_value", None) is not None
     seconds = SECONDS_TO_FAIL if failed else SECONDS_TO_END
     until = time.monotonic() + seconds

@@ -33,13 +33,13 @@ def uncompiled(model: object) -> Any:
     if not isinstance(model, OptimizedModule):
         return model
     module: Any = model._orig_mod
-    # As `Module.compile` does it.
+    # As in `Module.compile`.
     module._compiled_call_impl = model.dynamo_ctx(module._call_impl)
     return module
 
 
 def checkpoint_activations(model: nn.Module, args: TrainingArguments) -> None:
-    """Have a model compute activations again in the backward, where the arguments say so."""
+    """Enable activation checkpointing in a model, if the arguments request it."""
     if getattr(args, "activation_checkpointing", None):
         given, own = _split(args.activation_checkpointing_kwargs)
         enable: Callable[..., Any] | None = getattr(model, "activation_checkpointing_enable", None)
@@ -59,13 +59,13 @@ def _split(given: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def activated_neftune(hf: Trainer) -> Any:
-    """Add NEFTune's noise to the embeddings, where the arguments say so.
+    """Add NEFTune's noise to the embeddings, if the arguments request it.
 
     Args:
         hf: an HF Trainer.
 
     Returns:
-        A handle whose `remove` ends it; None where there is no noise.
+        A handle whose `remove` ends it; None without noise.
     """
     if hf.neftune_noise_alpha is None:
         return None
@@ -78,7 +78,7 @@ def activated_neftune(hf: Trainer) -> Any:
 
 
 def deactivate_neftune(hf: Trainer) -> None:
-    """End NEFTune's noise, where the arguments say that there is some.
+    """Remove NEFTune's noise, if the arguments request it.
 
     Args:
         hf: an HF Trainer.
@@ -94,7 +94,7 @@ def deactivate_neftune(hf: Trainer) -> None:
 
 
 def update_fsdp_plugin_for_peft(hf: Trainer) -> None:
-    """Have accelerate's FSDP plugin wrap the layers that an adapter adds.
+    """Make accelerate's FSDP plugin wrap the layers that an adapter adds.
 
     Args:
         hf: an HF Trainer; without FSDP or an adapter nothing changes.

@@ -1,4 +1,4 @@
-"""Starting a function in several processes, where there is no script to start."""
+"""Starts a function in several processes, without a script."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def notebook_launcher(  # noqa: PLR0917 (accelerate's signature)
         args: its arguments, the same in every process.
         num_processes: processes on this machine; as many as there are GPUs where None.
         mixed_precision: "no", "fp16" or "bf16", where the arguments made in the function do not say.
-        use_port: where the processes meet; a free port where None.
-        master_addr: on which machine they meet.
+        use_port: the rendezvous port; a free port if None.
+        master_addr: the address of the first machine.
         node_rank: which of the machines this is, from 0.
         num_nodes: number of machines; the function is started once on each.
         rendezvous: options of torch's elastic launcher, as `accelerate.notebook_launcher` takes them.
@@ -67,7 +67,7 @@ def notebook_launcher(  # noqa: PLR0917 (accelerate's signature)
         raise ArgumentError(msg)
     # It refuses to start beside an accelerator, and ours belongs to a Trainer that can do without.
     forget_own_accelerator_state()
-    # It takes `mixed_precision` and hands it on under a name that nobody reads.
+    # accelerate passes `mixed_precision` on under a name that no code reads.
     with overlaid({"ACCELERATE_MIXED_PRECISION": mixed_precision}):
         accelerate.notebook_launcher(
             function,

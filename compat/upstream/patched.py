@@ -146,7 +146,7 @@ def is_upstream(function: object, package: str) -> bool:
 
 
 def is_patched(owner: type[Any] | ModuleType, name: str) -> bool:
-    """Whether somebody has put something else in the place of a library's own.
+    """Whether a library's own attribute has been replaced.
 
     Args:
         owner: the class or the module.

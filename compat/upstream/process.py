@@ -16,12 +16,12 @@ is_told = False
 
 
 def is_launched() -> bool:
-    """Whether a launcher has already told this process its rank."""
+    """Whether a launcher has already set the rank of this process."""
     return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
 
 
 def has_script() -> bool:
-    """Whether this process can be started again unasked: it runs a user's script, and nobody types at it."""
+    """Whether this process can be restarted automatically: it runs a script and is not interactive."""
     import __main__
 
     if command:
@@ -35,7 +35,7 @@ def has_script() -> bool:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens to."""
+    """Return a free port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

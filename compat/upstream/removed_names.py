@@ -1,4 +1,4 @@
-"""Names that scripts of 2024 import beside the Trainer, and that transformers has dropped since.
+"""Names that scripts of 2024 import besides the Trainer, and that transformers has removed since.
 
 `compat.install()` supplies them where the installed release lacks them.
 """

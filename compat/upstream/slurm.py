@@ -39,7 +39,7 @@ class Srun(SLURMEnvironment):
         if os.environ.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in os.environ:
             return False
         with warnings.catch_warnings():
-            # It advises srun to everybody who has it.
+            # Lightning recommends srun wherever it is installed.
             warnings.simplefilter("ignore")
             is_used = SLURMEnvironment.detect()
         return is_used and "SLURM_PROCID" in os.environ and int(os.environ["SLURM_NTASKS"]) > 1
@@ -47,7 +47,7 @@ class Srun(SLURMEnvironment):
     @staticmethod
     @override
     def _validate_srun_variables() -> None:
-        """Nothing: `srun --ntasks 4` is as good as `--ntasks-per-node 4`."""
+        """Do nothing: `srun --ntasks 4` works as well as `--ntasks-per-node 4`."""
 
     def local_size(self) -> int:
         """Number of the job's processes on a machine."""
@@ -64,8 +64,8 @@ def _is_told_by_srun_alone() -> bool:
 def join() -> None:
     """Set the variables of torchrun from those of SLURM, where `srun` has started this process.
 
-    HF's Trainer reads torchrun's alone: under `srun python script.py` each of its processes would train the
-    whole for itself.
+    HF's Trainer reads only torchrun's variables: under `srun python script.py` each process would train
+    separately.
     """
     if not Srun.detect():
         return
@@ -81,13 +81,13 @@ def join() -> None:
 
 
 def requeue_signal(plugins: Iterable[Any] = ()) -> int | None:
-    """The signal upon which this job goes back into the queue; None where it does not.
+    """Return the signal on which this job is requeued; None if it is not.
 
     Args:
         plugins: those of Lightning's; a `SLURMEnvironment` among them says whether and when.
     """
     if SLURMEnvironment.job_id() is None:
-        # Nobody queues for an interactive job again.
+        # Interactive jobs are not requeued.
         return None
     for plugin in plugins:
         if isinstance(plugin, SLURMEnvironment):
@@ -103,12 +103,12 @@ def job_name() -> str:
 
 
 def requeue() -> str:
-    """Put this job back into the queue.
+    """Requeue this job.
 
     Mirrors Lightning's `_SignalConnector`, which does so before it is known that there is a checkpoint.
 
     Returns:
-        Why it could not be done; empty where it was.
+        The reason for a failure; empty on success.
     """
     try:
         done = subprocess.run(  # noqa: S603

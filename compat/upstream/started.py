@@ -1,4 +1,4 @@
-"""Joining a job and starting its other processes; light, since each set of arguments asks."""
+"""Joins a job and starts its other processes; without heavy imports, since all arguments call it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOW_TO_START = (
 
 
 def join() -> None:
-    """Take this process's rank from `srun`, where that has started it.
+    """Set this process's rank from `srun`, if `srun` has started it.
 
     Raises:
         ArgumentError: a Lightning Trainer has started it, ahead of the arguments of the first process.
@@ -68,7 +68,7 @@ def form_job_of_one() -> None:
 
 @functools.cache
 def warn_of_idle(gpus: int) -> None:
-    """Say once that of several GPUs one is used."""
+    """Warn once that only one of several GPUs is used."""
     warnings.warn(
         f"{gpus} GPUs are there, and one is used: HF would spread each batch over them in this process, "
         "which Lightning does not, and there is no script to start for each. Use "

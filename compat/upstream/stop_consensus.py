@@ -29,7 +29,7 @@ class Stop:
 
 
 class LocalStop:
-    """One process agrees with itself.
+    """The trivial consensus of a single process.
 
     Attributes:
         ahead: update steps that are made after one proposes to stop; none, alone.
@@ -64,8 +64,8 @@ class DistributedStop(LocalStop):
 
     All look at the end of each update step. One that has a reason proposes a step that no other can have
     finished: each step reduces gradients over all processes, and the proposal lies in the store before its
-    own part in the next one. A collective in each step would cost more than this question to the first
-    process does, and one that has died keeps nobody waiting.
+    own part in the next one. A collective in each step would cost more than this query to the first process,
+    and a dead process does not block the others.
 
     Args:
         device: where the processes compute.
@@ -113,9 +113,9 @@ class DistributedStop(LocalStop):
 
 @contextlib.contextmanager
 def _without_first(is_last: bool) -> Iterator[None]:
-    """Bear that the first process has left, with the store that it holds where no launcher does.
+    """Tolerate that the first process has exited, together with the store if it hosts the store.
 
-    Only at the end, where nobody waits for another: before, one that has gone has died.
+    Only at the end, where no process waits for another: earlier, a missing first process has died.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Checkpoints of one form turned into another, one tensor at a time."""
+"""Conversion of checkpoints between forms, one tensor at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read is checked first: a checkpoint that is damaged must not become one that looks whole."""
+"""Checks a checkpoint before it is converted: a damaged one must not become one that looks intact."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def refuse_damage(root: Path) -> None:
-    """Hold a checkpoint against its manifest, or against the checksums that its files have in themselves.
+    """Check a checkpoint against its manifest, or against the checksums inside its files.
 
-    All of it is read once, and nothing is kept; whoever listens is told of the bytes.
+    All of it is read once, and nothing is kept in memory; the listener is called with the number of bytes.
 
     Args:
-        root: a file, or the folder of everything that is read.
+        root: a file, or the folder that holds everything that is read.
 
     Raises:
         CheckpointError: a file is damaged, was changed, or is missing.
@@ -29,7 +29,7 @@ def refuse_damage(root: Path) -> None:
         way_out = "Copy it again, whole, or give another checkpoint."
         if (root / MANIFEST).exists():
             way_out += f" Where a change was meant, delete `{MANIFEST}` from the folder."
-        # A file is named by what is wrong with it.
+        # The description of the problem already names the file.
         where = f"`{root}`: it is damaged, or was changed since it was written: " if root.is_dir() else ""
         msg = f"{where}{'; '.join(wrong)}. {way_out}"
         raise CheckpointError(msg)
@@ -40,6 +40,6 @@ def refuse_damage(root: Path) -> None:
 
 
 def size_of(root: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     files = (root,) if root.is_file() else (path for path in root.rglob("*") if path.is_file())
     return sum(file.stat().st_size for file in files)

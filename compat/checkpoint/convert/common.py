@@ -1,4 +1,4 @@
-"""What all forms of a checkpoint have in common while one is turned into another."""
+"""Types and functions shared by all forms of checkpoints during a conversion."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ TRAINING_ONLY = re.compile(
     | checkpoint-is-incomplete\.txt)""",
     re.VERBOSE,
 )
-"""Files that nothing but a resumed training reads."""
+"""Files that only a resumed training reads."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a conversion was asked for.
+    """The options of a conversion.
 
     Attributes:
-        max_shard_size: of a file of weights, as `save_pretrained` takes it.
-        dtype: what floating-point weights become in a `from_pretrained` folder, if not what they are.
-        config: a config.json, or a folder that has one, where the checkpoint has none.
-        prefix: what stands before the names of the model in a Lightning checkpoint, if it is to be told.
+        max_shard_size: the maximum size of a weights file, as `save_pretrained` takes it.
+        dtype: the type of floating-point weights in a `from_pretrained` folder; unchanged if None.
+        config: a config.json, or a folder that has one, if the checkpoint has none.
+        prefix: the prefix of the model's names in a Lightning checkpoint; detected if None.
     """
 
     max_shard_size: str | int = "5GB"
@@ -51,18 +51,18 @@ class Options:
 
 @dataclass
 class Checkpoint:
-    """A checkpoint of any form; its tensors may be lazy ones.
+    """A checkpoint of any form; its tensors may be lazy.
 
     Attributes:
-        source: where it lies.
-        weights: name as `save_pretrained` writes it → tensor; what is tied, once.
-        optimizer: its state as `torch.optim.Optimizer.state_dict` gives it; parameters are numbers.
-        scheduler: the state of the schedule.
+        source: its path.
+        weights: name as `save_pretrained` writes it → tensor; tied weights once.
+        optimizer: its state in the format of `torch.optim.Optimizer.state_dict`; parameters are numbers.
+        scheduler: the state of the scheduler.
         scaler: the state of the gradient scaler.
-        files: path within a `checkpoint-N` folder → content as uint8, for all else that lies there.
-        parameters: names of the optimizer's parameters in the order of their numbers, where they are known.
-        notes: what the reader of the last line should know.
-        base: content of the configuration of the model under adapters, where it is known.
+        files: path within a `checkpoint-N` folder → content as uint8, for all other files.
+        parameters: names of the optimizer's parameters in the order of their numbers, if known.
+        notes: remarks for the user, printed with the result.
+        base: content of the configuration of the adapters' base model, if known.
     """
 
     source: Path
@@ -77,15 +77,15 @@ class Checkpoint:
 
     @property
     def has_adapters(self) -> bool:
-        """Whether the weights are those of adapters, without those of the model under them."""
+        """Whether the weights are those of adapters, without those of the base model."""
         return ADAPTER_CONFIG in self.files
 
     def told(self, name: str) -> dict[str, Any]:
-        """A small JSON file; empty where there is no such file."""
+        """Read a small JSON file; empty if it does not exist."""
         return self._json(self.files.get(name), name)
 
     def config(self) -> dict[str, Any]:
-        """The configuration of the model, or of the one under its adapters; empty where it is not known."""
+        """Return the configuration of the model, or of its adapters' base model; empty if unknown."""
         return self._json(self.base, CONFIG) if self.has_adapters else self.told(CONFIG)
 
     def _json(self, content: torch.Tensor | None, name: str) -> dict[str, Any]:
@@ -99,13 +99,13 @@ class Checkpoint:
         return found
 
     def size(self) -> int:
-        """Bytes of all tensors and files."""
+        """Return the bytes of all tensors and files."""
         parts = (self.weights, self.optimizer, self.scheduler, self.scaler, self.files)
         return sum(lazy.nbytes(tensor) for part in parts for tensor in tensors_of(part))
 
 
 def tensors_of(tree: object) -> Iterator[torch.Tensor]:
-    """All tensors in dicts, lists and tuples."""
+    """Yield all tensors in dicts, lists and tuples."""
     if isinstance(tree, torch.Tensor):
         yield tree
     elif isinstance(tree, dict):
@@ -117,16 +117,16 @@ def tensors_of(tree: object) -> Iterator[torch.Tensor]:
 
 
 def content(path: str | Path) -> torch.Tensor:
-    """A file as a lazy uint8 tensor of shape (bytes,)."""
+    """Return a file as a lazy uint8 tensor of shape (bytes,)."""
     return lazy.declared((os.path.getsize(path),), torch.uint8, lazy.FileRange(str(path), 0))
 
 
 def files_in(folder: Path, *leave_out: str) -> dict[str, torch.Tensor]:
-    """Every file of a folder, by its path within it, but for a manifest.
+    """Return every file of a folder except a manifest, by its path within the folder.
 
     Args:
         folder: the folder.
-        leave_out: regular expressions for paths, or for the first part of them.
+        leave_out: regular expressions of paths to omit, or of the beginning of paths.
     """
     unwanted = re.compile("|".join([re.escape(MANIFEST), *leave_out]))
     found = {}
@@ -138,15 +138,15 @@ def files_in(folder: Path, *leave_out: str) -> dict[str, torch.Tensor]:
 
 
 def within(folder: Path, name: str, where: str | Path) -> Path:
-    """The file that a checkpoint names.
+    """Return the path of a file that a checkpoint names.
 
     Args:
         folder: the checkpoint.
-        name: as it is named.
-        where: the file that names it.
+        name: the name in the checkpoint.
+        where: the file that contains the name.
 
     Raises:
-        CheckpointError: the name leads out of the folder.
+        CheckpointError: the name points outside of the folder.
     """
     if leaves_folder(name):
         msg = f"`{where}`: it names `{name}`, which leads out of the checkpoint. Don't use it as it is."

@@ -1,4 +1,4 @@
-"""The configuration of a model, where a checkpoint lacks it."""
+"""Finds the configuration of a model if a checkpoint lacks it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _TEXTS = (".json", ".txt", ".jinja", ".model", ".py")
 def add_config(
     checkpoint: Checkpoint, options: Options, *places: Path, names: Iterable[str] | None = None
 ) -> None:
-    """Give a checkpoint the configuration it lacks: the one that was asked for, or one that lies near.
+    """Add the missing configuration to a checkpoint: the requested one, or one from a nearby folder.
 
-    That of the model under adapters is not written beside them.
+    The configuration of an adapters' base model is not written with the adapters.
 
     Args:
-        checkpoint: is added to.
-        options: of the conversion.
-        places: folders to look into.
-        names: of the weights, if the checkpoint has none yet.
+        checkpoint: the checkpoint; modified in place.
+        options: the options of the conversion.
+        places: folders to search.
+        names: the names of the weights, if the checkpoint has none yet.
 
     Raises:
-        CheckpointError: what was asked for is not there, or weights are those of unknown adapters.
+        CheckpointError: the requested file does not exist, or the weights are those of unknown adapters.
     """
     given, needed = options.config, (CONFIG, ADAPTER_CONFIG)
     if given is not None and not given.is_file() and not any((given / name).is_file() for name in needed):
@@ -62,7 +62,7 @@ def add_config(
 
 
 def _in(name: str, *places: Path) -> Path | None:
-    """The file of a name in the first folder that has it; a place may be the file itself."""
+    """Return the named file in the first folder that has it; a place may be the file itself."""
     files = (place / name if place.is_dir() else place for place in places)
     return next((file for file in files if file.is_file()), None)
 
@@ -75,7 +75,7 @@ def _add(checkpoint: Checkpoint, name: str, *places: Path) -> None:
 
 
 def _small_files(folder: Path) -> list[Path]:
-    """What describes a model or its tokens in a folder, and is neither weights nor part of a training."""
+    """Return the files that describe a model or its tokenizer, without weights and training state."""
     return [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())

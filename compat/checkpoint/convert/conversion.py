@@ -1,4 +1,4 @@
-"""Turning one form of a checkpoint into another, whole or not at all."""
+"""Atomic conversion of a checkpoint into another form."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion has done.
+    """The result of a conversion.
 
     Attributes:
-        path: what was written.
+        path: the path that was written.
         source: the form that was read.
         form: the form that was written.
         tensors: number of weights.
         size: bytes on the disk.
-        notes: what else should be known.
+        notes: remarks for the user.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Converted:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line."""
+        """Return a summary in one line."""
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
         size = f"{self.tensors} tensors, {self.size:,} bytes"
         return f"{self.path}: {self.form}, {size}, from {self.source}{notes}"
@@ -65,21 +65,21 @@ def convert(
     overwrite: bool = False,
     quiet: bool = True,
 ) -> Converted:
-    """Turn a checkpoint into another form, with at most about two of its tensors in memory.
+    """Convert a checkpoint into another form, with at most about two of its tensors in memory.
 
     Args:
-        src: a checkpoint of any form; which one, is found out.
-        dst: what to write. It appears whole or not at all.
-        to: `hf`, `lightning`, `sharded` or `pretrained`; told by the name of `dst` if None.
-        max_shard_size: of a file of weights.
-        dtype: what floating-point weights become, with `to="pretrained"`; what they are if None.
+        src: a checkpoint of any form; the form is detected.
+        dst: the path to write, which appears atomically.
+        to: `hf`, `lightning`, `sharded` or `pretrained`; derived from the name of `dst` if None.
+        max_shard_size: the maximum size of a weights file.
+        dtype: the type of floating-point weights, with `to="pretrained"`; unchanged if None.
         config: a config.json, or a folder that has one, for a checkpoint that has none.
-        prefix: what stands before the model's names in a Lightning checkpoint, if it cannot be found out.
-        overwrite: whether `dst` may exist, and is then replaced.
-        quiet: whether no progress is shown.
+        prefix: the prefix of the model's names in a Lightning checkpoint, if it cannot be detected.
+        overwrite: whether to replace an existing `dst`.
+        quiet: whether to hide the progress.
 
     Raises:
-        CheckpointError: it cannot be read or written; the path, why, and what to do.
+        CheckpointError: it cannot be read or written; the error names the path, the reason and a remedy.
     """
     source, target = Path(os.path.abspath(src)), Path(os.path.abspath(dst))
     read, write = _form_to_read(source), _form_to_write(target, to)
@@ -150,7 +150,7 @@ def _dtype(asked: str | torch.dtype | None, form: Form) -> torch.dtype | None:
 
 
 def _read(form: Form, source: Path, options: Options, *, quiet: bool) -> Checkpoint:
-    """Check a checkpoint, and read what is known of it without its data."""
+    """Check a checkpoint, and read its structure without its data."""
     root = form.root_of(source)
     try:
         with _shown("checking", size_of(root), quiet=quiet):
@@ -165,7 +165,7 @@ def _read(form: Form, source: Path, options: Options, *, quiet: bool) -> Checkpo
 
 
 def _no_sense(source: Path, form: Form, error: Exception) -> CheckpointError:
-    """What was written without checksums may hold anything, and so end its reader in any way."""
+    """Return the error for a file without checksums, which may hold anything and make its reader fail."""
     msg = (
         f"`{source}`: its content is not that of a checkpoint of the form `{form.name}` "
         f"({type(error).__name__}: {error}). Copy it again, whole, or give another one."
@@ -175,7 +175,7 @@ def _no_sense(source: Path, form: Form, error: Exception) -> CheckpointError:
 
 @contextlib.contextmanager
 def _shown(what: str, total: int, *, quiet: bool) -> Iterator[None]:
-    """A bar that all bytes that are read meanwhile move on."""
+    """Show a progress bar of the bytes that are read in this context."""
     bar: Any = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet, desc=what)
     with bar, telling(bar.update):
         yield

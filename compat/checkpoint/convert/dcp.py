@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 
 _FILE = "__0_0.distcp"
-"""What the only file of the first process is called."""
+"""The name of the only file of the first process."""
 
-# Below torch 2.7 it cannot be told, and finds out by itself.
+# Below torch 2.7 this cannot be passed, and is detected.
 _ALONE: dict[str, Any] = {"no_dist": True} if accepts(state_dict_saver.save, "no_dist") else {}
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The tree that was saved, its tensors put together from their shards when `lazy.real` reads them.
+    """Read the saved tree; its tensors are assembled from their shards when `lazy.real` reads them.
 
     Args:
-        folder: has `.metadata` and the files that it names.
+        folder: the folder, with `.metadata` and the files that it names.
 
     Raises:
-        CheckpointError: its pickle would run code, a file is missing, or the form is a newer one.
+        CheckpointError: its pickle would run code, a file is missing, or the format is newer.
     """
     metadata = read_metadata(folder)
     shards: dict[str, dict[Any, Any]] = {}
@@ -61,13 +61,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def check(folder: Path) -> None:
-    """Read all shards through, and hold each tensor against its checksum; that takes no memory.
+    """Read all shards, and check each tensor against its checksum, without keeping data in memory.
 
     Args:
         folder: as for `read`.
 
     Raises:
-        CheckpointError: the file that is damaged, or what `read` raises.
+        CheckpointError: names the damaged file; also as for `read`.
     """
     for place in read_metadata(folder).storage_data.values():
         file, part = _place(folder, place)
@@ -75,13 +75,13 @@ def check(folder: Path) -> None:
             with Slice(file, *part) as archive:
                 check_sums(cast("IO[bytes]", archive))
         except Exception as error:
-            # Offsets that were damaged lead anywhere.
+            # Damaged offsets may point anywhere.
             msg = f"`{file}`: cut short or damaged ({error}). Copy it again, whole."
             raise CheckpointError(msg) from error
 
 
 def _place(folder: Path, place: Any) -> tuple[Path, tuple[int, int]]:
-    """The file that a tensor lies in, and offset and length of the part that is its own."""
+    """Return the file of a tensor, and the offset and length of its part."""
     file = within(folder, place.relative_path, folder / METADATA)
     if not file.is_file():
         msg = f"`{folder / METADATA}`: it names `{place.relative_path}`, which is missing. Copy it whole."
@@ -133,7 +133,7 @@ def _put(tree: dict[Any, Any], path: tuple[Any, ...], value: object) -> None:
 
 
 def _with_lists(tree: object) -> Any:
-    """`tree` with lists where keys are places in one: what is flat has no other trace of them."""
+    """Restore lists in `tree` where keys are list indices: the flat format has no lists."""
     if not isinstance(tree, dict):
         return tree
     items = {key: _with_lists(value) for key, value in tree.items()}
@@ -142,7 +142,7 @@ def _with_lists(tree: object) -> Any:
 
 
 class _Planner(DefaultSavePlanner):
-    """Has a tensor read when its turn to be written comes."""
+    """Reads each tensor only when it is written."""
 
     @override
     def lookup_object(self, index: MetadataIndex) -> Any:
@@ -151,7 +151,7 @@ class _Planner(DefaultSavePlanner):
 
 
 class _Writer(filesystem.FileSystemWriter):
-    """Lets go of each tensor before the next one; torch's own keeps all of a file until it is written."""
+    """Releases each tensor before the next one; torch's own writer keeps all tensors of a file."""
 
     @override
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
@@ -174,15 +174,15 @@ class _Writer(filesystem.FileSystemWriter):
 
 
 def write(tree: dict[str, Any], folder: Path) -> None:
-    """Write a tree as one process would.
+    """Write a tree as a single process would.
 
     Args:
         tree: dicts, lists and tensors, lazy or not.
-        folder: is made.
+        folder: the folder, which is created.
     """
     writer = _Writer(folder)
     with warnings.catch_warnings():
-        # It warns that it takes itself to be alone, also where it is told so.
+        # torch warns that it assumes a single process, even when this is passed explicitly.
         warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable)", UserWarning)
         try:
             state_dict_saver.save(tree, storage_writer=writer, planner=_Planner(), **_ALONE)

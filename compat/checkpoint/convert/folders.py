@@ -1,4 +1,4 @@
-"""HF's folders: `checkpoint-N`, which training resumes from, and what `from_pretrained` loads."""
+"""HF's folders: `checkpoint-N`, which training resumes from, and folders that `from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.common import Options
 
 PARTS = {part.key: (part.file, *part.older) for part in LAYOUT}
-"""Part of a checkpoint → the names its file may have, today's first."""
+"""Part of a checkpoint → the names that its file may have, the current one first."""
 
 IN_OTHER_FORMS = (
     r"pytorch_model_fsdp_\d+",
@@ -31,7 +31,8 @@ IN_OTHER_FORMS = (
     r"latest(_universal)?",
     r"zero_to_(fp32|torch)\.py",
 )
-"""Folders and files in which FSDP and DeepSpeed keep what a plain checkpoint has in files of its own."""
+"""Folders and files of FSDP and DeepSpeed that replace the weights and optimizer files of a plain
+checkpoint."""
 
 _OWN_FILES = (
     weights.FILES,
@@ -41,7 +42,7 @@ _OWN_FILES = (
 
 
 def read(folder: Path, options: Options) -> Checkpoint:
-    """Read a `checkpoint-N` folder of HF's Trainer, of one process or with FSDP's whole state dicts."""
+    """Read a `checkpoint-N` folder of HF's Trainer, of one process or with FSDP's full state dicts."""
     checkpoint = Checkpoint(folder, weights.read(folder))
     read_beside(checkpoint, folder, options)
     parts = read_parts(folder)
@@ -51,13 +52,13 @@ def read(folder: Path, options: Options) -> Checkpoint:
 
 
 def read_beside(checkpoint: Checkpoint, folder: Path, options: Options, *places: Path) -> None:
-    """Read all but weights and optimizer of a `checkpoint-N` folder, however those are kept.
+    """Read everything except weights and optimizer from a `checkpoint-N` folder of any kind.
 
     Args:
         checkpoint: is added to.
-        folder: the checkpoint's.
+        folder: the folder of the checkpoint.
         options: of the conversion.
-        places: folders that may have the configuration it lacks.
+        places: folders that may have a missing configuration.
     """
     parts = read_parts(folder, "lr_scheduler", "scaler")
     checkpoint.scheduler, checkpoint.scaler = parts.get("lr_scheduler"), parts.get("scaler")
@@ -66,7 +67,7 @@ def read_beside(checkpoint: Checkpoint, folder: Path, options: Options, *places:
 
 
 def read_parts(folder: Path, *keys: str) -> dict[str, Any]:
-    """Key of `LAYOUT` → state, for those of `keys`, or of all, that are there."""
+    """Read the states that exist, for `keys` or for all keys of `LAYOUT`: key → state."""
     found: dict[str, Any] = {}
     for key, names in PARTS.items():
         file = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -76,7 +77,7 @@ def read_parts(folder: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_pretrained(folder: Path, options: Options) -> Checkpoint:
-    """Read what `from_pretrained` loads."""
+    """Read a folder that `from_pretrained` loads."""
     checkpoint = Checkpoint(folder, weights.read(folder), files=files_in(folder, *_OWN_FILES))
     add_config(checkpoint, options)
     return checkpoint
@@ -86,7 +87,7 @@ def write(checkpoint: Checkpoint, folder: Path, options: Options) -> None:
     """Write a `checkpoint-N` folder.
 
     Raises:
-        CheckpointError: there is no state of a Trainer to write.
+        CheckpointError: the checkpoint has no Trainer state to write.
     """
     require_state(checkpoint)
     folder.mkdir()
@@ -100,7 +101,7 @@ def write(checkpoint: Checkpoint, folder: Path, options: Options) -> None:
 
 
 def write_beside(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write all but weights and optimizer."""
+    """Write everything except weights and optimizer."""
     weights.write_files(checkpoint.files, folder, checkpoint.source)
     for key, state in (("lr_scheduler", checkpoint.scheduler), ("scaler", checkpoint.scaler)):
         if state is not None:
@@ -111,7 +112,7 @@ def write_pretrained(checkpoint: Checkpoint, folder: Path, options: Options) -> 
     """Write a folder for `from_pretrained`.
 
     Raises:
-        CheckpointError: there is no configuration to write.
+        CheckpointError: the checkpoint has no configuration to write.
     """
     if CONFIG not in checkpoint.files and not checkpoint.has_adapters:
         msg = (
@@ -128,7 +129,7 @@ def write_pretrained(checkpoint: Checkpoint, folder: Path, options: Options) -> 
 
 
 def _with_type(config: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
-    """A configuration that says which type the weights are of, under the name that it has for that."""
+    """Return a configuration that states the type of the weights, under the key that it uses for that."""
     name = str(dtype).removeprefix("torch.")
     named = {key: name for key in ("dtype", "torch_dtype") if key in config} or {"torch_dtype": name}
     text = json.dumps({**config, **named}, indent=2, sort_keys=True) + "\n"
@@ -139,7 +140,7 @@ def require_state(checkpoint: Checkpoint) -> None:
     """Refuse to write a checkpoint that no Trainer could resume from.
 
     Raises:
-        CheckpointError: it has no `trainer_state.json`.
+        CheckpointError: the checkpoint has no `trainer_state.json`.
     """
     if STATE not in checkpoint.files:
         msg = (
@@ -150,5 +151,5 @@ def require_state(checkpoint: Checkpoint) -> None:
 
 
 def stem(checkpoint: Checkpoint) -> str:
-    """Name of the file of weights, without its ending."""
+    """Return the name of the weights file, without its extension."""
     return "adapter_model" if checkpoint.has_adapters else "model"

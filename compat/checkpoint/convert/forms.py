@@ -1,4 +1,4 @@
-"""The forms of a checkpoint, as a table: the command, the docs and the tests read it."""
+"""The forms of a checkpoint, as a table that the command, the docs and the tests read."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """One form.
+    """A form of a checkpoint.
 
     Attributes:
-        name: of it; two rows may share one where there are two ways to write it down.
-        what: what it is.
-        is_it: whether a path is one.
-        read: reads it.
-        write: writes it to a path that does not exist; None where it is only read.
-        called: what paths that are to be written are called, as a regular expression.
-        way_out: what to do instead of writing it.
-        root_of: the folder that is read, where only a part of it may be given.
+        name: its name; two rows share one if a form has two representations.
+        what: its description.
+        is_it: whether a path has this form.
+        read: reads a path.
+        write: writes to a path that does not exist; None if the form can only be read.
+        called: a regular expression for the names of paths to write.
+        way_out: what to do instead if it cannot be written.
+        root_of: returns the folder to read, if a path inside it may be passed.
     """
 
     name: str
@@ -84,20 +84,20 @@ FORMS = (
         r".*",
     ),
 )
-"""In the order in which a path is held against them; the first that fits is its form."""
+"""The forms in the order in which a path is tested; the first match is its form."""
 
 
 def form_of(path: Path) -> Form | None:
-    """The form of what lies at a path; None if it is none of them."""
+    """Return the form of an existing path; None if no form matches."""
     return next((form for form in FORMS if form.is_it(path)), None)
 
 
 def named(name: str) -> Form | None:
-    """The form of a name, the one that is written first; None if there is none."""
+    """Return the form with a name, a writable one first; None if there is none."""
     rows = [form for form in FORMS if form.name == name]
     return next((form for form in rows if form.write), rows[0] if rows else None)
 
 
 def called(path: Path) -> Form:
-    """The form that a path to be written is of by its name."""
+    """Return the form of a path to be written, from its name."""
     return next(form for form in FORMS if form.called and re.fullmatch(form.called, path.name))

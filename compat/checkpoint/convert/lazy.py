@@ -1,4 +1,4 @@
-"""Tensors that are known by shape and type, and read from their file when they are needed."""
+"""Lazy tensors: only shape and type are known, and the data is read from the file when needed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MODE = FakeTensorMode()
 
 
 class Source(Protocol):
-    """Where the bytes of one storage come from."""
+    """The source of the bytes of one storage."""
 
     def read(self, start: int, count: int) -> torch.Tensor:
-        """`count` bytes from the byte `start` on, as uint8 in memory of their own."""
+        """Read `count` bytes from byte `start` on, as uint8 in newly allocated memory."""
 
 
 @dataclass(frozen=True)
 class FileRange:
-    """A source: bytes of a file.
+    """A source that reads bytes of a file.
 
     Attributes:
         path: the file.
-        offset: where they begin in it, in bytes.
+        offset: their offset in the file, in bytes.
     """
 
     path: str
@@ -54,10 +54,10 @@ class FileRange:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A source: a tensor that is put together from parts.
+    """A source that assembles a tensor from parts.
 
     Attributes:
-        make: gives the whole of it, contiguous.
+        make: returns the full tensor, contiguous.
     """
 
     make: Callable[[], torch.Tensor]
@@ -68,7 +68,7 @@ class Assembled:
 
 
 def memory(count: int) -> torch.Tensor:
-    """`count` bytes that go back to the system at once, where an allocator would keep pieces of them."""
+    """Allocate `count` bytes that return to the system at once when freed, without an allocator."""
     return (
         torch.frombuffer(mmap.mmap(-1, count), dtype=torch.uint8)
         if count
@@ -77,11 +77,11 @@ def memory(count: int) -> torch.Tensor:
 
 
 def storage(nbytes: int, source: Source) -> Any:
-    """A storage that has no memory.
+    """Create a storage without memory.
 
     Args:
         nbytes: its size in bytes.
-        source: what `real` reads.
+        source: the source that `real` reads.
     """
     with _MODE:
         made: Any = torch.empty(nbytes, dtype=torch.uint8).untyped_storage()
@@ -92,12 +92,12 @@ def storage(nbytes: int, source: Source) -> Any:
 def view(
     of: Any, dtype: torch.dtype, offset: int, shape: Sequence[int], stride: Sequence[int]
 ) -> torch.Tensor:
-    """A tensor in a storage of `storage`.
+    """Create a tensor in a storage that `storage` created.
 
     Args:
         of: the storage.
         dtype: of the tensor.
-        offset: where it begins, in elements.
+        offset: its offset, in elements.
         shape: its sizes.
         stride: its strides, in elements.
     """
@@ -106,7 +106,7 @@ def view(
 
 
 def declared(shape: Sequence[int], dtype: torch.dtype, source: Source) -> torch.Tensor:
-    """A contiguous tensor in a storage of its own that `real` reads from `source`."""
+    """Create a contiguous lazy tensor that `real` reads from `source`."""
     strides: list[int] = []
     count = 1
     for size in reversed(shape):
@@ -122,14 +122,14 @@ def is_lazy(value: object) -> bool:
 
 
 def real(tensor: torch.Tensor) -> torch.Tensor:
-    """What a tensor stands for, read from its file; one that has memory, as it is."""
+    """Read the data of a lazy tensor from its file; return any other tensor unchanged."""
     data = filled(tensor)
     tell(nbytes(data))
     return data
 
 
 def filled(tensor: torch.Tensor) -> torch.Tensor:
-    """As `real`, for a part of what is read: tells no listener."""
+    """Do the same as `real`, without calling a listener."""
     if not is_lazy(tensor):
         return tensor
     if tensor.numel() == 0:
@@ -142,7 +142,7 @@ def filled(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def read_storage(of: Any) -> torch.Tensor:
-    """All of a storage, as uint8; tells the listener."""
+    """Read a full storage as uint8, and call the listener."""
     count = of.nbytes()
     data: torch.Tensor = of.source.read(0, count)
     tell(count)
@@ -150,22 +150,22 @@ def read_storage(of: Any) -> torch.Tensor:
 
 
 def buffer(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
+    """Return the memory of a contiguous tensor."""
     data: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     return memoryview(data)
 
 
 def nbytes(tensor: torch.Tensor) -> int:
-    """Size of a tensor's elements, in bytes."""
+    """Return the size of a tensor's elements, in bytes."""
     return tensor.numel() * tensor.dtype.itemsize
 
 
 def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Equal for two tensors that are the same one under two names."""
+    """Return a key that is equal for two names of the same tensor."""
     place = tensor.untyped_storage()._cdata
     return place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def loading() -> contextlib.AbstractContextManager[Any]:
-    """While it lasts, `torch.load` reads no data."""
+    """Return a context in which `torch.load` reads no data."""
     return _MODE

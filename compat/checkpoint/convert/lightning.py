@@ -1,4 +1,4 @@
-"""Checkpoints of Lightning's: one file, or a folder of shards."""
+"""Lightning checkpoints: one file, or a folder of shards."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.common import Options
 
 PREFIX = "model."
-"""What stands before the names of a model that a LightningModule holds as `self.model`."""
+"""The prefix of the names of a model that a LightningModule holds as `self.model`."""
 
 FILES = "hf_files"
-"""The key of what a `checkpoint-N` folder has beside weights and states: path → bytes as uint8."""
+"""The key of the other files of a `checkpoint-N` folder: path → bytes as uint8."""
 
 META = "meta.pt"
-"""The file in which Lightning keeps all but weights and optimizers of a sharded checkpoint."""
+"""The file in which Lightning keeps everything except weights and optimizers of a sharded checkpoint."""
 
 EXTRA = "optimizer_extra"
-"""The key of what an optimizer keeps outside of its state, as `HFModule` saves it."""
+"""The key of the values that an optimizer keeps outside of its state, as saved by `HFModule`."""
 
 SCALER = "MixedPrecision"
 """The key under which Lightning keeps the scaler: the name of its plugin."""
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a file, and may be a checkpoint."""
+    """Whether a path is a file that may be a checkpoint."""
     return path.is_file()
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder of shards, as `ModelParallelStrategy` writes one."""
+    """Whether a path is a folder of shards, as written by `ModelParallelStrategy`."""
     return (path / META).is_file() and (path / METADATA).is_file()
 
 
@@ -61,7 +61,7 @@ def read_file(path: Path, options: Options) -> Checkpoint:
 
 
 def read_folder(path: Path, options: Options) -> Checkpoint:
-    """Read a folder of shards, put together."""
+    """Read a folder of shards, with its tensors assembled."""
     shards = dcp.read(path)
     tree = {**torchfile.read(path / META), "state_dict": shards["state_dict"]}
     states = [state for key, state in sorted(shards.items()) if key.startswith("optimizer_")]
@@ -98,14 +98,14 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
 
 
 def _content(tree: Any) -> torch.Tensor:
-    """The bytes of a file of torch's that holds `tree`, as uint8."""
+    """Return the bytes of a torch file that holds `tree`, as uint8."""
     file = io.BytesIO()
     torch.save(tree_map(lambda leaf: lazy.filled(leaf) if lazy.is_lazy(leaf) else leaf, tree), file)
     return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
 
 
 def write(checkpoint: Checkpoint, path: Path, options: Options) -> None:
-    """Write a `.ckpt` file that Lightning loads weights-only."""
+    """Write a `.ckpt` file that Lightning can load with `weights_only=True`."""
     import importlib.metadata
 
     weights = (

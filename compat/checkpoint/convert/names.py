@@ -1,4 +1,4 @@
-"""Names of weights: as `save_pretrained` writes them, and as they are inside of a LightningModule."""
+"""Names of weights: as `save_pretrained` writes them, and inside a LightningModule."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.skeleton import Skeleton
 
 ADAPTER = "default"
-"""What peft calls the adapter of a model that has one."""
+"""PEFT's default name of an adapter."""
 
 OF_ADAPTERS = "base_model.model."
-"""What peft puts before the names of all that it has wrapped."""
+"""The prefix that PEFT adds to the names of wrapped modules."""
 
 _LAYER = re.compile(r"\.(lora_[A-Z]|lora_embedding_[A-Z]|lora_magnitude_vector|vera_lambda_\w|ia3_l)(?=\.|$)")
-"""Of an adapter's weights, the part of the name that the adapter's own name follows in memory."""
+"""The part of the names of an adapter's weights that is followed by the adapter's name in memory."""
 
 
 def live(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of adapters, from the names in their file to those in memory."""
+    """Rename weights of adapters from the names in their file to those in memory."""
     return {_LAYER.sub(rf".\1.{ADAPTER}", name): tensor for name, tensor in weights.items()}
 
 
 def saved(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of adapters, from the names in memory to those in their file; others are left out."""
+    """Rename weights of adapters from the names in memory to those in their file; omit all others."""
     marked = re.compile(rf"\.{ADAPTER}(?=\.|$)")
     adapters = {name: tensor for name, tensor in weights.items() if marked.search(name)}
     return {marked.sub("", name): tensor for name, tensor in (adapters or weights).items()}
 
 
 def prefix_of(path: Path, names: Sequence[str], skeleton: Skeleton | None, told: str | None) -> str:
-    """What stands before the names of the model among those of a LightningModule.
+    """Find the prefix of the model's names among the names of a LightningModule.
 
     Args:
         path: the checkpoint.
-        names: in it.
-        skeleton: of the model, where its configuration is known.
-        told: the prefix as it was given; checked, and not looked for.
+        names: the names in it.
+        skeleton: the skeleton of the model, if its configuration is known.
+        told: a given prefix, which is only checked.
 
     Raises:
-        CheckpointError: there is none, or not one alone.
+        CheckpointError: no prefix matches, or several do.
     """
     if told is not None:
         prefix = told if not told or told.endswith(".") else f"{told}."
@@ -75,7 +75,7 @@ def prefix_of(path: Path, names: Sequence[str], skeleton: Skeleton | None, told:
 
 
 def _common(names: Iterable[str]) -> str:
-    """The longest row of words, each with its dot, that all names begin with."""
+    """Return the longest dotted prefix that all names share."""
     first, last = min(names), max(names)
     same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[: first.rfind(".", 0, same) + 1]

@@ -1,4 +1,4 @@
-"""States of optimizers: parameters are numbers under HF and Lightning, and names where they are sharded."""
+"""Optimizer states: parameters are numbers under HF and Lightning, and names in sharded checkpoints."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 _LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")
-"""Parts of a state that have the shape of their parameter."""
+"""Entries of a state that have the shape of their parameter."""
 
 
 def numbered(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str] | None]:
-    """A state whose parameters are numbers, counted through its groups.
+    """Convert a state to one whose parameters are numbers, counted over its groups.
 
     Args:
-        state: with numbers or with names.
+        state: the state, with numbers or names.
 
     Returns:
-        The state, and the names in the order of their numbers; None where it had numbers already.
+        The state, and the names in the order of their numbers; None if it already had numbers.
     """
     names = list(chain.from_iterable(group["params"] for group in state["param_groups"]))
     if not any(isinstance(name, str) for name in names):
@@ -38,14 +38,14 @@ def numbered(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str] | None
 
 
 def named(checkpoint: Checkpoint, skeleton: Skeleton | None) -> dict[str, Any]:
-    """The state of a checkpoint's optimizer, with names for its parameters.
+    """Return the state of a checkpoint's optimizer, with names for its parameters.
 
     Args:
-        checkpoint: has an optimizer.
-        skeleton: of its model.
+        checkpoint: a checkpoint with an optimizer.
+        skeleton: the skeleton of its model.
 
     Raises:
-        CheckpointError: it cannot be known which number stands for which parameter.
+        CheckpointError: the numbers cannot be mapped to parameters.
     """
     state: dict[str, Any] = checkpoint.optimizer or {}
     names = checkpoint.parameters
@@ -68,7 +68,7 @@ def _renamed(state: Mapping[str, Any], new: Mapping[Any, Any]) -> dict[str, Any]
 
 
 def _names(state: Mapping[str, Any], skeleton: Skeleton | None, source: Path) -> list[str]:
-    """Names of parameters, in the order in which HF's Trainer gives them to an optimizer."""
+    """Return the names of parameters, in the order in which HF's Trainer passes them to an optimizer."""
     assert skeleton is not None
     groups = [group["params"] for group in state["param_groups"]]
     wanted: list[dict[str, torch.Size]] = list(skeleton.groups)

@@ -1,4 +1,4 @@
-"""How far a training has come, in the words of Lightning's loops."""
+"""The progress of a training, as the state of Lightning's loops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.common import Checkpoint
 
 _NEARLY = 1e-6
-"""HF counts epochs as a fraction, which is rounded."""
+"""Tolerance for HF's fractional count of epochs, which is rounded."""
 
 
 _IDLE = ("validate_loop", "test_loop", "predict_loop")
@@ -28,10 +28,10 @@ class Progress:
     """How far a training has come.
 
     Attributes:
-        steps: of the optimizer.
-        epoch: number of the epoch that the last batch was of, from 0 on.
-        batches: in all epochs.
-        ready: batches of that epoch.
+        steps: optimizer steps.
+        epoch: index of the epoch of the last batch.
+        batches: batches in all epochs.
+        ready: batches in that epoch.
         is_over: whether that epoch has no more of them.
     """
 
@@ -42,7 +42,7 @@ class Progress:
     is_over: bool = False
 
     def loops(self) -> dict[str, Any]:
-        """The states of Lightning's loops, as they are where a callback saves at the end of a batch."""
+        """Return the states of Lightning's loops when a callback saves at the end of a batch."""
         if not self.steps:
             return _loops(_counts(0, 0), _counts(0, 0), _counts(0, 0), is_over=False, steps=0)
         return _loops(
@@ -66,7 +66,7 @@ def _loops(
         "zero_grad": {"total": zeroed, "current": zeroed},
     }
     epoch_loop = {
-        # Lightning counts the last step when it goes on.
+        # Lightning counts the last step when it resumes.
         "state_dict": {"_batches_that_stepped": max(steps - 1, 0)},
         "batch_progress": {"total": total, "current": current, "is_last_batch": is_over},
         "scheduler_progress": {"total": stepped, "current": stepped},
@@ -88,13 +88,13 @@ def _loops(
 
 
 def _counts(ready: int, completed: int, processed: int | None = None) -> dict[str, int]:
-    """A counter of Lightning's: what is ready was started, and processed where nothing else is said."""
+    """Return a Lightning counter: ready steps count as started, and as processed by default."""
     processed = ready if processed is None else processed
     return {"ready": ready, "started": ready, "processed": processed, "completed": completed}
 
 
 def progress(checkpoint: Checkpoint) -> Progress:
-    """What `trainer_state.json` says; where there is none, nothing has been trained."""
+    """Read the progress from `trainer_state.json`; without one, nothing has been trained."""
     state = checkpoint.told(STATE)
     steps, epoch = state.get("global_step") or 0, state.get("epoch") or 0.0
     if not steps or not epoch:
@@ -109,7 +109,7 @@ def progress(checkpoint: Checkpoint) -> Progress:
 
 
 def _accumulated(checkpoint: Checkpoint) -> int:
-    """Batches for each step of the optimizer, from the arguments, which are read without running anything."""
+    """Return the batches per optimizer step, from the arguments, which are read without running code."""
     content = checkpoint.files.get(ARGUMENTS)
     if content is None:
         return 1

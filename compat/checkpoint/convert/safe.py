@@ -1,4 +1,4 @@
-"""Files of safetensors, read and written one tensor at a time."""
+"""Safetensors files, read and written one tensor at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LATER = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
-"""Types that some releases of torch do not have."""
+"""Types that some releases of torch lack."""
 
 DTYPES: dict[str, torch.dtype] = {
     "U64": torch.uint64,
@@ -48,11 +48,11 @@ DTYPES: dict[str, torch.dtype] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = list(_NAMES)
 _LARGEST_HEADER = 100_000_000
-"""Bytes; the format's own limit."""
+"""The format's limit for the header, in bytes."""
 
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
-    """Name → tensor that `lazy.real` reads.
+    """Read a file as name → lazy tensor.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -90,15 +90,15 @@ def _declared(path: str, start: int, size: int, entry: Mapping[str, Any]) -> tor
 
 
 def write(tensors: Mapping[str, torch.Tensor], path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a file of safetensors, as `safetensors.torch.save_file` lays it out.
+    """Write a safetensors file with the layout of `safetensors.torch.save_file`.
 
     Args:
-        tensors: name → tensor, lazy or not; no two of them share memory in the file.
+        tensors: name → tensor, lazy or not; shared memory is written once for each name.
         path: the file.
-        dtype: what floating-point tensors become, if not what they are.
+        dtype: the type of floating-point tensors; unchanged if None.
 
     Raises:
-        CheckpointError: a tensor is of a type that the format does not have.
+        CheckpointError: the format does not support the type of a tensor.
     """
     types = {name: _type(name, tensor, dtype, path) for name, tensor in tensors.items()}
     order = sorted(tensors, key=lambda name: (_ORDER.index(types[name]), name))

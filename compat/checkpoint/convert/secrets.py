@@ -1,4 +1,4 @@
-"""Tokens stay out of what is written: HF pickles its arguments with them in clear."""
+"""Removes tokens from converted checkpoints: HF pickles its arguments with tokens in plain text."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
 
 
 def leave_out_secrets(checkpoint: Checkpoint) -> None:
-    """Have a checkpoint's arguments hold None where they hold a token; without any, they stay as they are.
+    """Replace tokens in a checkpoint's arguments by None; arguments without tokens do not change.
 
     Args:
-        checkpoint: is changed, and told of it in its notes.
+        checkpoint: the checkpoint; modified in place, with a remark in its notes.
     """
     if ARGUMENTS not in checkpoint.files:
         return
@@ -39,10 +39,10 @@ def leave_out_secrets(checkpoint: Checkpoint) -> None:
 
 
 def without_secrets(content: bytes) -> bytes:
-    """An archive of torch's whose pickle holds None in the place of each secret; nothing of it is run.
+    """Replace each secret in the pickle of a torch archive by None, without running the pickle.
 
     Args:
-        content: of the file; returned as it is where it is no such archive.
+        content: the content of the file; returned unchanged if it is no such archive.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -75,7 +75,7 @@ def _cleared(data: bytes) -> bytes:
 
 
 def _secrets(value: object, name: str = "") -> Iterator[str]:
-    """All texts that stand under the name of a secret, however deep."""
+    """Yield all strings under the name of a secret, at any depth."""
     if isinstance(value, Inert):
         yield from _secrets(value.state)
         yield from _secrets(value.args)

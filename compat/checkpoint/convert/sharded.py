@@ -1,4 +1,4 @@
-"""A `checkpoint-N` folder whose weights and optimizer accelerate has saved in shards, under FSDP."""
+"""A `checkpoint-N` folder whose weights and optimizer accelerate saved in shards, with FSDP."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.common import Options
 
 MODEL, OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"
-"""Folders in which accelerate keeps them, and the keys under which it does."""
+"""The folders and keys that accelerate uses for them."""
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether a folder is such a checkpoint, or the weights in one."""
+    """Whether a folder is such a checkpoint, or the weights folder in one."""
     return (root_of(path) / MODEL / METADATA).is_file()
 
 
 def read(folder: Path, options: Options) -> Checkpoint:
-    """Read it, put together."""
+    """Read it, with its tensors assembled."""
     root = root_of(folder)
     checkpoint = Checkpoint(root, dcp.read(root / MODEL)["model"])
     folders.read_beside(checkpoint, root, options, root.parent)
@@ -53,5 +53,5 @@ def write(checkpoint: Checkpoint, folder: Path, options: Options) -> None:
 
 
 def root_of(path: Path) -> Path:
-    """The `checkpoint-N` folder, where the weights in it may be given, too."""
+    """Return the `checkpoint-N` folder; the weights folder in it may be passed as well."""
     return path.parent if path.name == MODEL else path

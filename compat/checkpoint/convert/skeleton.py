@@ -1,4 +1,4 @@
-"""A model without weights, made from its configuration: which names it has, and which of them are one."""
+"""A model without weights, built from its configuration: its names, and which of them are tied."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What is known of a model from its configuration.
+    """The structure of a model, from its configuration.
 
     Attributes:
-        names: of its state dict, in order.
-        ties: names of one and the same tensor, the first of which it is saved under.
+        names: the names of its state dict, in order.
+        ties: groups of names of the same tensor, which is saved under the first one.
         groups: names and shapes of trained parameters in the order of HF's two groups of an optimizer, with
             and without weight decay.
     """
@@ -37,10 +37,10 @@ class Skeleton:
 
 
 def skeleton_of(checkpoint: Checkpoint) -> Skeleton | None:
-    """The skeleton of the model that a checkpoint is of, or of the one under its adapters.
+    """Build the skeleton of a checkpoint's model, or of its adapters' base model.
 
     Returns:
-        None where it has no configuration, or one of a model that transformers does not have.
+        The skeleton; None if there is no configuration, or transformers does not have the model.
     """
     base = _model(checkpoint.config())
     if base is not None and checkpoint.has_adapters:
@@ -54,7 +54,7 @@ def _with_adapters(base: nn.Module, told: dict[str, Any]) -> nn.Module | None:
     import peft
 
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[told["peft_type"]]
-    # Trained ones, and without weights to begin with.
+    # Trainable adapters, whose initialization needs no weights.
     settings = {
         "inference_mode": False,
         **({"init_lora_weights": True} if "init_lora_weights" in told else {}),
@@ -69,7 +69,7 @@ def _model(told: dict[str, Any]) -> nn.Module | None:
 
     names = told.get("architectures") or [None]
     kind: Any = getattr(transformers, names[0] or "", None)
-    # A configuration may name anything.
+    # A configuration may contain anything.
     is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
     if not is_model or told.get("model_type") not in transformers.CONFIG_MAPPING:
         return None
@@ -98,25 +98,25 @@ def _skeleton(model: nn.Module) -> Skeleton:
 
 
 def saved_once(weights: Mapping[str, torch.Tensor], skeleton: Skeleton | None) -> dict[str, torch.Tensor]:
-    """Weights as they are saved: of names that are one and the same tensor, the first.
+    """Return the weights to save: for names of the same tensor, only the first one.
 
     Args:
         weights: name → tensor.
-        skeleton: says what is tied; where it is None, names are tied that share memory.
+        skeleton: lists tied names; if None, names that share memory are tied.
     """
     ties = skeleton.ties if skeleton else _shared(weights)
-    # A tie of a name that is not there says nothing about the others.
+    # A tie with a missing name does not affect the others.
     dropped = {name for names in ties for name in [name for name in names if name in weights][1:]}
     return {name: tensor for name, tensor in weights.items() if name not in dropped}
 
 
 def as_in_memory(checkpoint: Checkpoint, skeleton: Skeleton | None, form: str) -> dict[str, torch.Tensor]:
-    """Weights under all names that the model's state dict has.
+    """Return the weights under all names of the model's state dict.
 
     Args:
-        checkpoint: with weights as they are saved.
-        skeleton: of its model; where it is None, they are taken as they are.
-        form: what they are for.
+        checkpoint: a checkpoint with weights as they are saved.
+        skeleton: the skeleton of its model; if None, the weights are returned unchanged.
+        form: the form that they are written to, for the error.
 
     Raises:
         CheckpointError: the model has names that the checkpoint lacks.

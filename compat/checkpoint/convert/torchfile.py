@@ -1,4 +1,4 @@
-"""Files of `torch.save`: their structure is read without their data, and written one storage at a time."""
+"""Files of `torch.save`: the structure is read without the data, and one storage is written at a time."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _PROTOCOL = 2
 
 
 def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: object = None) -> Any:
-    """What `torch.save` has written, with tensors that `lazy.real` reads.
+    """Read a file of `torch.save`, with lazy tensors.
 
-    Tensors that were in one storage are so again, and all of them are the CPU's. Files of the form before
+    Tensors that shared a storage share one again, and all tensors are on the CPU. Files in the format before
     torch 1.6 are read with their data.
 
     Args:
         path: the file.
-        part: offset and length in bytes, where it lies inside of another file.
-        pickle_module: what unpickles it, if not torch's reader of plain data.
+        part: offset and length in bytes, if it is embedded in another file.
+        pickle_module: the module that unpickles it, instead of torch's weights-only reader.
 
     Raises:
-        CheckpointError: the file is no such file, or holds more than plain data.
+        CheckpointError: the file is not a torch file, or holds more than plain data.
     """
     how: dict[str, Any] = (
         {"weights_only": True}
@@ -49,7 +49,7 @@ def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: o
         if part is None and not zipfile.is_zipfile(path):
             return torch.load(path, map_location="cpu", **how)
         if part is None and not STORAGES_KNOW_THEIR_PLACE:
-            # Mapped, and so read as late.
+            # Memory-mapped, so that it is also read late.
             return _load_apart(path, mmap=True, **how)
         file: Any = Slice(path, *part) if part else open(path, "rb")  # noqa: SIM115
         with file:
@@ -70,24 +70,24 @@ def read(path: str | Path, part: tuple[int, int] | None = None, pickle_module: o
 
 
 def _load_apart(file: Any, **how: Any) -> Any:
-    """Load in a thread of its own: below torch 2.7 it is refused within `skip_data`, which is a thread's."""
+    """Load in another thread: torch below 2.7 refuses it within `skip_data`, which is thread-local."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(torch.load, file, map_location="cpu", **how).result()
 
 
 def _placed(tree: Any, path: str, offset: int, storages: dict[int, Any]) -> Any:
-    """`tree` with tensors that know their place in the file."""
+    """Replace the tensors of `tree` by lazy ones that refer to the file."""
     if lazy.is_lazy(tree):
         old = tree.untyped_storage()
         if hasattr(old, "source"):
-            # Met before, in a dict or a list that stands in two places.
+            # Already replaced, in a dict or list that occurs twice.
             return tree
         place = offset + old._checkpoint_offset
         if place not in storages:
             storages[place] = lazy.storage(old.nbytes(), lazy.FileRange(path, place))
         return lazy.view(storages[place], tree.dtype, tree.storage_offset(), tree.shape, tree.stride())
     if isinstance(tree, dict):
-        # Keys as well: optimizers keep values by the parameter that they are for.
+        # Keys as well: optimizers use parameters as keys.
         items = [tuple(_placed(part, path, offset, storages) for part in item) for item in tree.items()]
         tree.clear()
         tree.update(items)
@@ -99,7 +99,7 @@ def _placed(tree: Any, path: str, offset: int, storages: dict[int, Any]) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Keeps the storages that it meets, in the order in which torch numbers them."""
+    """Records storages in the order in which torch numbers them."""
 
     storages: dict[int, Any]
 
@@ -111,7 +111,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Archive:
-    """What torch writes into; fills in the data that it skips."""
+    """The archive that torch writes to; adds the data that torch skips."""
 
     def __init__(self, path: str, storages: dict[int, Any]) -> None:
         self._writer: Any = torch._C.PyTorchFileWriter(path)
@@ -120,7 +120,7 @@ class _Archive:
         self.close: Callable[[], None] = self._writer.write_end_of_file
 
     def write_record_metadata(self, name: str, count: int) -> None:
-        """Where torch would leave a hole, write the storage that belongs there."""
+        """Write the storage for which torch would leave a gap."""
         storage = list(self._storages.values())[int(name.rpartition("/")[2])]
         if count and storage.device.type == "meta":
             storage = lazy.read_storage(storage).untyped_storage()
@@ -128,16 +128,16 @@ class _Archive:
 
 
 def write(tree: object, path: str | Path) -> None:
-    """Write what `torch.save` would write, with one storage at a time in memory.
+    """Write the same file as `torch.save`, with one storage at a time in memory.
 
     Args:
-        tree: what to save; its tensors may be lazy ones.
+        tree: the object to save; its tensors may be lazy.
         path: the file.
     """
     storages: dict[int, Any] = {}
     kind = type("_Keeping", (_Pickler,), {"storages": storages})
     module = type("_Module", (), {"Pickler": kind})
-    # A writer that is not closed ends the interpreter, also where a full disk has kept it from writing.
+    # An unclosed writer aborts the interpreter, even if a full disk made the writing fail.
     with (
         contextlib.closing(_Archive(str(path), storages)) as archive,
         skip_data(materialize_fake_tensors=True),

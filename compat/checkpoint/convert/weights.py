@@ -1,4 +1,4 @@
-"""Weights in a folder: safetensors or pickles, whole or in shards with an index."""
+"""Weights in a folder: safetensors or pickles, in one file or in shards with an index."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 SAFE, PICKLED = ".safetensors", ".bin"
 
 FILES = r"(model|pytorch_model|adapter_model)(_fsdp|-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
-"""All files of weights that may lie beside each other, as a regular expression."""
+"""A regular expression for all weights files that a folder may contain."""
 
 
 def place_of(folder: Path) -> Path | None:
-    """The file of a folder's weights, or their index; None where there are none."""
+    """Return the weights file of a folder, or the index; None if there are no weights."""
     return next((folder / name for name in PLACES if (folder / name).is_file()), None)
 
 
@@ -36,7 +36,7 @@ def read(folder: Path) -> dict[str, torch.Tensor]:
     """Name → tensor that `lazy.real` reads.
 
     Raises:
-        CheckpointError: there are none, a shard is missing, or the index is not to be trusted.
+        CheckpointError: there are no weights, a shard is missing, or the index is not safe.
     """
     place = place_of(folder)
     if place is None:
@@ -77,7 +77,7 @@ def write(tensors: Mapping[str, torch.Tensor], folder: Path, stem: str, options:
     Args:
         tensors: name → tensor.
         folder: where.
-        stem: `model`, or `adapter_model`, which is never split.
+        stem: `model`, or `adapter_model`, which is never sharded.
         options: `max_shard_size` and `dtype`.
     """
     if stem != "model":
@@ -109,7 +109,7 @@ def write_files(files: Mapping[str, torch.Tensor], folder: Path, source: str | P
     Args:
         files: path within the folder → content as uint8.
         folder: where.
-        source: the checkpoint that they come from.
+        source: the checkpoint that they are from.
     """
     for name, content in files.items():
         path = within(folder, name, source)

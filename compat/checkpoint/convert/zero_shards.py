@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoints: the fp32 weights of ZeRO's three stages, put together without DeepSpeed."""
+"""DeepSpeed checkpoints: the fp32 weights of ZeRO's three stages, assembled without DeepSpeed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TENSORS = re.compile(
     | torch\.(Size|Tensor|device|(u?int|b?float|complex|bool)\d*)""",
     re.VERBOSE,
 )
-"""What is looked up when such a file is read; for all else stands something that does nothing."""
+"""The only names that are looked up when such a file is read; all others become inert stand-ins."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -51,29 +51,29 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Pickle:
-    """Stands for the module `pickle` in `torch.load`."""
+    """Replaces the module `pickle` in `torch.load`."""
 
     Unpickler = _Unpickler
 
     @staticmethod
     def load(file: IO[bytes], **_: object) -> Any:
-        """What `pickle.load` does, by that unpickler."""
+        """Do the same as `pickle.load`, with that unpickler."""
         return _Unpickler(file).load()
 
 
 def is_deepspeed(path: Path) -> bool:
-    """Whether a folder is a checkpoint of DeepSpeed's, or a `checkpoint-N` folder with one in it."""
+    """Whether a folder is a DeepSpeed checkpoint, or a `checkpoint-N` folder that contains one."""
     return _parts(path) is not None
 
 
 def root_of(path: Path) -> Path:
-    """The `checkpoint-N` folder, where the one in it may be given, too."""
+    """Return the `checkpoint-N` folder; DeepSpeed's folder in it may be passed as well."""
     folder = _parts(path)
     return path if folder is None else folder.parent
 
 
 def _parts(path: Path) -> Path | None:
-    """The folder of DeepSpeed's files."""
+    """Return the folder of DeepSpeed's files."""
     if _STEP.fullmatch(path.name) and any(path.glob("*_states.pt")):
         return path
     latest = path / LATEST
@@ -82,12 +82,12 @@ def _parts(path: Path) -> Path | None:
 
 
 def read(path: Path, options: Options) -> Checkpoint:
-    """Read the weights, and what lies beside them."""
+    """Read the weights, and the other files of the checkpoint."""
     folder = _parts(path)
     assert folder is not None
     checkpoint = Checkpoint(path, _weights(folder))
     folders.read_beside(checkpoint, folder.parent, options, folder.parent.parent)
-    # Its schedule is of no use without its optimizer.
+    # The scheduler's state is useless without the optimizer's.
     checkpoint.scheduler = checkpoint.scaler = None
     checkpoint.notes.append("DeepSpeed's optimizer is left out")
     checkpoint.weights = saved_once(checkpoint.weights, skeleton_of(checkpoint))
@@ -112,7 +112,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _states(folder: Path, kind: str) -> list[Any]:
-    """The files of all processes, in the order of their ranks."""
+    """Read the files of all processes, in the order of their ranks."""
     found = {}
     for path in folder.iterdir():
         name = _STATES.fullmatch(path.name)
@@ -125,13 +125,13 @@ def _states(folder: Path, kind: str) -> list[Any]:
     if sorted(found) != list(range(len(found))) or (kind == "model" and not found):
         raise CheckpointError(_MISSING.format(folder=folder))
     for path in found.values():
-        # Read below without looking up any class.
+        # The file is read below without looking up any class.
         refuse_code(path, is_loaded_whole=False)
     return [torchfile.read(found[rank], pickle_module=_Pickle) for rank in sorted(found)]
 
 
 def _require_all(folder: Path, parts: list[Any]) -> None:
-    """Hold the number of processes whose files are there against the one that they tell, where they do."""
+    """Check that the number of files matches the number of processes recorded in them, if recorded."""
     told = parts[0].get("partition_count", len(parts))
     if max(told if isinstance(told, (list, tuple)) else [told], default=1) != len(parts):
         raise CheckpointError(_MISSING.format(folder=folder))
@@ -140,7 +140,7 @@ def _require_all(folder: Path, parts: list[Any]) -> None:
 def _first_two(
     shapes: list[Mapping[str, torch.Size]], parts: list[Any], folder: Path
 ) -> dict[str, torch.Tensor]:
-    """Stages 1 and 2: each group of parameters is one row of numbers, cut into a piece for each process."""
+    """Stages 1 and 2: each parameter group is one flat tensor, split into a piece for each process."""
     found = {}
     for group, names in enumerate(shapes):
         pieces = [part["single_partition_of_fp32_groups"][group] for part in parts]
@@ -155,7 +155,7 @@ def _first_two(
 
 
 def _third(shapes: list[Mapping[str, torch.Size]], parts: list[Any], folder: Path) -> dict[str, torch.Tensor]:
-    """Stage 3: each parameter is cut into a piece for each process."""
+    """Stage 3: each parameter is split into a piece for each process."""
     found, offset = {}, 0
     rows = [part["fp32_flat_groups"] for part in parts]
     for name, shape in chain.from_iterable(group.items() for group in shapes):
@@ -169,7 +169,7 @@ def _third(shapes: list[Mapping[str, torch.Size]], parts: list[Any], folder: Pat
 
 
 def _frozen(models: list[Any], *, is_third: bool) -> dict[str, torch.Tensor]:
-    """Parameters that are not trained, which no optimizer holds."""
+    """Return the frozen parameters, which no optimizer holds."""
     shapes = dict(models[0].get("frozen_param_shapes") or {})
     holders = models if is_third else models[:1]
     return {
@@ -179,7 +179,7 @@ def _frozen(models: list[Any], *, is_third: bool) -> dict[str, torch.Tensor]:
 
 
 def _cut(row: list[torch.Tensor], offset: int, count: int) -> list[torch.Tensor]:
-    """Numbers from `offset` on, out of a row of one-dimensional tensors."""
+    """Return `count` elements from `offset` on, out of a sequence of one-dimensional tensors."""
     found, end = [], offset + count
     start = 0
     for piece in row:
@@ -199,7 +199,7 @@ def _join(shape: tuple[int, ...], pieces: list[torch.Tensor]) -> torch.Tensor:
     whole = lazy.memory(math.prod(shape) * pieces[0].dtype.itemsize).view(pieces[0].dtype)
     start = 0
     for piece in pieces:
-        # The last process fills up its piece of a parameter.
+        # The last process pads its piece of a parameter.
         count = min(piece.numel(), whole.numel() - start)
         whole[start : start + count].copy_(lazy.filled(piece[:count]))
         start += count

@@ -1,4 +1,4 @@
-"""`HFLightningCLI`: a LightningCLI that takes Hugging Face's arguments, too."""
+"""`HFLightningCLI`: a LightningCLI that also takes Hugging Face's arguments."""
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ COMMANDS = ("fit", "validate", "test", "predict")
 class HFLightningCLI(LightningCLI):
     """A LightningCLI that reads Hugging Face's flat arguments beside Lightning's groups.
 
-    Without a class of one's own, models are transformers' by `--model.auto` and `--model.name`, and data
-    comes from files by `--data.train` and so on. A flag of Lightning's that is given wins over what HF's
-    arguments say; one that contradicts an HF argument that is given, too, is an error.
+    Without a custom class, `--model.auto` and `--model.name` select a model of transformers, and
+    `--data.train` and similar options read data from files. An explicit Lightning flag takes precedence over
+    HF's arguments; one that contradicts an HF argument that is also passed is an error.
 
     Args:
         model_class: as in `lightning.pytorch.cli.LightningCLI`, and so are all other arguments.
-        datamodule_class: likewise.
-        seed_everything_default: False, for HF's `seed` holds.
+        datamodule_class: as in `lightning.pytorch.cli.LightningCLI`.
+        seed_everything_default: False, because HF's `seed` applies.
 
     Attributes:
         args: HF's arguments.
-        plan: what became of them.
+        plan: how they are handled.
         trainer: the Lightning Trainer.
         model: the module.
         datamodule: the data module, None where there is none.
@@ -180,7 +180,7 @@ class HFLightningCLI(LightningCLI):
         return kind(*args, **given)
 
     def _read_arguments(self) -> None:
-        """Check what is given, and make HF's arguments and the plan of it."""
+        """Check the settings, and create HF's arguments and the plan."""
         own = self.config.get(self.subcommand) if self.subcommand else self.config
         defaults = vars(self._parser(self.subcommand).get_defaults()["trainer"])
         self._explicit = flags_given(vars(own["trainer"]), defaults)
@@ -197,7 +197,7 @@ class HFLightningCLI(LightningCLI):
         of_lightning = {each.name: each.default for each in parameters}
         self._explicit = {**preset_flags(defaults, of_lightning, self._given), **self._explicit}
         arguments = {**said_by_flags(self._explicit, own.get("seed_everything")), **self._given}
-        # Every problem of the arguments, ahead of the device and of other processes.
+        # Report every problem of the arguments before choosing a device and starting processes.
         plan({name: value for name, value in arguments.items() if name != "lightning"})
         self.args = Seq2SeqTrainingArguments(**arguments)
         self.plan = plan(self.args)
@@ -208,13 +208,13 @@ class HFLightningCLI(LightningCLI):
 
     @property
     def _linked(self) -> dict[str, Any]:
-        """HF's arguments that are handed on to something else, and their defaults."""
+        """HF's arguments that are linked to other settings, and their defaults."""
         parser: Any = self._parser(self.subcommand)
         linked: dict[str, Any] = parser.linked
         return linked
 
     def _lacking_loggers(self, own: Mapping[str, Any]) -> Iterator[str]:
-        """What is to train by HF's control, and has callbacks that will find no logger."""
+        """Yield the callbacks that would find no logger, if HF's control trains."""
         flag = self._explicit.get("logger")
         kind = self.model_class or locate(own["model"]["class_path"])
         is_hfs = isinstance(kind, type) and issubclass(kind, (HFModule, PretrainedModule))
@@ -382,7 +382,7 @@ class HFLightningCLI(LightningCLI):
                 print(f"The trained model lies in {self.args.output_dir}.")
 
     def predict(self, **given: Any) -> None:
-        """Predict, and write what was predicted beside the rows, where the data comes from files."""
+        """Predict, and write the predictions next to the rows, if the data comes from files."""
         outputs = self.trainer.predict(**given)
         if hasattr(self.datamodule, "rows"):
             path = write_predictions(self.args.output_dir, self.datamodule, outputs, self.trainer)
@@ -390,7 +390,7 @@ class HFLightningCLI(LightningCLI):
 
 
 def _only(given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments, without what jsonargparse adds for its own ends."""
+    """Return the arguments without those that jsonargparse adds for itself."""
     return {name: value for name, value in given.items() if name != "applied_instantiation_links"}
 
 
@@ -430,7 +430,7 @@ def run(words: Sequence[str]) -> int:
         words: the command and its arguments.
 
     Returns:
-        0, or 2 and what is wrong on stderr.
+        0, or 2 with the problem on stderr.
     """
     prefix = {"default_env": True, "env_prefix": "COMPAT", "prog": "compat"}
     parser_kwargs = {**prefix, **{name: dict(prefix) for name in COMMANDS}}

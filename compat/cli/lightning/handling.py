@@ -10,7 +10,7 @@ from compat.translate.rules import RULES, Kind
 
 
 class Part(Enum):
-    """What acts on an argument."""
+    """The code that handles an argument."""
 
     FLAG = "flag of the Lightning Trainer"
     STRATEGY = "strategy"
@@ -25,7 +25,7 @@ class Part(Enum):
 
 @dataclass(frozen=True)
 class Handling:
-    """What becomes of one argument.
+    """How one argument is handled.
 
     Attributes:
         field: the argument.
@@ -99,7 +99,7 @@ OWN: dict[str, tuple[Part, str]] = {
     "sortish_sampler": (Part.REFUSED, "Give `--train_sampling_strategy group_by_length`."),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), (Part.REFUSED, SUBCOMMAND)),
 }
-"""Arguments that are handled in another way than by their rule."""
+"""Arguments whose handling differs from their rule."""
 
 OF_KIND: dict[Kind, Part] = {
     Kind.FLAG: Part.FLAG,
@@ -132,7 +132,7 @@ def _handling(field: str) -> Handling:
 
 
 HANDLING: dict[str, Handling] = {field: _handling(field) for field in FIELDS}
-"""Argument → what becomes of it."""
+"""Argument → how it is handled."""
 
 OPTIMIZERS = frozenset(
     field for field in FIELDS if RULES[field].target == "LightningModule.configure_optimizers"

@@ -1,4 +1,4 @@
-"""What `compat predict` writes."""
+"""The output of `compat predict`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_predictions(folder: str, data: Any, outputs: Output, trainer: pl.Train
     """Write a prediction beside each row: a CSV file for a classification, JSON lines for texts.
 
     Args:
-        folder: where to.
+        folder: the folder to write to.
         data: the data module, with the rows and their task.
         outputs: what `trainer.predict` gave: loss, logits of shape (batch, …) and labels of each batch.
         trainer: the Lightning Trainer.

@@ -1,4 +1,4 @@
-"""Which file of Lightning's a command goes on from."""
+"""Chooses the Lightning file that a command resumes from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ logger = logging.get_logger("transformers.trainer")
 
 
 def chosen(asked: Any, folder: str) -> str | None:
-    """The file that `resume_from_checkpoint` means.
+    """Return the file that `resume_from_checkpoint` refers to.
 
     Args:
-        asked: a file; True or "auto" for the newest whole one of a folder.
-        folder: where `checkpoint-STEP.ckpt` lie.
+        asked: a file; True or "auto" for the newest intact one of a folder.
+        folder: the folder of the `checkpoint-STEP.ckpt` files.
 
     Returns:
-        The file; None where there is none at all, and "auto" begins afresh.
+        The file; None if there is none, so that "auto" starts afresh.
 
     Raises:
-        ArgumentError: there is no such file.
+        ArgumentError: the file does not exist.
         CheckpointError: the file that was given is damaged, or all are.
     """
     word = str(asked).lower()
@@ -56,7 +56,7 @@ def chosen(asked: Any, folder: str) -> str | None:
                 logger.warning(f"{reason} It is passed over, going on from `{file}`.")
             return str(file)
     if wrong:
-        # Beginning afresh would write over what may still be saved.
+        # A fresh start would overwrite files that may still be recovered.
         msg = (
             f"`resume_from_checkpoint={asked!r}`: no checkpoint-N.ckpt in {folder} is whole: "
             f"{' '.join(wrong)} Give another file, or move these away to begin afresh."
@@ -66,7 +66,7 @@ def chosen(asked: Any, folder: str) -> str | None:
 
 
 def _by_age(folder: str) -> list[Path]:
-    """Files of a folder, the newest step first."""
+    """Return the files of a folder, newest step first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = {name: int(found[1]) for name in names if (found := FILE.fullmatch(name))}
     return [Path(folder, name) for name in sorted(steps, key=steps.__getitem__, reverse=True)]

@@ -1,4 +1,4 @@
-"""What jsonargparse and argparse find wrong with a command line, in one sentence."""
+"""Converts errors of jsonargparse and argparse to one sentence."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LONGEST = 60
 
 @dataclass(frozen=True)
 class Found:
-    """A reason that stands in a parser's message.
+    """A reason found in a parser's message.
 
     Attributes:
         groups: the parts of the reason.
-        key: the argument that the reason is about, with dots; empty where the message names none.
+        key: the dotted name of the argument; empty if the message names none.
         kind: path of the class whose argument it is; empty where it is no class's.
         rest: the message from the reason on.
-        message: all of it.
+        message: the whole message.
         known: the options of the command.
         prog: the command.
     """
@@ -204,7 +204,7 @@ def _wrong_type(found: Found) -> str:
 
 
 def _types(text: str) -> str:
-    """Types as people write them: `int or None`."""
+    """Return types in readable form: `int or None`."""
     words = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("NoneType", "None")
     words = re.sub(r"typing\.Literal\[(.*?)\]", lambda each: each[1].replace(", ", " or "), words)
     return re.sub(r"\b(?:\w+\.)+(?=\w+)", "", words).replace(", ", " or ")

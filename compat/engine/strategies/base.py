@@ -1,4 +1,4 @@
-"""What our strategies share: model and optimizer are where HF's Trainer would have them."""
+"""Base classes of the strategies: model and optimizer stay where HF's Trainer puts them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class WhereHFHasIt(Strategy):
-    """A strategy that leaves model and optimizer where HF's Trainer would have them."""
+    """A strategy that leaves model and optimizer where HF's Trainer puts them."""
 
     needs_closures: ClassVar[bool] = True
-    """Whether it has a part in backward and step of its own, to which Lightning's closure leads."""
+    """Whether it takes part in backward and step, so that Lightning's closure must be used."""
 
     @override
     def model_to_device(self) -> None:
         module = cast("TrainerModule", self.lightning_module)
-        # HF has its reasons not to move a model: it lies on several devices, or is to be cast first.
+        # HF has reasons not to move a model: it is on several devices, or is to be cast first.
         if module.hf.place_model_on_device:
             super().model_to_device()  # type: ignore[safe-super]
 
     @override
     def teardown(self) -> None:
-        """Release what belongs to the run; the model and the optimizer stay on their device, as under HF."""
+        """Release the run's objects; the model and the optimizer stay on their device, as under HF."""
         self.precision_plugin.teardown()
         assert self.accelerator is not None
         self.accelerator.teardown()
@@ -54,7 +54,7 @@ class OfSeveralProcesses(WhereHFHasIt):
 
     @override
     def setup_environment(self) -> None:
-        # Lightning would seed anew from what a script's `seed_everything` has left; seeds are HF's.
+        # Lightning would reseed from the variable that `seed_everything` sets; seeds are HF's.
         with concealed(("PL_GLOBAL_SEED",)):
             super().setup_environment()
 
@@ -63,7 +63,7 @@ class OfSeveralProcesses(WhereHFHasIt):
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         self.model_to_device()
-        # No broadcast of weights outside of training, and in it the wrapper's: as under HF.
+        # As under HF, only the wrapper broadcasts weights, and only in training.
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()

@@ -1,4 +1,4 @@
-"""A process on each device, with a whole model in each."""
+"""One process per device, each with a full copy of the model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class DDPStrategy(OfSeveralProcesses, _DDPStrategy):
-    """A process on each device, with the model in `DistributedDataParallel`.
+    """One process per device, with the model in `DistributedDataParallel`.
 
-    Lightning would wrap the LightningModule; HF's code, and that of its subclasses, knows the wrapped model.
+    Lightning would wrap the LightningModule; HF's code and its subclasses expect the wrapped HF model.
     """
 
     needs_closures = False
@@ -34,5 +34,5 @@ class DDPStrategy(OfSeveralProcesses, _DDPStrategy):
 
 
 def ddp(device: torch.device, facts: Facts, **parts: Any) -> DDPStrategy:
-    """Build the strategy; its options come with the model that is wrapped."""
+    """Build the strategy; its options are passed when the model is wrapped."""
     return DDPStrategy(cluster_environment=HFEnvironment(facts), **parts)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
-    """A process on each device, with DeepSpeed's engine around HF's model.
+    """One process per device, with DeepSpeed's engine around HF's model.
 
-    HF fills in the configuration, and accelerate makes the engine when HF prepares model and optimizer; the
-    engine accumulates, clips and steps in its own backward. Lightning's checks for CUDA are left out:
-    DeepSpeed itself also runs on a CPU.
+    HF completes the configuration, and accelerate creates the engine when HF prepares model and optimizer;
+    the engine accumulates, clips and steps by itself. Lightning's checks for CUDA are skipped, because
+    DeepSpeed also runs on a CPU.
     """
 
     @override
@@ -41,13 +41,13 @@ class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
     def setup_optimizers(self, trainer: pl.Trainer) -> None:
         Strategy.setup_optimizers(self, trainer)
         if self._hf._user_module.config is not None:
-            # The engine's optimizer stands for the one that this scheduler knows, with the same groups.
+            # The engine's optimizer wraps the one that this scheduler refers to, with the same groups.
             self.lr_scheduler_configs = [self._hf._user_module.config]
 
     @property
     @override
     def handles_gradient_accumulation(self) -> bool:
-        """HF's windows end where DeepSpeed's do; within them no event of a step may fire."""
+        """HF's windows end where DeepSpeed's do; no step event may fire inside a window."""
         return False
 
     @property
@@ -64,7 +64,7 @@ class DeepSpeedStrategy(OfSeveralProcesses, _DeepSpeedStrategy):
 
     @override
     def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Have the engine run the backward, and the step where a window ends."""
+        """Have the engine run the backward, and the step at the end of a window."""
         assert self.lightning_module is not None
         loss: Any = self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
         accelerator = self._hf.accelerator

@@ -1,4 +1,4 @@
-"""A process on each device, with a part of each group of parameters: FSDP of version 1."""
+"""One process per device, each with a shard of each parameter group: FSDP 1."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class FSDPStrategy(OfSeveralProcesses, _FSDPStrategy):
-    """A process on each device, with the model in `FullyShardedDataParallel`.
+    """One process per device, with the model in `FullyShardedDataParallel`.
 
-    accelerate wraps HF's model when HF prepares it, by the options of its own plugin; precision is HF's,
-    where Lightning insists on its own.
+    accelerate wraps HF's model when HF prepares it, with the options of its own plugin. The precision is
+    HF's, although Lightning's strategy would require its own.
     """
 
     @property  # type: ignore[override]
@@ -36,5 +36,5 @@ class FSDPStrategy(OfSeveralProcesses, _FSDPStrategy):
 
 
 def fsdp(device: torch.device, facts: Facts, **parts: Any) -> FSDPStrategy:
-    """Build the strategy; its options come with the model that is wrapped."""
+    """Build the strategy; its options are passed when the model is wrapped."""
     return FSDPStrategy(cluster_environment=HFEnvironment(facts), **parts)

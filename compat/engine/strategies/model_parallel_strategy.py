@@ -1,4 +1,4 @@
-"""A process on each device, with a part of each parameter, by torch's DTensor."""
+"""One process per device, each with a shard of each parameter, as torch's DTensor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class ModelParallelStrategy(OfSeveralProcesses, _ModelParallelStrategy):
-    """A process on each device, with a part of each parameter: FSDP of version 2, and tensor parallel.
+    """One process per device, each with a shard of each parameter: FSDP 2 and tensor parallelism.
 
-    The model arrives sharded, or is when HF prepares it together with its optimizer; so does the mesh.
+    The model arrives sharded, or is sharded when HF prepares it together with its optimizer. The device mesh
+    also comes from there.
     """
 
     @override

@@ -1,1 +1,1 @@
-"""The concerns of a trainer, an object each. None of them imports another."""
+"""The components of a trainer, one object for each concern. No component imports another."""

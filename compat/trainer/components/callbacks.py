@@ -31,23 +31,23 @@ logger = logging.get_logger("transformers.trainer")
 
 
 def made(callback: Callback | type[Callback]) -> Any:
-    """A callback of Lightning's, made where its class is given.
+    """Return a Lightning callback, creating it if a class is given.
 
     Args:
         callback: a callback, or its class.
 
     Raises:
-        ArgumentError: it works with another distribution's Trainer alone.
+        ArgumentError: it works only with another distribution's Trainer.
     """
     check_distribution(callback, "callbacks")
     return callback() if isinstance(callback, type) else callback
 
 
 class Callbacks(Component):
-    """HF's callbacks are called in HF's events and Lightning's in Lightning's hooks, each kind in its order.
+    """Calls HF's callbacks in HF's events and Lightning's in Lightning's hooks, each kind in its order.
 
-    Where both are due at one moment Lightning's come first, as they do with a LightningModule's own hooks;
-    those that watch a metric come last. `compat.callbacks.EVENTS` tells the moments.
+    If both are due at the same moment, Lightning's come first, as they do with a LightningModule's own hooks;
+    callbacks that monitor a metric come last. `compat.callbacks.EVENTS` lists the moments.
 
     Attributes:
         lightning: Lightning's callbacks, in their order.
@@ -63,7 +63,7 @@ class Callbacks(Component):
         return self.hf._fit.built
 
     def add(self, callback: Callback | type[Callback]) -> None:
-        """Add a callback of Lightning's.
+        """Add a Lightning callback.
 
         Args:
             callback: the callback, or its class.
@@ -80,13 +80,13 @@ class Callbacks(Component):
             one.log, one.log_dict = module.log, module.log_dict
 
     def pop(self, callback: Callback | type[Callback]) -> Any:
-        """Take a callback of Lightning's out.
+        """Remove a Lightning callback.
 
         Args:
-            callback: the callback, or a class whose first instance is taken.
+            callback: the callback, or a class whose first instance is removed.
 
         Returns:
-            The callback; None where it is not there.
+            The callback; None if it is not found.
         """
         for held in self.lightning:
             if held is callback or type(held) is callback:
@@ -97,7 +97,7 @@ class Callbacks(Component):
         return None
 
     def begin_trial(self) -> None:
-        """Have Lightning's callbacks begin each trial of a search as they began the first."""
+        """Reset Lightning's callbacks, so that each trial of a search starts from the same state."""
         if self._states_before_search is None:
             self._states_before_search = [copy.deepcopy(one.state_dict()) for one in self.lightning]
             return
@@ -106,18 +106,18 @@ class Callbacks(Component):
                 callback.load_state_dict(copy.deepcopy(state))
 
     def forget_averages(self) -> None:
-        """Have the best model evaluated from here on, and no average."""
+        """Discard averaged weights: from here on the best model is evaluated."""
         for callback in () if self._built is None else self._built.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 callback._average_model = None
 
-    # What a checkpoint keeps of Lightning's.
+    # The states of Lightning's callbacks in a checkpoint.
 
     def _kept(self) -> dict[str, Any]:
-        """The weights as Lightning's callbacks save them, averages for instance, and what they keep beside.
+        """Collect the weights and states that Lightning's callbacks save, such as averaged weights.
 
         Returns:
-            `state_dict` and more, as in a checkpoint of Lightning's; empty where no callback has a say.
+            `state_dict` and more, as in a Lightning checkpoint; empty if no callback saves anything.
         """
         built = self._built
         if built is None or not is_fitting(built):
@@ -130,13 +130,14 @@ class Callbacks(Component):
         return kept
 
     def weights_to_save(self, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The weights that `_save` writes.
+        """Return the weights that `_save` writes.
 
         Args:
-            state_dict: those that it is given.
+            state_dict: its argument.
 
         Returns:
-            The same, else those that Lightning's callbacks save, else None for the model's own.
+            `state_dict` if given, else the weights that Lightning's callbacks save, else None for the model's
+            own.
         """
         if state_dict is not None:
             return state_dict
@@ -147,7 +148,7 @@ class Callbacks(Component):
         """Write the states of Lightning's callbacks into a checkpoint.
 
         Args:
-            folder: the checkpoint's.
+            folder: the checkpoint's folder.
         """
         hf, built = self.hf, self._built
         if built is None:
@@ -160,7 +161,7 @@ class Callbacks(Component):
         waits = config is not None and config.reduce_on_plateau
         if len(kept) == 1 and not kept["callbacks"] and not waits:
             return
-        # What watches a metric is to see it again where the run goes on.
+        # Callbacks that monitor a metric need it again when the run resumes.
         kept["callback_metrics"] = {
             name: value.item() for name, value in built.callback_metrics.items() if value.numel() == 1
         }
@@ -175,13 +176,13 @@ class Callbacks(Component):
             )
 
     def load(self, checkpoint: str | None) -> None:
-        """Give Lightning's callbacks the states that a checkpoint has of them.
+        """Load the states of Lightning's callbacks from a checkpoint.
 
         Args:
             checkpoint: its folder.
 
         Raises:
-            ArgumentError: a callback does not take its state back.
+            ArgumentError: a callback cannot load its state.
         """
         file, built = os.path.join(checkpoint or "", CALLBACKS), self._built
         if checkpoint is None or built is None or not os.path.isfile(file):
@@ -210,12 +211,12 @@ class Callbacks(Component):
             raise ArgumentError(msg) from error
 
     def _restore_groups(self, callback: BaseFinetuning, named: dict[str, Any]) -> None:
-        """Have the optimizer's groups be those that a callback had made of them when the run was saved."""
+        """Recreate the optimizer groups that a callback had made when the run was saved."""
         hf = self.hf
         known = callback._internal_optimizer_metadata[0]
         groups = callback._apply_mapping_to_param_groups(known, named)
         for parameter in (one for group in groups for one in group["params"]):
-            # Nobody thaws again what had been thawed.
+            # The callback does not unfreeze modules again that were unfrozen before the save.
             parameter.requires_grad_(requires_grad=True)
         hf.optimizer.param_groups = groups
         callback._restarting = False

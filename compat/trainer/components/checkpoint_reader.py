@@ -1,4 +1,4 @@
-"""Reading checkpoints: which one a run resumes from, and what it takes from there."""
+"""Reading checkpoints: choosing the one that a run resumes from, and loading its parts."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from compat.upstream.values import Trial
 
 UNPACKED = "_unpacked-"
-"""Begins the name of the folder that holds a Lightning checkpoint while a run resumes from it."""
+"""Prefix of the folder that holds a Lightning checkpoint while a run resumes from it."""
 
 NOT_OF_WEIGHTS = ("optimizer.pt", OPTIMIZER_EXTRA, "rng_state*.pth", "data_state*.pth")
-"""What no host fetches to load weights alone."""
+"""Files that are not fetched from other hosts to load only weights."""
 
 _FEW = 3
-"""Names that an error gives as examples."""
+"""The number of names that an error shows as examples."""
 
 logger = logging.get_logger("transformers.trainer")
 
@@ -68,13 +68,13 @@ class CheckpointReader(Component):
     # Which checkpoint a run resumes from.
 
     def choose(self, asked: str | Path | bool | None) -> str | Path | bool | None:
-        """What `resume_from_checkpoint` comes to, for all processes alike; left-overs are swept before.
+        """Resolve `resume_from_checkpoint`, the same for all processes, after removing left-over files.
 
         Args:
             asked: the argument.
 
         Returns:
-            The folder of a checkpoint, or what HF's own code makes something of.
+            The folder of a checkpoint, or a value that HF's own code handles.
 
         Raises:
             ArgumentError: the checkpoint is broken: the file, and what is wrong with it.
@@ -107,13 +107,13 @@ class CheckpointReader(Component):
         return outcome[0]
 
     def _end_earlier_writing(self) -> None:
-        """Let a run that was interrupted in this process come to the end of its last checkpoint."""
+        """Let an interrupted run of this process finish writing its last checkpoint."""
         hf = self.hf
         try:
             hf._checkpoint_writer.finish_writing()
         except Exception as error:  # noqa: BLE001 (it is no failure of the run that begins)
             logger.warning(f"{type(error).__name__} of an earlier run: {error}")
-        # Other trainers have had this folder, too.
+        # Other trainers may have used this folder.
         wait_for_writers(hf.args.output_dir)
 
     def _choose_alone(self, asked: str | Path | bool | None) -> str | Path | bool | None:
@@ -130,7 +130,7 @@ class CheckpointReader(Component):
         return choice.checkpoint or self._left_by_exception()
 
     def _choose_together(self, asked: str | Path | bool | None, disks: Disks) -> str | Path | bool | None:
-        """The same where hosts have disks of their own: each has a part, and is given what it lacks."""
+        """Do the same if hosts have separate disks: each disk receives the parts that it lacks."""
         hf = self.hf
         folder = hf.args.output_dir
         disks.each(hf._checkpoint_writer.require_place_to_save)
@@ -151,7 +151,7 @@ class CheckpointReader(Component):
         return choice.checkpoint
 
     def _unpacked_together(self, unpack: Callable[[], str | None]) -> str | None:
-        """What one disk has unpacked of Lightning's, on all of them."""
+        """Unpack a Lightning checkpoint on one disk, and copy the result to all disks."""
         hf = self.hf
         folder = hf.args.output_dir
 
@@ -167,12 +167,12 @@ class CheckpointReader(Component):
         return checkpoint
 
     def _left_by_exception(self) -> str | None:
-        """What Lightning's OnExceptionCheckpoint has saved of a run that failed."""
+        """Return the file that Lightning's OnExceptionCheckpoint saved when the run failed."""
         for callback in self.hf._fit.callbacks:
             if not isinstance(callback, OnExceptionCheckpoint) or not os.path.isfile(callback.ckpt_path):
                 continue
             checkpoint = self._unpacked(callback.ckpt_path)
-            # It also saves what has failed ahead of training.
+            # The callback also saves a run that failed before training.
             if TrainerState.load_from_json(os.path.join(checkpoint, STATE)).global_step > 0:
                 logger.warning(
                     f"`callbacks=OnExceptionCheckpoint({callback.dirpath!r})`: going on from what a failed "
@@ -182,12 +182,12 @@ class CheckpointReader(Component):
         return None
 
     def _unpacked(self, file: str | Path) -> str:
-        """A checkpoint of Lightning's as a folder of HF's; `train` removes it at its end."""
+        """Convert a Lightning checkpoint to a folder in HF's layout; `train` removes it at its end."""
         hf = self.hf
         folder = tempfile.mkdtemp(prefix=UNPACKED, dir=hf.args.output_dir)
         checkpoint = os.path.join(folder, "checkpoint")
         try:
-            # A LightningModule's own file names its weights as the module does.
+            # A user module's own file has the weight names of that module.
             convert(file, checkpoint, to="hf", prefix="" if is_user_module(hf.model) else None)
         except BaseException:
             shutil.rmtree(folder)
@@ -199,7 +199,7 @@ class CheckpointReader(Component):
         return checkpoint
 
     def remove_unpacked(self) -> None:
-        """Remove what was unpacked of a Lightning checkpoint for this run."""
+        """Remove the folder that a Lightning checkpoint was converted to for this run."""
         hf = self.hf
         if hf._checkpoint_writer.leads_known_disk:
             for folder in Path(hf.args.output_dir).glob(f"{UNPACKED}*"):
@@ -208,7 +208,7 @@ class CheckpointReader(Component):
     # Loading.
 
     def report(self, max_steps: int, resume_from_checkpoint: str | None, trial: Trial) -> None:
-        """Tell where the run goes on, and what holds where the checkpoint differs from the arguments.
+        """Log where the run resumes, and which value applies if checkpoint and arguments differ.
 
         Args:
             max_steps: update steps of the run.
@@ -231,12 +231,12 @@ class CheckpointReader(Component):
         self._tell([f"going on from {checkpoint}, {done}, {epoch}"])
 
     def _tell(self, sentences: Iterable[str]) -> None:
-        """Say once in a job what a user who resumes is to know."""
+        """Log sentences about the resumed run, once in a job."""
         for sentence in sentences if self.hf.is_world_process_zero() else ():
             logger.warning(f"`resume_from_checkpoint`: {sentence}.")
 
     def _agree_on_best(self, folder: str) -> None:
-        """Have all processes know the best checkpoint, also where only the disks of others have it."""
+        """Set the best checkpoint on all processes, even if only other disks have it."""
         hf = self.hf
         best = hf.state.best_model_checkpoint
         found = gathered(None if best is None else os.path.basename(best))
@@ -245,11 +245,11 @@ class CheckpointReader(Component):
             hf.state.best_model_checkpoint = os.path.join(folder, name)
 
     def load_position(self, checkpoint: str | None, session: RunState) -> Position | None:
-        """Where the run that is resumed stood in its data, where this run can go on from there.
+        """Load the position of the resumed run in its data, if this run can continue from it.
 
         Args:
             checkpoint: its folder.
-            session: of this run.
+            session: the session of this run.
         """
         hf = self.hf
         if checkpoint is None:
@@ -283,7 +283,7 @@ class CheckpointReader(Component):
             Its folder.
 
         Raises:
-            CheckpointError: it is broken.
+            CheckpointError: the checkpoint is broken.
         """
         hf = self.hf
         writer = hf._checkpoint_writer
@@ -300,18 +300,18 @@ class CheckpointReader(Component):
         return best
 
     def report_nothing_missing(self) -> None:
-        """Have HF's code know that all was loaded."""
+        """Report to HF's code that no key is missing."""
         self.hf._issue_warnings_after_load(_IncompatibleKeys([], []))
 
     def load_adapters(self, checkpoint: str, *, is_trained_on: bool) -> bool:
-        """Load the adapters of a model, where a checkpoint has some; what is sharded is HF's to load.
+        """Load the adapters of a checkpoint, if it has any; HF loads sharded ones.
 
         Args:
             checkpoint: its folder.
-            is_trained_on: whether the run goes on from it.
+            is_trained_on: whether the run resumes from it.
 
         Returns:
-            Whether there were some.
+            Whether there were any.
 
         Raises:
             CheckpointError: they do not fit the model.
@@ -332,7 +332,7 @@ class CheckpointReader(Component):
         return is_loaded
 
     def mend_universal_state(self) -> None:
-        """Put right what DeepSpeed leaves out where it loads a checkpoint of other processes."""
+        """Restore what DeepSpeed omits when it loads a checkpoint of another number of processes."""
         hf = self.hf
         engine: Any = hf.deepspeed
         if engine is not None and engine.load_universal_checkpoint() and hf.accelerator.group_options:
@@ -340,7 +340,7 @@ class CheckpointReader(Component):
             mend_universal(engine.optimizer.optimizer, hf.accelerator.group_options, rates)
 
     def load_optimizer_and_scheduler(self, checkpoint: str) -> None:
-        """Load both states where both are there; a checkpoint saved with `save_only_model` has neither.
+        """Load both states if both exist; a checkpoint saved with `save_only_model` has neither.
 
         Args:
             checkpoint: its folder.
@@ -358,7 +358,7 @@ class CheckpointReader(Component):
             load_held_state(hf.optimizer, hf.model, load_plain(file))
 
     def _load_optimizer(self, state: dict[str, Any], checkpoint: str) -> None:
-        """Load its state, unless it is that of another `optim`, with which the first step would fail."""
+        """Load the state, unless it is that of another `optim`, with which the first step would fail."""
         hf = self.hf
         failure: Exception | None = None
         try:
@@ -381,7 +381,7 @@ class CheckpointReader(Component):
             raise failure
 
     def load_scaler(self, checkpoint: str | None) -> None:
-        """Load the state of the gradient scaler, where both are there.
+        """Load the state of the gradient scaler, if there is a scaler and the checkpoint has a state.
 
         Args:
             checkpoint: its folder.
@@ -394,15 +394,15 @@ class CheckpointReader(Component):
             hf.accelerator.scaler.load_state_dict(parts["scaler"])
 
     def translate_keys(self, load_result: _IncompatibleKeys) -> _IncompatibleKeys:
-        """Load weights that `save_pretrained` has written under older names; HF does not.
+        """Load weights that `save_pretrained` wrote under older names, which HF does not do.
 
-        What the checkpoint lacks stays as the model has it.
+        Weights that the checkpoint lacks remain unchanged in the model.
 
         Args:
             load_result: missing and unexpected keys.
 
         Returns:
-            Those that remain.
+            The keys that remain missing or unexpected.
 
         Raises:
             CheckpointError: none of the model's weights is in the checkpoint.
@@ -425,7 +425,7 @@ class CheckpointReader(Component):
         return load_result
 
     def warn_of_keys(self, load_result: _IncompatibleKeys) -> None:
-        """Log missing and unexpected keys of a model that is none of transformers'.
+        """Log missing and unexpected keys of a model that is not from transformers.
 
         Args:
             load_result: the keys.
@@ -436,7 +436,7 @@ class CheckpointReader(Component):
 
     @contextlib.contextmanager
     def restoring_callbacks(self) -> Iterator[None]:
-        """Have HF restore callbacks where the arguments ask for it, and with "auto" in any case."""
+        """Have HF restore callbacks if the arguments request it, and always with "auto"."""
         hf = self.hf
         args = hf.args
         if not self._restores_callbacks:
@@ -448,13 +448,13 @@ class CheckpointReader(Component):
             yield
         finally:
             args.restore_callback_states_from_checkpoint = asked
-        # It was saved in the middle of a save, which is over.
+        # The state was saved during a save, which is over.
         control = hf.control
         control.should_save = control.should_evaluate = control.should_log = False
 
 
 def _saved_optim(checkpoint: str) -> str | None:
-    """The `optim` of the run that has written a checkpoint; None where its arguments cannot be read."""
+    """Return the `optim` of the run that wrote a checkpoint; None if its arguments cannot be read."""
     try:
         return read_arguments(os.path.join(checkpoint, ARGUMENTS)).get("optim")
     except CompatError:

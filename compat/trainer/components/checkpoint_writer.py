@@ -1,4 +1,4 @@
-"""Writing checkpoints: HF's policy and layout; the engine's parts go through Lightning's CheckpointIO."""
+"""Writing checkpoints: HF's policy and layout; Lightning's CheckpointIO writes the engine's parts."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 logger = logging.get_logger("transformers.trainer")
 
 SECONDS_TO_BE_TOLD = 60.0
-"""How long a checkpoint that is written meanwhile waits for callbacks of `on_save`: one may wait for it."""
+"""Seconds that an asynchronously written checkpoint waits for `on_save` callbacks, which may wait for it."""
 
 
 class CheckpointWriter(Component):
-    """When to save, what to keep and where is HF's; a checkpoint appears whole or not at all.
+    """Writes checkpoints atomically; HF decides when to save, what to keep, and where.
 
     Mirrors `transformers.Trainer._save_checkpoint`, which writes into the folder that it is read from.
     """
@@ -63,12 +63,12 @@ class CheckpointWriter(Component):
         self._disks: Disks | None = None
         self._written: str | None = None
         self._has_noted_end = False
-        # Where hosts have disks of their own, and no one of them can tell.
+        # The last loadable checkpoint, if hosts have separate disks and no single host can find it.
         self._last_loadable: str | None = None
-        # What callbacks are told of, and may change.
+        # The checkpoint that callbacks are notified of, and may change.
         self._hands_over = False
         self._handed_over: dict[str, Traits] | None = None
-        # What is written while training goes on.
+        # State of asynchronous writing.
         self._writer: Writer | None = None
         self._later: list[Callable[[], object]] | None = None
         self._unsent: str | None = None
@@ -76,7 +76,7 @@ class CheckpointWriter(Component):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process has the whole of model and optimizer."""
+        """Whether model and optimizer are sharded among processes."""
         hf = self.hf
         return bool(hf.is_fsdp_enabled or hf.is_deepspeed_enabled)
 
@@ -84,29 +84,29 @@ class CheckpointWriter(Component):
 
     @property
     def disks(self) -> Disks:
-        """Those that have the folder of the run; where it is not known yet, every process has to ask."""
+        """The disks that hold the folder of the run; until they are known, a collective call."""
         if self._disks is None:
             self._disks = self._find_disks()
         return self._disks
 
     def look_for_disks(self) -> None:
-        """Find out anew which processes share a disk; all processes have to ask."""
+        """Detect again which processes share a disk; a collective call."""
         self._disks = self._find_disks()
 
     @property
     def leads_known_disk(self) -> bool:
-        """Whether this process does what is done once on its disk, if the disks are known."""
+        """Whether this process does the work that is done once per disk, if the disks are known."""
         return self._disks is not None and self._disks.leads_own
 
     @property
     def leads_disk(self) -> bool:
-        """Whether this process does what is done once on its disk."""
+        """Whether this process does the work that is done once per disk."""
         return self.disks.leads_own
 
     def _find_disks(self) -> Disks:
         hf = self.hf
         args = hf.args
-        # All processes have to come to the same answer.
+        # All processes must get the same answer.
         if told_local_size(args.world_size) >= args.world_size:
             return Disks(args.process_index)
         disks = find_disks(
@@ -127,7 +127,7 @@ class CheckpointWriter(Component):
     # Saving.
 
     def require_place_to_save(self) -> None:
-        """Find out ahead of training that nothing can be saved."""
+        """Check before training that checkpoints can be saved."""
         args = self.hf.args
         if args.save_strategy == "no" or not self.leads_disk:
             return
@@ -152,7 +152,7 @@ class CheckpointWriter(Component):
             Its folder.
 
         Raises:
-            CheckpointError: a process could not write its part; what was there before is unharmed.
+            CheckpointError: a process could not write its part; earlier checkpoints are unchanged.
         """
         hf = self.hf
         if hf.hp_search_backend is None and trial is None:
@@ -186,7 +186,7 @@ class CheckpointWriter(Component):
         return checkpoint
 
     def _write(self, folder: str, checkpoint: str) -> None:
-        """Write all files beside the checkpoint's place, and put them there; with `save_async`, later."""
+        """Write all files next to the final folder, then rename; with `save_async`, later."""
         disks = self.disks
         self._together(lambda: begin(checkpoint) if disks.leads_own else None)
         with self._written_once():
@@ -199,7 +199,7 @@ class CheckpointWriter(Component):
             self._together(lambda: commit(checkpoint) if disks.leads_own else None)
 
     def _commit_on_all(self, checkpoint: str) -> None:
-        """Put the parts that all disks have of a checkpoint in their places, or leave all without a name."""
+        """Move the parts of a checkpoint to their final folder on all disks, or on none."""
         hf = self.hf
         disks, save = self.disks, [Save(uuid.uuid4().hex, hf.args.world_size)]
         if hf.args.save_on_each_node:
@@ -227,10 +227,11 @@ class CheckpointWriter(Component):
 
     @contextlib.contextmanager
     def _written_once(self) -> Iterator[None]:
-        """Have the first process write what is the same for all, also with `save_on_each_node`.
+        """Have the first process write the files that are common to all, also with `save_on_each_node`.
 
-        HF has the first of each host write it: on a disk that they share over each other, and without the
-        weights wherever `save_pretrained` or what gathers shards leaves these to the first process alone.
+        HF has the first process of each host write them. On a shared disk these overwrite each other, and the
+        weights are missing if `save_pretrained`, or the code that gathers shards, writes them only in the
+        first process.
         """
         args = self.hf.args
         asked, args.save_on_each_node = (
@@ -243,13 +244,13 @@ class CheckpointWriter(Component):
             args.save_on_each_node = asked
 
     def _together(self, stage: Callable[[], object]) -> None:
-        """Take a stage of saving on every process, and meet; where one fails, all do."""
+        """Run a stage of saving on every process, then synchronize; if one process fails, all fail."""
         hf = self.hf
         error = None
         try:
             stage()
         except Exception as caught:
-            # Shards are written by all at once: the others can't be met now.
+            # All processes write shards at the same time: synchronizing now would deadlock.
             if hf.args.world_size == 1 or self.is_sharded:
                 raise
             error = caught
@@ -267,10 +268,10 @@ class CheckpointWriter(Component):
         """Refuse a `metric_for_best_model` of several values.
 
         Args:
-            metrics: of an evaluation.
+            metrics: the metrics of an evaluation.
 
         Raises:
-            ArgumentError: none of its values is the best one.
+            ArgumentError: the metric has several values, so none of them is the best one.
         """
         name = str(self.hf.args.metric_for_best_model)
         value: Any = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
@@ -297,7 +298,7 @@ class CheckpointWriter(Component):
             if not isinstance(part, ExportableState):
                 continue
             name = type(part).__name__
-            # A run that goes on from an older release knows of none.
+            # The state of an older release may lack this entry.
             if isinstance(kept.get(name), list):
                 kept[name].append(part.state())
             else:
@@ -305,7 +306,7 @@ class CheckpointWriter(Component):
         save_state(hf.state, os.path.join(output_dir, STATE))
 
     def save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Write the states of both, where the whole of them is in this process.
+        """Write both states, if this process has all of them.
 
         Args:
             output_dir: the checkpoint's folder.
@@ -322,7 +323,7 @@ class CheckpointWriter(Component):
             self._later.append(partial(save_plain, _snapshot(held), file))
 
     def save_scaler(self, output_dir: str) -> None:
-        """Write the state of the gradient scaler, where there is one.
+        """Write the state of the gradient scaler, if there is one.
 
         Args:
             output_dir: the checkpoint's folder.
@@ -359,15 +360,15 @@ class CheckpointWriter(Component):
 
     @property
     def position_file(self) -> str:
-        """The name of the file with this process's place in the data."""
+        """The name of the file with this process's position in the data."""
         args = self.hf.args
         return "data_state.pth" if args.world_size <= 1 else f"data_state_{args.process_index}.pth"
 
     def rotate(self, use_mtime: bool, output_dir: str | None) -> None:
-        """Remove checkpoints over `save_total_limit`.
+        """Remove checkpoints in excess of `save_total_limit`.
 
         Args:
-            use_mtime: whether the oldest by time go first, and not the lowest steps.
+            use_mtime: whether to order by time instead of by step.
             output_dir: their folder; `args.output_dir` if None.
         """
         hf = self.hf
@@ -387,7 +388,7 @@ class CheckpointWriter(Component):
             logger.info(f"Deleting older checkpoint [{checkpoint}] due to args.save_total_limit")
 
     def keep_only_best(self) -> None:
-        """Leave the best checkpoint alone on each disk where only one may stay; HF does so on one disk."""
+        """Keep only the best checkpoint on each disk, with a limit of one; HF does so on one disk."""
         hf = self.hf
         best = hf.state.best_model_checkpoint
         is_left = self.disks.are_several and self.disks.leads_own and not hf.args.should_save
@@ -403,7 +404,7 @@ class CheckpointWriter(Component):
             hf.accelerator.wait_for_everyone()
 
     def files_of_run(self) -> dict[str, torch.Tensor]:
-        """All but weights, optimizer and scheduler of a checkpoint; every process has to ask for it.
+        """Collect the files of a checkpoint except weights, optimizer and scheduler; a collective call.
 
         Returns:
             Path within a `checkpoint-N` folder → its content, (bytes,) of uint8.
@@ -432,7 +433,7 @@ class CheckpointWriter(Component):
         parts = reversed(gathered(files))
         return {name: content for part in parts for name, content in part.items()}
 
-    # Saving while training goes on.
+    # Saving while training continues.
 
     @property
     def _saves_async(self) -> bool:
@@ -449,25 +450,25 @@ class CheckpointWriter(Component):
             with writing(checkpoint):
                 for step in work:
                     step()
-                # What callbacks put into the folder of that name belongs to the checkpoint.
+                # Files that callbacks put into the folder of that name belong to the checkpoint.
                 told.wait(SECONDS_TO_BE_TOLD)
                 commit(checkpoint)
 
         self._writer.start(folder, [write, rotates])
 
     def _end_telling(self) -> None:
-        """Have the writer put the checkpoint in its place: callbacks have been told of it by now."""
+        """Let the writer move the checkpoint to its final folder: callbacks have been notified."""
         told, self._told = self._told, None
         if told is not None:
             told.set()
 
     def check_writing(self) -> None:
-        """At each update step: raise what the writer has failed with, and push what it has finished."""
+        """At each update step: raise the writer's error, and push the checkpoint that it finished."""
         if self._writer is not None and not self._writer.is_busy:
             self.finish_writing()
 
     def finish_writing(self) -> None:
-        """Wait for the writer, raise what it has failed with, and push what it has written."""
+        """Wait for the writer, raise its error, and push the checkpoint that it has written."""
         if self._writer is None:
             return
         self._end_telling()
@@ -477,15 +478,15 @@ class CheckpointWriter(Component):
             self.hf._push_from_checkpoint(checkpoint)
 
     def finish_saving(self) -> None:
-        """Wait until what is being written lies there for all processes."""
+        """Wait until the checkpoint in progress is complete for all processes."""
         self.finish_writing()
         if self._saves_async:
             self.meet()
 
-    # What others do to a checkpoint.
+    # Changes that callbacks make to a checkpoint.
 
     def hand_over_while(self, log_save_evaluate: Callable[[], None]) -> None:
-        """Seal what callbacks do to a checkpoint that they are told of.
+        """Seal the changes that callbacks make to a checkpoint when they are notified of it.
 
         Args:
             log_save_evaluate: saves, and calls callbacks.
@@ -501,12 +502,12 @@ class CheckpointWriter(Component):
             self._take_back()
 
     def give_up(self) -> None:
-        """Finish writing where another error has ended the run, and is the one to be seen."""
+        """Finish writing after another error has ended the run; that error is the one to report."""
         with contextlib.suppress(Exception):
             self.finish_writing()
 
     def _note_end(self) -> None:
-        """Write down that the run has ended itself, where a callback that was told of a save says so."""
+        """Record that the run has ended itself, if a callback decides so when it is notified of a save."""
         hf = self.hf
         written = self._written
         if written is None or not hf._shutdown.ends_itself:
@@ -522,7 +523,7 @@ class CheckpointWriter(Component):
             reseal(written)
 
     def _take_back(self) -> None:
-        """Seal what has become of a checkpoint, whatever has ended those who had it in their hands."""
+        """Seal the changed checkpoint, whether the callbacks returned or raised."""
         known, self._handed_over = self._handed_over, None
         written = self._written
         if known is not None and written is not None:
@@ -530,13 +531,13 @@ class CheckpointWriter(Component):
             self.hf._hub_uploads.when_pushed(lambda: forget(written))
 
     def gather_weights(self, *, is_internal: bool) -> dict[str, Any] | None:
-        """The whole weights, where HF would write none or an incomplete set of them.
+        """Gather the full weights, where HF would write none or an incomplete set of them.
 
         Args:
             is_internal: whether a checkpoint is being written.
 
         Returns:
-            Name → tensor; None where HF's own code does it right.
+            Name → tensor; None if HF's own code writes them correctly.
         """
         hf = self.hf
         plugin = getattr(hf.accelerator.state, "fsdp_plugin", None)
@@ -545,7 +546,7 @@ class CheckpointWriter(Component):
         if keeps_shards and not is_internal:
             weights = hf.accelerator.get_state_dict(hf.model)
         elif hf.is_tp_enabled and not getattr(hf, "is_distributed_loading_by_transformers", False):
-            # transformers 4 puts tensors together in the first process alone, which waits for the others.
+            # transformers 4 gathers tensors only in the first process, which waits for the others.
             weights = full_state_dict(hf.model.state_dict())
         else:
             return None
@@ -553,7 +554,7 @@ class CheckpointWriter(Component):
 
 
 def _snapshot(states: dict[str, Any]) -> dict[str, Any]:
-    """States that the next update step does not change."""
+    """Copy states, so that the next update step does not change them."""
 
     def copied(value: object) -> object:
         return (

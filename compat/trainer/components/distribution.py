@@ -1,4 +1,4 @@
-"""Distribution: HF's accelerator, built from the arguments alone, with a mesh and shards on any device."""
+"""Distribution: builds HF's accelerator from the arguments only, with mesh and shards on any device."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 
 UNSUPPORTED = frozenset({"MEGATRON_LM", "XLA"})
-"""Kinds of distribution of accelerate's for which there is no strategy of ours yet."""
+"""Distribution types of accelerate for which `compat` has no strategy yet."""
 
 
 class Distribution(Component):
-    """How HF's accelerator spreads a job, also where accelerate itself would not."""
+    """Sets up HF's accelerator for a distributed job, including cases that accelerate does not support."""
 
     def __init__(self, trainer: TrainerHost) -> None:
         super().__init__(trainer)
         self._mesh: ParallelismConfig | None = None
 
     def check(self) -> None:
-        """Refuse what no strategy of ours can do, before anything is built.
+        """Refuse arguments that no strategy supports, before anything is built.
 
         Raises:
-            ArgumentError: all that is in conflict.
+            ArgumentError: lists all conflicts.
         """
         hf = self.hf
         refuse_patches()
@@ -64,15 +64,15 @@ class Distribution(Component):
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
-        """What HF's code finds while it builds its accelerator: what the arguments say, and nothing else."""
+        """Set the variables that HF's code reads while it builds its accelerator, from the arguments only."""
         args = self.hf.args
-        # HF spreads a batch over all GPUs of one process, which no Lightning strategy does.
+        # HF splits a batch over all GPUs of one process, which no Lightning strategy does.
         args._n_gpu = min(args.n_gpu, 1)
         with own_accelerator_state(), overlaid(self._accelerate_environment()):
             yield
 
     def _accelerate_environment(self) -> Mapping[str, str]:
-        """What accelerate must read in its variables, whoever wrote them last."""
+        """Return the variables that accelerate must read, regardless of what set them last."""
         fit, args = self.hf._fit, self.hf.args
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else fit.facts.mixed_precision
         written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
@@ -84,7 +84,7 @@ class Distribution(Component):
         return {"ACCELERATE_MIXED_PRECISION": precision, **written}
 
     def without_mesh(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """What HF builds its accelerator from; the mesh comes later where accelerate refuses it.
+        """Remove the mesh from the accelerator's arguments where accelerate refuses it; it is added later.
 
         Args:
             parts: the arguments of the accelerator; changed.
@@ -94,17 +94,17 @@ class Distribution(Component):
         return parts
 
     def complete(self) -> None:
-        """Lay the mesh and shard where accelerate does not.
+        """Create the mesh and shard the model where accelerate does not.
 
         Raises:
-            ArgumentError: a launcher asks for a kind of distribution that has no strategy.
+            ArgumentError: a launcher requests a distribution type that has no strategy.
         """
         _refuse_unsupported(self.hf.accelerator.distributed_type.value)
         self._lay_mesh()
         self._shard()
 
     def _lay_mesh(self) -> None:
-        """Have a mesh also on a CPU, and for a model that has spread its own tensors."""
+        """Create a mesh on a CPU as well, and for a model that has sharded its own tensors."""
         hf = self.hf
         state, size = hf.accelerator.state, tensor_parallel_size(hf.model)
         mesh = self._mesh or getattr(hf.args, "parallelism_config", None) or state.parallelism_config
@@ -115,7 +115,7 @@ class Distribution(Component):
             lay_mesh(state, mesh)
 
     def _shard(self) -> None:
-        """Have FSDP also on a CPU, and version 2 also under transformers 4."""
+        """Enable FSDP on a CPU as well, and version 2 under transformers 4 as well."""
         hf = self.hf
         asked = as_run(hf.args, hf._fit.facts)
         if hf.plan.strategy != "model_parallel" or not asked.fsdp:
@@ -125,13 +125,13 @@ class Distribution(Component):
         supplied = hf.args.fsdp and getattr(hf.args, "fsdp_plugin_args", None) is None
         if missing or supplied:
             with contained():  # the plugin writes a variable
-                # What a launcher has asked for, the plugin reads by itself.
+                # The plugin itself reads the settings of a launcher.
                 shard(state, fsdp2_plugin(fsdp_config(asked)) if hf.args.fsdp else fsdp_plugin_asked_for())
         hf.is_fsdp_enabled = True
 
 
 def _refuse_unsupported(kind: str) -> None:
-    """Refuse what variables have asked for, `accelerate launch` for one, and no argument has."""
+    """Refuse types that only variables request, such as those that `accelerate launch` sets."""
     if kind in UNSUPPORTED:
         msg = (
             f"`{kind}`: `accelerate launch` or the environment asks for it, and it is not supported yet. "

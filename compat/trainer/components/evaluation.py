@@ -37,11 +37,11 @@ NO_MODEL = (
 )
 
 SPREADS_PARAMETERS = 3
-"""The stage of ZeRO in which no process has a whole model."""
+"""The stage of ZeRO in which no process has the full model."""
 
 
 class EvaluationRuns(Component):
-    """The middle of HF's `evaluate` and `predict`: Lightning's loops call HF's steps."""
+    """Runs the passes of HF's `evaluate` and `predict` in Lightning's loops, which call HF's steps."""
 
     def __init__(self, trainer: TrainerHost) -> None:
         super().__init__(trainer)
@@ -49,7 +49,7 @@ class EvaluationRuns(Component):
 
     @contextlib.contextmanager
     def as_one_validation(self) -> Iterator[None]:
-        """Where Lightning's callbacks watch a run, have all of an evaluation be one to them."""
+        """Show an evaluation of several passes to Lightning's callbacks as one validation."""
         built = self.hf._fit.built
         is_watched = built is not None and is_fitting(built) and built.callbacks  # type: ignore[attr-defined]
         if built is None or self._validation is not None or not is_watched:
@@ -70,12 +70,12 @@ class EvaluationRuns(Component):
         ignore_keys: list[str] | None,
         metric_key_prefix: str,
     ) -> EvalLoopOutput:
-        """One pass over a dataloader.
+        """Run one pass over a dataloader.
 
         Args:
             dataloader: batches as HF's loaders make them.
-            description: what the pass is called in the log.
-            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` where None.
+            description: the name of the pass in the log.
+            prediction_loss_only: whether only losses are kept; `args.prediction_loss_only` if None.
             ignore_keys: keys of the model's output to leave out.
             metric_key_prefix: prefix of every metric.
 
@@ -103,12 +103,12 @@ class EvaluationRuns(Component):
         hf._forget_past()
         lightning, module = self._lightning_objects()
         run_evaluation(lightning, module, evaluation, dataloader, self._validation)
-        # What `past_index` has carried through the evaluation is nothing to train on.
+        # The past that `past_index` carried through the evaluation must not reach training.
         hf._forget_past()
         return evaluation.result(dataloader)
 
     def _lightning_objects(self) -> tuple[pl.Trainer, pl.LightningModule]:
-        """A Lightning Trainer that can evaluate now: `fit` can be interrupted, another evaluation cannot."""
+        """Return a Lightning Trainer that can evaluate now: only `fit` can be interrupted for a pass."""
         hf = self.hf
         if is_running(hf.lightning) and not is_fitting(hf.lightning):
             return hf._fit.build(), hf._fit.make_module()
@@ -136,14 +136,14 @@ class EvaluationRuns(Component):
         return model
 
     def _needs_inference_engine(self) -> bool:
-        """Whether only an engine of DeepSpeed's can evaluate the model: its stage 3 has spread it."""
+        """Whether only a DeepSpeed engine can evaluate the model: ZeRO 3 has sharded it."""
         hf = self.hf
         if not hf.is_deepspeed_enabled or hf.deepspeed is not None:
             return False
         return bool(hf.accelerator.deepspeed_plugin.zero_stage == SPREADS_PARAMETERS)
 
     def _prepare_model_alone(self, model: nn.Module) -> nn.Module:
-        """Have the accelerator prepare a model that is evaluated before it was trained."""
+        """Have the accelerator prepare a model that is evaluated before training."""
         hf = self.hf
         has_engine = self._needs_inference_engine()
         prepared: nn.Module = (

@@ -1,4 +1,4 @@
-"""Lightning's LearningRateFinder and BatchSizeFinder, ahead of training."""
+"""Lightning's LearningRateFinder and BatchSizeFinder, run before training."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ logger = logging.get_logger("transformers.trainer")
 
 
 class Probe(pl.LightningModule):
-    """HF's loss, optimizer and data, for a search of Lightning's.
+    """A LightningModule with HF's loss, optimizer and data, for a search by Lightning.
 
     Args:
-        hf: the HF Trainer whose arguments are looked for.
+        hf: the HF Trainer whose arguments are searched for.
     """
 
     def __init__(self, hf: TrainerHost) -> None:
@@ -97,15 +97,15 @@ class Probe(pl.LightningModule):
 
 
 def find(hf: TrainerHost, finders: Iterable[Any], checkpoint: str | None) -> None:
-    """Run finders; each sets its argument, and leaves weights and random numbers as they were.
+    """Run finders; each sets its argument, and restores weights and random states.
 
-    A run that is resumed has found its values before: the learning rate stands in the optimizer's state, the
-    batch size is taken from the checkpoint.
+    A resumed run has found its values before: the learning rate is in the optimizer's state, the batch size
+    is read from the checkpoint.
 
     Args:
         hf: the HF Trainer.
         finders: Lightning's callbacks.
-        checkpoint: what the run goes on from.
+        checkpoint: the checkpoint that the run resumes from.
     """
     for finder in finders:
         kind = next(kind for kind in FINDERS if isinstance(finder, kind))
@@ -143,7 +143,7 @@ def _search(hf: TrainerHost, finder: Any, probe: Probe) -> None:
     if not is_user_module(hf.model):
         unheard_fit(searcher, probe)
         return
-    # Its own attributes are what is looked for.
+    # The search sets the attributes of this module.
     data = hf.train_dataset
     if not isinstance(data, DataModuleDataset):
         unheard_fit(searcher, hf.model, train_dataloaders=hf.get_train_dataloader())

@@ -69,13 +69,13 @@ class Fit(Component):
         self._facts: Facts | None = None
         self._plan: LightningPlan | None = None
 
-    # The plan, which is made once for a trainer and once for each `train`.
+    # The plan is made once for a trainer and once for each `train`.
 
     def make_plan(self) -> LightningPlan:
-        """Make the plan from the arguments as they are now.
+        """Make the plan from the current arguments.
 
         Raises:
-            ArgumentError: every conflict among them.
+            ArgumentError: lists every conflict among them.
         """
         hf = self.hf
         self._facts = Facts.of(hf.args)
@@ -129,16 +129,16 @@ class Fit(Component):
 
     @property
     def finders(self) -> list[Any]:
-        """Those of the callbacks that look for an argument before training."""
+        """The callbacks that search for an argument before training."""
         return [one for one in self.callbacks if is_finder(one)]
 
     def make_module(self) -> TrainerModule:
-        """A LightningModule around the model."""
+        """Build a LightningModule around the model."""
         hf = self.hf
         return (UserModuleAdapter if is_user_module(hf.model) else TrainerModule)(hf, hf.model)
 
     def build(self) -> pl.Trainer:
-        """A Lightning Trainer as the plan has it."""
+        """Build a Lightning Trainer from the plan."""
         hf = self.hf
         callbacks = [one for one in self.callbacks if not is_finder(one)]
         built = build_trainer(
@@ -156,11 +156,11 @@ class Fit(Component):
         return built
 
     def limited(self, dataloader: Loader, name: str) -> Loader:
-        """A dataloader, less what a flag of Lightning's leaves out of it.
+        """Limit a dataloader as a Lightning flag requires.
 
         Args:
             dataloader: HF's loader.
-            name: of the flag.
+            name: the name of the flag.
         """
         return limited(dataloader, limit(self.flags, name))
 
@@ -193,16 +193,16 @@ class Fit(Component):
     def prepare(
         self, batch_size: int | None, checkpoint: str | None, trial: Trial, ignore_keys: list[str] | None
     ) -> Session:
-        """What a run of `fit` shares.
+        """Create the session of a run of `fit`.
 
         Args:
-            batch_size: samples of a micro-batch, as HF's `train` has found them.
-            checkpoint: what the run goes on from.
+            batch_size: samples of a micro-batch, as HF's `train` determined them.
+            checkpoint: the checkpoint that the run resumes from.
             trial: the trial of a hyperparameter search.
             ignore_keys: output keys to leave out when evaluating during training.
 
         Raises:
-            CompatError: a subclass overrides the one method of HF's engine that is not called.
+            CompatError: a subclass overrides the one method of HF's training loop that is not called.
         """
         hf = self.hf
         refuse_patches()
@@ -265,7 +265,7 @@ class Fit(Component):
         return output
 
     def give_up(self) -> None:
-        """Put back what `train` switches on, where it did not come to its own end."""
+        """Reset what `train` switches on, if `train` did not finish."""
         hf = self.hf
         hf.is_in_train = False
         handle = getattr(hf, "neftune_hook_handle", None)
@@ -273,7 +273,7 @@ class Fit(Component):
             handle.remove()
 
     def _fit_to_processes(self, checkpoint: str | None) -> None:
-        """Have a checkpoint of DeepSpeed's loaded by more or fewer processes than have written it."""
+        """Prepare a DeepSpeed checkpoint to be loaded by another number of processes than wrote it."""
         hf = self.hf
         if checkpoint is None or not hf.is_deepspeed_enabled:
             return
@@ -291,18 +291,18 @@ class Fit(Component):
         config.setdefault("checkpoint", {})["load_universal"] = True
 
     def _leave_evaluation(self) -> None:
-        """Put the model back into the state that an evaluation ahead of training has taken it out of."""
+        """Restore the model to its state before an evaluation that preceded training."""
         hf = self.hf
         if hf.is_deepspeed_enabled and hf.accelerator.deepspeed_engine_wrapped is None:
-            # That engine was made to evaluate, and could not train.
+            # That engine was built for evaluation, and cannot train.
             hf.model_wrapped, hf.deepspeed = hf.model, None
         for module in hf.model.modules():
             if isinstance(module, FSDPModule):
-                # The last forward has left some of its parameters whole; the optimizer must see the shards.
+                # The last forward left some parameters unsharded; the optimizer must see the shards.
                 module.reshard()
 
     def _leaves_backward_to_lightning(self) -> bool:
-        """Whether nobody can look at gradients between HF's backward and the end of `training_step`."""
+        """Whether no user code can read gradients between HF's backward and the end of `training_step`."""
         hf = self.hf
         method = getattr(hf.training_step, "__func__", None)
         is_watched = "backward" in vars(hf.accelerator) or is_patched(accelerate.Accelerator, "backward")
@@ -310,7 +310,7 @@ class Fit(Component):
 
     @contextlib.contextmanager
     def accumulation_as_given(self) -> Iterator[None]:
-        """Save the arguments as they were given: GradientAccumulationScheduler sets one epoch by epoch."""
+        """Save the original arguments: GradientAccumulationScheduler changes one in each epoch."""
         args, session = self.hf.args, self.session
         current = args.gradient_accumulation_steps
         if session is not None:
@@ -320,10 +320,10 @@ class Fit(Component):
         finally:
             args.gradient_accumulation_steps = current
 
-    # What Lightning's hooks ask for.
+    # Used by Lightning's hooks.
 
     def sync_context(self, batch: MicroBatch, model: nn.Module) -> AbstractContextManager[None]:
-        """Where gradients wait for the end of their window.
+        """Return a context in which gradients are not synchronized until the end of their window.
 
         Args:
             batch: the micro-batch in progress.
@@ -345,7 +345,7 @@ class Fit(Component):
         return isinstance(self.hf.lr_scheduler, SCHEDULERS_THAT_WAIT)
 
     def show_logs(self, logs: Mapping[str, Any]) -> None:
-        """Hand on what HF has logged to Lightning's callbacks and loggers.
+        """Pass HF's logs on to Lightning's callbacks and loggers.
 
         Args:
             logs: name → value.
@@ -357,12 +357,12 @@ class Fit(Component):
             return
         numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
         for one in self.lightning.loggers:
-            # HF's own integration has written to it already.
+            # HF's own integration has already written to this logger.
             if not getattr(one, "belongs_to_hf", False):
                 one.log_metrics(rewrite_logs(numbers), step=hf.state.global_step)
 
     def announce(self, session: RunState) -> None:
-        """Log how long the run is.
+        """Log the length of the run.
 
         Args:
             session: of the run.

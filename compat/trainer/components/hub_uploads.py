@@ -1,4 +1,4 @@
-"""What becomes of pushes to the Hub."""
+"""Pushes to the Hub, and their results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ logger = logging.get_logger("transformers.trainer")
 
 
 class HubUploads(Component):
-    """Follows what HF pushes; a failed push is logged and does not stop training.
+    """Tracks HF's pushes; a failed push is logged and does not stop training.
 
-    The Hub's client uploads in a thread of its own, one push after the other.
+    The Hub's client uploads in its own thread, one push after the other.
     """
 
     def __init__(self, trainer: TrainerHost) -> None:
@@ -36,10 +36,10 @@ class HubUploads(Component):
         self._to_do: tuple[Callable[[], None], ...] = ()
 
     def push(self, checkpoint_folder: str, push_from: Callable[[str], None]) -> None:
-        """Push a checkpoint, unless another one is on its way.
+        """Push a checkpoint, unless another push is in progress.
 
         Args:
-            checkpoint_folder: of the checkpoint.
+            checkpoint_folder: the folder of the checkpoint.
             push_from: HF's own `_push_from_checkpoint`.
         """
         hf = self.hf
@@ -50,38 +50,38 @@ class HubUploads(Component):
         self._failed_push = None
         earlier = [] if hf.push_in_progress is None else list(hf.push_in_progress.jobs)
         try:
-            # It pickles the arguments once more.
+            # HF's code pickles the arguments again.
             with fit_to_save(hf.args):
                 push_from(checkpoint_folder)
         except Exception as error:
             if any(
                 frame.f_code.co_name == "call_event" for frame, _ in traceback.walk_tb(error.__traceback__)
             ):
-                # A callback's own, which ends a run wherever it is raised.
+                # A callback's own error, which always ends the run.
                 raise
             self._note_failure(error)
             return
         jobs = [job for job in hf.push_in_progress.jobs if job not in earlier]  # type: ignore[union-attr]
-        # HF uploads the model out of `output_dir`, and what belongs to a checkpoint out of that.
+        # HF uploads the model from `output_dir`, and the files of a checkpoint from its folder.
         folders = (hf.args.output_dir, checkpoint_folder)
         new = tuple((os.path.abspath(folder), job) for folder, job in zip(folders, jobs, strict=False))
         self._uploads = (*self._uploads, *new)
 
     def uploading(self) -> set[str]:
-        """Folders that are on their way to the Hub, or waiting for it: none of them may be removed."""
+        """Return the folders that are being uploaded, or waiting to be: none of them may be removed."""
         return {folder for folder, job in self._uploads if not job.done()}
 
     def when_pushed(self, do: Callable[[], None]) -> None:
-        """Do something once nothing is on its way: the Hub's client fails where a folder goes that it lists.
+        """Call a function once no upload is in progress: removing a folder would make the Hub's client fail.
 
         Args:
-            do: what is to be done.
+            do: the function.
         """
         self._to_do += (do,)
         self._look_at_pushes()
 
     def report_last(self) -> None:
-        """Say that the last push has failed, if it has."""
+        """Log the failure of the last push, if it has failed."""
         hf = self.hf
         self._look_at_pushes()
         if self._failed_push is not None:
@@ -98,7 +98,7 @@ class HubUploads(Component):
             hf._finish_current_push()
 
     def _look_at_pushes(self) -> None:
-        """Say what has become of those that are over."""
+        """Log the results of finished pushes."""
         over = [job for _, job in self._uploads if job.done()]
         self._uploads = tuple((folder, job) for folder, job in self._uploads if job not in over)
         for job in over:
@@ -122,7 +122,7 @@ class HubUploads(Component):
         )
 
     def _pushes_checkpoints(self) -> bool:
-        """Whether HF pushes a checkpoint now: it leaves one out while another is on its way."""
+        """Whether HF pushes a checkpoint now: it skips one while another push is in progress."""
         hf = self.hf
         if not hf.is_world_process_zero() or hf.args.hub_strategy == HubStrategy.END:
             return False
@@ -130,7 +130,7 @@ class HubUploads(Component):
         return bool(hf.args.hub_always_push or under_way is None or under_way.is_done())
 
     def announce(self) -> None:
-        """Fire `on_push_begin`, of 5.23, for the callbacks that have it."""
+        """Fire the `on_push_begin` of 5.23 for the callbacks that define it."""
         hf = self.hf
         if PUSH_IS_AN_EVENT:
             return

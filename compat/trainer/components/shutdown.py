@@ -1,4 +1,4 @@
-"""Ending a run that is told to end: at the end of an update step, with a checkpoint to go on from."""
+"""Ending a run on a signal or a time limit: after an update step, with a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ logger = logging.get_logger("transformers.trainer")
 
 
 class Shutdown(Component):
-    """Signals and the limit of time, between the update steps of HF's training.
+    """Handles signals and the time limit, between the update steps of HF's training.
 
     Attributes:
-        train_began: when `train` was called, by the clock of `time.monotonic`.
+        train_began: when `train` was called, as `time.monotonic`.
     """
 
     def __init__(self, trainer: TrainerHost) -> None:
@@ -41,15 +41,15 @@ class Shutdown(Component):
         self.train_began = 0.0
 
     def set_time_limit(self) -> None:
-        """Take the limit out of `lightning={"max_time": …}`."""
+        """Read the limit from `lightning={"max_time": …}`."""
         if (limit := self.hf._fit.flags.get("max_time")) is not None:
             self._limit = TimeLimit(limit)
 
-    # What a run listens to.
+    # Signal handling.
 
     @property
     def _is_preemptible(self) -> bool:
-        """Whether signals are heard, which takes a checkpoint to end with."""
+        """Whether signals are handled, which requires that a final checkpoint can be saved."""
         hf = self.hf
         saves = hf.args.save_strategy != "no" or getattr(hf.args, "enable_jit_checkpoint", False)
         return bool(saves) and hf._fit.flags.get("preemption") is not False
@@ -61,7 +61,7 @@ class Shutdown(Component):
 
     @contextlib.contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Have a run end where a signal or its limit of time says so, and then the process."""
+        """End the run, and then the process, on a signal or at the time limit."""
         if not self._is_preemptible and self._limit is None:
             yield
             return
@@ -78,28 +78,28 @@ class Shutdown(Component):
             self._leave(ending, signal.Signals(ending.cause))
 
     def listen(self) -> None:
-        """Listen from here on: before training begins there is nothing to save."""
+        """Start handling signals: before training begins there is nothing to save."""
         if self._is_preemptible and self._ending is not None:
             numbers = {*SIGNALS, *filter(None, (self._requeue_signal,))}
-            # HF's handler of it, where there is one, leaves no other in place.
+            # HF's handler, if there is one, replaces any other.
             whatever = (signal.SIGTERM,) if getattr(self.hf.args, "enable_jit_checkpoint", False) else ()
             self._listener.listen(numbers, whatever=whatever, announce=self._announcement)
         if self._limit is not None:
             self._limit.begin(self.train_began)
 
     def _reason_to_stop(self) -> int | None:
-        """What this process knows to end the run: a signal's number, `TIME`, or None."""
+        """Return this process's reason to end the run: a signal's number, `TIME`, or None."""
         if self._listener.heard is not None:
             return int(self._listener.heard)
         limit = self._limit
-        # One clock for all.
+        # The clock of the first process decides for all.
         if limit is None or not self.hf.is_world_process_zero():
             return None
         ahead = 0 if self._ending is None else self._ending.ahead
         return TIME if limit.is_up(1 + ahead, evaluates=self._evaluates_within(ahead)) else None
 
     def _evaluates_within(self, ahead: int) -> bool:
-        """Whether HF's strategy evaluates before the run could stop, were it not to stop now."""
+        """Whether HF's strategy evaluates before the next step at which the run could stop."""
         hf = self.hf
         args, state, session = hf.args, hf.state, hf._fit.session
         if args.eval_strategy == "steps":
@@ -112,27 +112,27 @@ class Shutdown(Component):
 
     @property
     def ends_itself(self) -> bool:
-        """Whether the run has decided to end ahead of its last update step."""
+        """Whether the run has decided to end before its last update step."""
         hf = self.hf
         built = hf._fit.built
         is_made_to = self._ending is not None and self._ending.is_early
         stops = hf.control.should_training_stop or (built is not None and built.should_stop)
         return bool(stops) and hf.state.global_step < hf.state.max_steps and not is_made_to
 
-    # What becomes of it in HF's flow.
+    # The end of the run in HF's flow.
 
     def end_step(self, log_save_evaluate: Callable[[], None]) -> None:
-        """Decide at the end of an update step or an epoch whether the run stops now, and save it if so.
+        """Decide at the end of an update step or an epoch whether the run stops now; if so, save it.
 
         Args:
-            log_save_evaluate: does what HF's control asks for.
+            log_save_evaluate: logs, evaluates and saves as HF's control requests.
         """
         ending, hf = self._ending, self.hf
         if ending is None:
             log_save_evaluate()
             return
         if ending.is_early:
-            # The end of an epoch that was left, or that the resumed run will come to.
+            # The end of an epoch that was cut short, or that the resumed run will reach.
             return
         log_save_evaluate()
         if self._limit is not None:
@@ -144,21 +144,21 @@ class Shutdown(Component):
             hf.control.should_log = hf.control.should_evaluate = False
             hf.control.should_save = True
             log_save_evaluate()
-        # A run that is at its own end anyway comes to it.
+        # A run at its last step ends normally.
         ending.is_early = not hf.control.should_training_stop
         hf.control.should_training_stop = True
 
     def note_saved(self, checkpoint: str) -> None:
-        """Note that the run could end now.
+        """Record that the run could end now.
 
         Args:
-            checkpoint: what was saved after this update step.
+            checkpoint: the checkpoint saved after this update step.
         """
         if self._ending is not None:
             self._ending.saved, self._ending.checkpoint = self.hf.state.global_step, checkpoint
 
     def timing(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Measure what the limit of time has to leave room for.
+        """Measure the durations that the time limit must allow for.
 
         Args:
             what: "evaluation" or "save".
@@ -167,31 +167,31 @@ class Shutdown(Component):
 
     @property
     def is_left_early(self) -> bool:
-        """Whether the model is to be trained on; a run whose time is up ends with the best one, as ever."""
+        """Whether the run was cut short, to be resumed; a run at its time limit ends with the best model."""
         ending = self._ending
         return ending is not None and ending.is_early and ending.cause != TIME
 
     @contextlib.contextmanager
     def ending_run(self) -> Iterator[None]:
-        """Around HF's end of a run: with a limit of one HF then keeps the best checkpoint alone."""
+        """Wrap HF's end of a run: with a limit of one, HF then keeps only the best checkpoint."""
         ending, args = self._ending, self.hf.args
         limit = args.save_total_limit
         if ending is not None:
             ending.conclude()
-            # Ahead of all that takes time: the checkpoint is there.
+            # Before everything that takes time: the checkpoint exists.
             self._requeue(ending)
             if ending.is_early:
-                # This run is to go on from the last one.
+                # This run is to be resumed from the last checkpoint.
                 args.save_total_limit = None
         try:
             yield
         finally:
             args.save_total_limit = limit
 
-    # What a dataloader's workers do with a signal.
+    # Signals in dataloader workers.
 
     def protect_workers(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Have the workers of a dataloader outlive a signal that is meant for the whole job.
+        """Keep the workers of a dataloader alive on a signal that is sent to the whole job.
 
         Args:
             loader: the loader; changed.
@@ -204,7 +204,7 @@ class Shutdown(Component):
             inner.worker_init_fn = Survivor(initialize, self._listener)
         return loader
 
-    # How the process ends.
+    # The end of the process.
 
     def _announcement(self, number: signal.Signals) -> str:
         hf = self.hf
@@ -216,7 +216,7 @@ class Shutdown(Component):
         )
 
     def _requeue(self, ending: Ending) -> None:
-        """Have SLURM queue the job again, where the signal asks for it."""
+        """Requeue the job in SLURM, if the signal requests it."""
         if not ending.cause or ending.cause != self._requeue_signal or ending.is_requeued:
             return
         ending.is_requeued = True
@@ -236,12 +236,12 @@ class Shutdown(Component):
             how = 'To go on from there, start again with `resume_from_checkpoint="auto"`'
             logger.warning(f"{what}{lies}. {how}.")
         if hf.args.world_size > 1 and not ending.is_agreed:
-            # The others may go on, and wait for this process: it dies as it would have without us.
+            # The other processes may continue, and wait for this one: it dies as it would without `compat`.
             signal.raise_signal(number)
         if hf.args.world_size > 1:
             # A launcher stops the others when the first one leaves.
             hf._checkpoint_writer.meet()
-            # gloo's threads let go of the last tensors only while Python runs: an interpreter that ends at
-            # once may wait for them, and they for it.
+            # gloo's threads release the last tensors only while Python runs: an interpreter that exits at
+            # once may deadlock with them.
             time.sleep(0.5)
         leave(number)

@@ -36,20 +36,20 @@ OF_OPTIMIZER = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
 )
-"""Arguments of HF's optimizer, which a LightningModule with its own does not have."""
+"""Arguments of HF's optimizer, which do not apply to a LightningModule with its own optimizer."""
 
 OF_DATA = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last"),
     *("dataloader_num_workers", "group_by_length", "train_sampling_strategy"),
 )
-"""Arguments of HF's loaders, which a LightningDataModule with its own does not have."""
+"""Arguments of HF's loaders, which do not apply to a LightningDataModule with its own loaders."""
 
 
 class UserModule(Component):
-    """What a LightningModule and a LightningDataModule of the user's do in the place of HF's code.
+    """Calls a user's LightningModule and LightningDataModule in place of HF's code.
 
     Attributes:
-        config: optimizer and scheduler as the module has configured them; None where they are HF's.
+        config: the optimizer and scheduler that the module configures; None if they are HF's.
     """
 
     def __init__(self, trainer: TrainerHost) -> None:
@@ -59,14 +59,14 @@ class UserModule(Component):
     # Data.
 
     def train_dataloader(self) -> DataLoader[Any] | None:
-        """The train data of a LightningDataModule; None where the data is none."""
+        """Return a LightningDataModule's train loader; None if the data is no LightningDataModule."""
         return self._loader(self.hf.train_dataset, "train_dataloader")
 
     def eval_dataloader(self, eval_dataset: Rows) -> DataLoader[Any] | None:
-        """The evaluation data of a LightningDataModule; None where the data is none.
+        """Return a LightningDataModule's evaluation loader; None if the data is no LightningDataModule.
 
         Args:
-            eval_dataset: what `get_eval_dataloader` is given.
+            eval_dataset: the argument of `get_eval_dataloader`.
         """
         own = self.hf.eval_dataset
         dataset = own if eval_dataset is None else eval_dataset
@@ -74,10 +74,10 @@ class UserModule(Component):
         return self._loader(as_dataset(dataset), "val_dataloader")
 
     def test_dataloader(self, test_dataset: Rows) -> DataLoader[Any] | None:
-        """The data to predict of a LightningDataModule; None where the data is none.
+        """Return a LightningDataModule's prediction loader; None if the data is no LightningDataModule.
 
         Args:
-            test_dataset: what `get_test_dataloader` is given.
+            test_dataset: the argument of `get_test_dataloader`.
         """
         dataset = as_dataset(test_dataset)
         predicts = isinstance(dataset, DataModuleDataset) and is_overridden(
@@ -91,12 +91,12 @@ class UserModule(Component):
         loader: DataLoader[Any] = self.hf.accelerator.prepare(dataset.loader(name, self.hf))
         return loader
 
-    # Batches, which may be anything that Lightning moves: a tensor, a dataclass, an object with a `to`.
+    # Batches can be anything that Lightning moves: a tensor, a dataclass, an object with a `to`.
 
     def batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, *_: object, **__: object
     ) -> tuple[list[Any], None]:
-        """The batches of a window; the loss of each is its own mean, so that nothing is counted.
+        """Fetch the batches of a window; each loss is the mean of its batch, so items are not counted.
 
         Args:
             epoch_iterator: yields batches.
@@ -105,7 +105,7 @@ class UserModule(Component):
         return list(islice(epoch_iterator, num_batches)), None
 
     def is_without_flops(self, inputs: Batch) -> bool:
-        """Whether nothing tells what a batch costs.
+        """Whether the floating-point operations of a batch are unknown.
 
         Args:
             inputs: the batch.
@@ -113,7 +113,7 @@ class UserModule(Component):
         return not (hasattr(self.hf.model, "floating_point_ops") or isinstance(inputs, Mapping))
 
     def prepare_inputs(self, inputs: Batch) -> Batch:
-        """Each tensor as HF would have it, then what only Lightning knows to move.
+        """Move each tensor as HF does, then the objects that only Lightning can move.
 
         Args:
             inputs: the batch.
@@ -133,12 +133,12 @@ class UserModule(Component):
         return module
 
     def compute_loss(self, model: nn.Module, inputs: Batch, *, return_outputs: bool) -> Output:
-        """The loss of the module's `training_step`.
+        """Return the loss of the module's `training_step`.
 
         Args:
             model: the model as a training step calls it.
             inputs: a batch.
-            return_outputs: whether what the step returns comes beside it.
+            return_outputs: whether the step's output is returned as well.
 
         Returns:
             A scalar, or the scalar and the output.
@@ -150,7 +150,7 @@ class UserModule(Component):
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool
     ) -> tuple[Any, Any, Any]:
-        """The module's `validation_step`; its `predict_step` where predictions are asked for.
+        """Call the module's `validation_step`, or its `predict_step` for predictions.
 
         Args:
             model: the model, in eval mode.
@@ -161,7 +161,7 @@ class UserModule(Component):
             Loss, logits and labels; each may be None.
 
         Raises:
-            ArgumentError: there is no such step, or it returns nothing to compute metrics with.
+            ArgumentError: the module lacks that step, or the step returns nothing to compute metrics from.
         """
         hf, module = self.hf, self._module
         inputs = hf._prepare_inputs(inputs)
@@ -191,10 +191,10 @@ class UserModule(Component):
     # Optimizer and scheduler.
 
     def create_optimizer(self) -> Optimizer | None:
-        """Have the module configure its optimizer and scheduler; None where HF's code makes them.
+        """Have the module configure its optimizer and scheduler; return None if HF's code creates them.
 
         Raises:
-            ArgumentError: HF's code cannot make the optimizer that the arguments name.
+            ArgumentError: HF's code cannot create the optimizer that the arguments name.
         """
         hf = self.hf
         if hf.optimizer is not None:
@@ -221,7 +221,7 @@ class UserModule(Component):
             )
 
     def create_scheduler(self) -> Any:
-        """The scheduler that the module has configured; None where HF's code makes one."""
+        """Return the scheduler that the module has configured; None if HF's code creates one."""
         hf = self.hf
         if hf.lr_scheduler is not None or self.config is None:
             return None

@@ -1,4 +1,4 @@
-"""Arguments that the installed transformers has no code for, being too new or too old."""
+"""Arguments that the installed transformers does not implement, because it is too new or too old."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARED = (
     "Give `save_safetensors=False`, which `compat` honours under every release, or have the script clone one "
     "of them in `state_dict()`."
 )
-"""For a plain module; a model of transformers says itself what it ties."""
+"""Message for a plain module; a model of transformers lists its tied weights itself."""
 
 LOADER_OPTIONS = {
     "dataloader_in_order": "in_order",
@@ -39,10 +39,10 @@ LOADER_OPTIONS = {
 
 
 class Backports(Component):
-    """What arguments of other generations ask for, and the installed release has no code for.
+    """Implements arguments of other releases that the installed one does not implement.
 
     Attributes:
-        keeps_past: whether a model's outputs hand their past from batch to batch (`past_index`).
+        keeps_past: whether the past in a model's outputs is passed to the next batch (`past_index`).
     """
 
     def __init__(self, trainer: TrainerHost) -> None:
@@ -53,21 +53,21 @@ class Backports(Component):
         self._evaluated: tuple[int, dict[str, float] | None] = (-1, None)
 
     def set_up(self) -> None:
-        """Act on the arguments that reach into what HF's constructor has made."""
+        """Apply the arguments that change objects created by HF's constructor."""
         hf = self.hf
         if (past_index := self._value("past_index")) is not None and past_index >= 0:
             self._past_index, self.keeps_past = past_index, True
         config = getattr(hf.model, "config", None)
         if (use_cache := self._value("use_cache")) is not None and config is not None:
             config.use_cache = use_cache
-        # Up to 5.14 transformers 5 has the argument, and does not read it; under 4 the callback reads it.
+        # Up to 5.14, transformers 5 has the argument but does not read it; under 4 the callback reads it.
         if (folder := vars(hf.args).get("logging_dir")) is not None:
             for callback in hf.callback_handler.callbacks:
                 if isinstance(callback, TensorBoardCallback) and hasattr(callback, "logging_dir"):
                     callback.logging_dir = folder
 
     def _value(self, name: str) -> Any:
-        """The value of an argument that was given, and that the installed release lacks; None otherwise."""
+        """Return the value of an argument that was passed and the installed release lacks; else None."""
         args = self.hf.args
         lacks = name in getattr(type(args), "other_names", ())
         return vars(args).get(name) if lacks else None
@@ -75,11 +75,11 @@ class Backports(Component):
     # Data.
 
     def train_sampler(self, sampler: Sampler[Any] | None, dataset: Rows) -> Sampler[Any] | None:
-        """The sampler of the train data.
+        """Return the sampler of the train data.
 
         Args:
             sampler: HF's.
-            dataset: what it draws from.
+            dataset: the dataset that it draws from.
         """
         is_shuffled = isinstance(sampler, RandomSampler) and has_length(dataset)
         if is_shuffled and self._value("train_sampling_strategy") == "sequential":
@@ -87,21 +87,21 @@ class Backports(Component):
         return sampler
 
     def set_loader_options(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Set what HF's code does not set on a dataloader.
+        """Set the options that HF's code does not set on a dataloader.
 
         Args:
             loader: the loader; changed.
         """
         for name, attribute in LOADER_OPTIONS.items():
             if (value := self._value(name)) is not None:
-                # accelerate's loaders draw from one that they wrap.
+                # accelerate's loaders wrap the loader that they draw from.
                 setattr(getattr(loader, "base_dataloader", loader), attribute, value)
         return loader
 
-    # The past that some models hand from batch to batch.
+    # The past that some models pass from batch to batch.
 
     def with_past(self, inputs: Batch) -> Batch:
-        """A batch with the past of the one before it.
+        """Add the past of the previous batch to a batch.
 
         Args:
             inputs: the batch; changed.
@@ -114,19 +114,19 @@ class Backports(Component):
         """Keep the past for the next batch.
 
         Args:
-            outputs: of the model.
+            outputs: the outputs of the model.
         """
         self._past = outputs[self._past_index]
 
     def forget_past(self) -> None:
-        """Begin anew."""
+        """Discard the stored past."""
         self._past = None
 
     # Evaluation.
 
     @contextlib.contextmanager
     def legacy_loop(self) -> Iterator[None]:
-        """Have HF's code call `prediction_loop` where it means `evaluation_loop`, if the arguments say so."""
+        """Have HF's code call `prediction_loop` instead of `evaluation_loop`, if the arguments request it."""
         if not self._value("use_legacy_prediction_loop"):
             yield
             return
@@ -146,39 +146,39 @@ class Backports(Component):
         self._evaluated = (self.hf.state.global_step, metrics)
 
     def metrics_of_step(self) -> dict[str, float] | None:
-        """The metrics of the evaluation at this update step; None where there was none."""
+        """Return the metrics of the evaluation at this update step; None if there was none."""
         step, metrics = self._evaluated
         return metrics if step == self.hf.state.global_step else None
 
     def set_static_graph(self) -> None:
-        """Have DDP know that the graph is static, where the arguments say so."""
+        """Mark the graph as static for DDP, if the arguments request it."""
         is_static, handler = self._value("ddp_static_graph"), self.hf.accelerator.ddp_handler
         if is_static is not None and handler is not None:
             handler.static_graph = is_static
 
-    # What is written.
+    # Saving.
 
     @property
     def _saves_pickles(self) -> bool:
         return self._value("save_safetensors") is False and bool(self.hf.args.should_save)
 
     def weights_to_save(self, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The weights that `_save` writes: what is written as a pickle may share memory.
+        """Return the weights that `_save` writes: pickled weights may share memory.
 
         Args:
-            state_dict: those that it is given; the model's own where None.
+            state_dict: its argument; the model's own weights if None.
         """
         if not self._saves_pickles:
             return state_dict
-        # HF writes safetensors first, which must not share memory.
+        # HF first writes safetensors, in which tensors must not share memory.
         return without_shared_memory(self.hf.model.state_dict() if state_dict is None else state_dict)
 
     @contextlib.contextmanager
     def saving(self, output_dir: str | None) -> Iterator[None]:
-        """Turn what HF writes in here into pickles where `save_safetensors=False` asks for it.
+        """Convert the files that HF writes in this context to pickles, for `save_safetensors=False`.
 
         Args:
-            output_dir: where; `args.output_dir` if None.
+            output_dir: the folder; `args.output_dir` if None.
 
         Raises:
             ArgumentError: parameters share memory, and safetensors cannot hold them.
@@ -196,6 +196,6 @@ class Backports(Component):
             as_pickles(hf.args.output_dir if output_dir is None else output_dir)
 
     def search_scope(self) -> contextlib.AbstractContextManager[None]:
-        """Where Ray reads from which results of a trial it takes the best one (`ray_scope`)."""
+        """Return a context in which Ray selects the best result of a trial according to `ray_scope`."""
         scope = self._value("ray_scope")
         return overlaid({"RAY_SCOPE": scope}) if scope else contextlib.nullcontext()

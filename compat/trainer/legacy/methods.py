@@ -1,4 +1,4 @@
-"""Names and parameters of `transformers.Trainer` that came or went between its releases."""
+"""Names and parameters of `transformers.Trainer` that were added or removed between its releases."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.get_logger("transformers.trainer")
 
 
 class LegacyMethods:
-    """What the installed release has lost, or does not have yet.
+    """Members that the installed release has removed, or does not have yet.
 
-    Listed after HF's Trainer among the bases of ours, so that all that the installed release has is HF's own.
+    Listed after HF's Trainer among the base classes, so that HF's own members take precedence.
 
     Attributes:
         use_apex: whether NVIDIA apex computes in half precision; never.
         use_cpu_amp: whether the CPU's own autocast does; never, accelerate's is used.
-        is_tp_enabled: whether accelerate splits the model's tensors; never.
+        is_tp_enabled: whether accelerate shards the model's tensors; never.
     """
 
     use_apex = False
@@ -52,16 +52,16 @@ class LegacyMethods:
 
     @staticmethod
     def num_tokens(train_dl: DataLoader[Any], max_steps: int | None = None) -> int:
-        """Count the tokens of a dataloader, padding included, by going through it.
+        """Count the tokens of a dataloader, padding included, by iterating over it.
 
         Mirrors `transformers.Trainer.num_tokens` of 4.53.
 
         Args:
             train_dl: batches with `input_ids` of shape (batch, length).
-            max_steps: micro-steps to count for; each counts as much as the first batch then.
+            max_steps: micro-steps to count for; each then counts as many tokens as the first batch.
 
         Returns:
-            The number of tokens; 0, and a warning in the log, where the batches have no `input_ids`.
+            The number of tokens; 0, with a logged warning, if the batches have no `input_ids`.
         """
         total = 0
         for batch in train_dl:
@@ -75,13 +75,13 @@ class LegacyMethods:
         return total
 
     def torch_jit_model_eval(self, model: nn.Module, dataloader: Loader, training: bool = False) -> nn.Module:
-        """The model as it is: this release of transformers traces none, which changes no result.
+        """Return the model unchanged: this release of transformers traces none, with the same results.
 
         Mirrors `transformers.Trainer.torch_jit_model_eval` of 4.53.
 
         Args:
             model: the model.
-            dataloader: where 4.53 takes the batch from that it traces with.
+            dataloader: the source of the batch with which 4.53 traces.
             training: whether the model is to be trained.
         """
         _warn_of_no_effect("torch_jit_model_eval", "no longer traces models")
@@ -90,7 +90,7 @@ class LegacyMethods:
     def ipex_optimize_model(
         self, model: nn.Module, training: bool = False, dtype: object = None
     ) -> nn.Module:
-        """The model as it is: this release of transformers knows no IPEX, which changes no result.
+        """Return the model unchanged: this release of transformers has no IPEX, with the same results.
 
         Mirrors `transformers.Trainer.ipex_optimize_model` of 4.37.
 
@@ -105,7 +105,7 @@ class LegacyMethods:
     def compare_trainer_and_checkpoint_args(
         self, training_args: TrainingArguments, trainer_state: TrainerState
     ) -> None:
-        """Warn in the log of what a resumed run does otherwise than the run that wrote its checkpoint.
+        """Log a warning for arguments of a resumed run that differ from those of its checkpoint.
 
         Mirrors `transformers.Trainer.compare_trainer_and_checkpoint_args` of 4.53.
 
@@ -116,35 +116,35 @@ class LegacyMethods:
         trainer_utils.compare_trainer_and_checkpoint_args(training_args, trainer_state)
 
     def propagate_args_to_deepspeed(self, auto_find_batch_size: bool = False) -> None:
-        """Fill the "auto" values of a DeepSpeed configuration that accelerate has brought along.
+        """Fill the "auto" values of a DeepSpeed configuration that accelerate supplies.
 
         Mirrors `transformers.Trainer.propagate_args_to_deepspeed` of 4.53.
 
         Args:
-            auto_find_batch_size: whether the batch size has just been found, and replaces the one in there.
+            auto_find_batch_size: whether the batch size has just been found, and replaces the configured one.
         """
         deepspeed.propagate_args_to_deepspeed(self.accelerator, self.args, auto_find_batch_size)
 
     def get_sp_size(self) -> int:
-        """Processes that share one sequence. Mirrors `transformers.Trainer.get_sp_size` of 5.23."""
+        """Return the processes of one sequence. Mirrors `transformers.Trainer.get_sp_size` of 5.23."""
         return self._parallel_size("sp_size")
 
     def get_cp_size(self) -> int:
-        """Processes that share one context. Mirrors `transformers.Trainer.get_cp_size` of 5.23."""
+        """Return the processes of one context. Mirrors `transformers.Trainer.get_cp_size` of 5.23."""
         return self._parallel_size("cp_size")
 
     def _parallel_size(self, name: str) -> int:
         return int(getattr(getattr(self.accelerator, "parallelism_config", None), name, 1))
 
     def end(self) -> None:
-        """Finish the trackers, and leave the process group where there is one.
+        """Finish the trackers, and leave the process group if there is one.
 
         Mirrors `transformers.Trainer.end` of 5.23: the last call of a script, as nothing that talks to other
         processes works after it.
         """
         self.accelerator.end_training()
 
-    # Private, and yet called by the subclasses of 2024 that write a whole method anew.
+    # Private, but called by subclasses of 2024 that reimplement a whole method.
 
     def _nested_gather(self, tensors: Output, name: str | None = None) -> Output:
         return trainer_pt_utils.nested_gather(tensors, self.args.parallel_mode, name)
@@ -161,7 +161,7 @@ class LegacyMethods:
 def values_of_4(
     values: tuple[Any, ...], args: TrainingArguments, dataloader: Loader, batch_size: int
 ) -> tuple[Any, ...]:
-    """The result of `set_initial_training_values` of 5.23 as 4.53 gives it.
+    """Convert the result of `set_initial_training_values` of 5.23 to that of 4.53.
 
     Args:
         values: the result.
@@ -177,7 +177,7 @@ def values_of_4(
 
 
 def values_of_5(values: tuple[Any, ...], args: TrainingArguments, batch_size: int) -> tuple[Any, ...]:
-    """The result of `set_initial_training_values` of 4.53 as 5.23 gives it.
+    """Convert the result of `set_initial_training_values` of 4.53 to that of 5.23.
 
     Args:
         values: the result.

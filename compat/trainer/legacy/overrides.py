@@ -1,8 +1,8 @@
-"""Overrides with the signature of an older release, called as the newest one calls.
+"""Calls overrides that have the signature of an older release.
 
-A subclass of 2024 writes `compute_loss(self, model, inputs, return_outputs=False)`; since then HF hands over
-`num_items_in_batch` as well, and such a subclass ends with a TypeError there. Here an override is called with
-what it takes. Signatures are looked at once for each trainer.
+A subclass of 2024 writes `compute_loss(self, model, inputs, return_outputs=False)`; since then HF also passes
+`num_items_in_batch`, and such a subclass fails with a TypeError. Here an override receives only the arguments
+that it takes. Signatures are inspected once for each trainer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "init_hf_repo": (0, ("token", "private")),
     "_get_train_sampler": (1, ()),
 }
-"""How HF calls the methods that have got more parameters since 4.37: how many arguments by position, and
-which by name."""
+"""How HF calls the methods that have gained parameters since 4.37: the number of positional arguments, and
+the keyword arguments."""
 
 BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Adapted:
-    """An override of a trainer, called with no more than it takes.
+    """An override of a trainer, called with only the arguments that it takes.
 
     Args:
-        trainer: the trainer; not kept alive.
+        trainer: the trainer; held weakly.
         name: the method.
     """
 
@@ -54,7 +54,7 @@ class Adapted:
 
     @property
     def _method(self) -> Any:
-        # The instance shows this object under the name; the class has the method.
+        # The instance attribute is this object; the method is on the class.
         return inspect.getattr_static(type(self.trainer), self._name).__get__(
             self.trainer, type(self.trainer)
         )
@@ -70,17 +70,17 @@ class Adapted:
 
 
 class AdaptedStep(Adapted):
-    """A `training_step` of 4.37, which leaves it to accelerate to divide the loss by its window."""
+    """A `training_step` of 4.37, which relies on accelerate to divide the loss by its window."""
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        """Call the override, with its losses divided for it."""
+        """Call the override, and divide its losses."""
         trainer = self.trainer
         with trainer.accelerator.dividing_by(trainer.args.gradient_accumulation_steps):
             return super().__call__(*args, **kwargs)
 
 
 class AdaptedSave(Adapted):
-    """A `_save_checkpoint` of 4.37, which is given the metrics of the evaluation at the same step."""
+    """A `_save_checkpoint` of 4.37, which takes the metrics of the evaluation at the same step."""
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the override, with `metrics`."""
@@ -91,11 +91,11 @@ KINDS = {"training_step": AdaptedStep}
 
 
 def adapt_overrides(trainer: Any, own: type) -> None:
-    """Have a trainer call the overrides of older releases with what they take.
+    """Have a trainer call the overrides of older releases with the arguments that they take.
 
     Args:
         trainer: the trainer.
-        own: the class of ours whose methods are overridden.
+        own: the class whose methods are overridden.
     """
     for name, (positions, names) in CALLS.items():
         if _is_overridden(trainer, own, name) and not _can_be_called(trainer, name, positions, names):

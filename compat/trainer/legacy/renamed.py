@@ -1,4 +1,4 @@
-"""Parameters under the names that they had in older releases."""
+"""Parameters under their names of older releases."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def accept_renamed(values: dict[str, Any], old: str, new: str, where: str) -> No
 
     Args:
         values: the keyword arguments of a call; `old` becomes `new` among them.
-        old: the older name; a value of None counts as not given.
-        new: the name of today.
+        old: the older name; a value of None counts as not passed.
+        new: the current name.
         where: the callable, for messages.
 
     Raises:
@@ -34,7 +34,7 @@ def accept_renamed(values: dict[str, Any], old: str, new: str, where: str) -> No
 
 
 def takes_tokenizer(signature: inspect.Signature) -> Callable[[Any], Any]:
-    """Show our constructor with the signature of HF's, and `tokenizer` at its end.
+    """Give our constructor the signature of HF's, with `tokenizer` at its end.
 
     Args:
         signature: of HF's constructor of the installed release.

@@ -1,7 +1,7 @@
-"""What `accelerate launch` has asked for, said as HF arguments.
+"""Converts the settings of `accelerate launch` to HF arguments.
 
-accelerate hands its flags and its configuration file to the script as variables, and reads them where HF's
-arguments say nothing. `as_launched` reads them the same way: what it returns are the arguments of the run.
+accelerate passes its flags and its configuration file to the script as variables, and reads them where HF's
+arguments set nothing. `as_launched` reads them in the same way, and returns the arguments of the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def as_launched(args: TrainingArguments, facts: Facts, defaults: Mapping[str, Any]) -> AsLaunched:
-    """The arguments of a run that `accelerate launch` has started.
+    """Return the arguments of a run that `accelerate launch` has started.
 
     Mirrors what `accelerate.Accelerator` and the plugins in `accelerate.utils.dataclasses` read from their
     variables, when `transformers.Trainer` builds them.
@@ -48,7 +48,7 @@ def as_launched(args: TrainingArguments, facts: Facts, defaults: Mapping[str, An
 
 
 def _effective(override: LauncherOverride, facts: Facts) -> LauncherOverride | None:
-    """`override` as it is with these devices; None where that is nothing."""
+    """Adapt `override` to these devices; None if nothing remains."""
     name, _, entry = override.field.partition(".")
     if name == "use_cpu" and facts.device_type != "cpu":
         return None
@@ -122,7 +122,7 @@ _OVERRIDES = (_precision, _compilation, deepspeed_overrides, fsdp_overrides, _pa
 
 
 def problems(args: AsLaunched, variables: Mapping[str, str]) -> Iterator[str]:
-    """What the launcher asks for and cannot have, or what contradicts the arguments.
+    """Yield the launcher's settings that are not supported, or that contradict the arguments.
 
     Args:
         args: the arguments of the run.

@@ -1,4 +1,4 @@
-"""HF arguments together with what `accelerate launch` has set where they say nothing."""
+"""HF arguments, completed by the settings of `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class AsLaunched:
-    """HF arguments as the run has them: the launcher's word where they say nothing.
+    """The effective HF arguments of a run: with the launcher's values where they set nothing.
 
     Attributes:
-        overrides: all that the launcher has said about them.
+        overrides: all settings of the launcher.
         defaults: argument → default, of the arguments that the installed release has.
     """
 
@@ -43,5 +43,5 @@ class AsLaunched:
         return values[name] if name in values else getattr(self.__dict__["_args"], name)
 
     def is_from_launcher(self, name: str) -> bool:
-        """Whether an argument has its value from the launcher."""
+        """Whether the value of an argument is from the launcher."""
         return name in self._values

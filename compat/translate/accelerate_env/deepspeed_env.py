@@ -1,4 +1,4 @@
-"""What `accelerate launch` says of DeepSpeed, said as `deepspeed`."""
+"""Converts DeepSpeed settings of `accelerate launch` to `deepspeed`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def number(text: str) -> int | float | str:
-    """A number, or the word that stands in its place."""
+    """Convert text to a number, or return it unchanged."""
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
@@ -45,11 +45,11 @@ DEEPSPEED: dict[str, tuple[str, Callable[[str], Any]]] = {
         is_true,
     ),
 }
-"""Variable → the entry of DeepSpeed's configuration that accelerate makes of it, and how it reads it."""
+"""Variable → the entry of DeepSpeed's configuration that accelerate creates from it, and its parser."""
 
 
 def deepspeed_config(variables: Mapping[str, str]) -> str | dict[str, Any]:
-    """The configuration that accelerate makes of its variables: a file's name, or the entries themselves."""
+    """Return the configuration that accelerate builds from its variables: a file name, or the entries."""
     if DEEPSPEED_FILE in variables:
         return variables[DEEPSPEED_FILE]
     config: dict[str, Any] = {
@@ -72,7 +72,7 @@ def deepspeed_config(variables: Mapping[str, str]) -> str | dict[str, Any]:
 def deepspeed_overrides(
     args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
-    """What the launcher says of DeepSpeed."""
+    """Return the launcher's settings of DeepSpeed."""
     details = named(variables, DEEPSPEED_FILE, *DEEPSPEED)
     if not is_true(variables.get(USE_DEEPSPEED)):
         return
@@ -80,7 +80,7 @@ def deepspeed_overrides(
         said = (*named(variables, USE_DEEPSPEED), *details)
         yield LauncherOverride("deepspeed", deepspeed_config(variables), said)
     elif details:
-        # Alone, the switch may be HF's own: transformers 4 sets it where the arguments ask for DeepSpeed.
+        # The switch alone may be HF's own: transformers 4 sets it if the arguments request DeepSpeed.
         yield LauncherOverride("deepspeed", deepspeed_config(variables), details, holds=False)
 
 
@@ -88,7 +88,7 @@ MATCHES = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps",
     "ACCELERATE_GRADIENT_CLIPPING": "max_grad_norm",
 }
-"""What HF wants to be the same in DeepSpeed's configuration and in its arguments."""
+"""Entries that HF requires to be equal in DeepSpeed's configuration and in its arguments."""
 
 IN_FILE_ALONE = frozenset(
     {
@@ -97,11 +97,11 @@ IN_FILE_ALONE = frozenset(
         *("offload_optimizer_nvme_path", "mixed_precision"),
     }
 )
-"""Entries of accelerate's configuration that accelerate refuses beside a file of DeepSpeed's."""
+"""Entries of accelerate's configuration that accelerate refuses together with a DeepSpeed file."""
 
 
 def deepspeed_problems(args: AsLaunched, variables: Mapping[str, str]) -> Iterator[str]:
-    """What HF and accelerate refuse of DeepSpeed that was launched."""
+    """Yield the launcher's DeepSpeed settings that HF and accelerate refuse."""
     if args.fsdp and not args.is_from_launcher("fsdp"):
         yield (
             f"`fsdp={args.fsdp!r}`: `accelerate launch` asks for DeepSpeed ({USE_DEEPSPEED}=true), and both "

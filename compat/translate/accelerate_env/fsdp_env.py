@@ -1,4 +1,4 @@
-"""What `accelerate launch` says of FSDP, said as `fsdp` and `fsdp_config`."""
+"""Converts FSDP settings of `accelerate launch` to `fsdp` and `fsdp_config`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _strategy(text: str) -> str:
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable that says an entry of `fsdp_config`.
+    """A variable that sets an entry of `fsdp_config`.
 
     Attributes:
         name: its name, without the prefix `FSDP_`.
         entry: the entry.
         read: text → value.
-        version: the version of FSDP that has it; both where 0.
+        version: the version of FSDP that has it; 0 for both.
     """
 
     name: str
@@ -62,10 +62,10 @@ FSDP = (
     Variable("IGNORED_MODULES", "ignored_modules", str),
     Variable("STATE_DICT_TYPE", "state_dict_type", str),
 )
-"""What `accelerate launch` says of FSDP, entry by entry."""
+"""The FSDP variables of `accelerate launch`, by entry."""
 
 POLICY_OF = {"min_num_params": "SIZE_BASED_WRAP", "transformer_layer_cls_to_wrap": "TRANSFORMER_BASED_WRAP"}
-"""Entries that count under one policy alone."""
+"""Entries that apply to only one policy."""
 
 IMPLIED: dict[str, Any] = {
     "backward_prefetch": "NO_PREFETCH",
@@ -102,7 +102,7 @@ def fsdp_overrides(
 
 
 def _entries(variables: Mapping[str, str], version: int, policy: str) -> Iterator[tuple[str, str, Any]]:
-    """Variable, entry and value, of what counts in this version and with this policy."""
+    """Yield variable, entry and value of the settings for this version and policy."""
     for variable in FSDP:
         name = f"FSDP_{variable.name}"
         counts = variable.version in {0, version} and POLICY_OF.get(variable.entry, policy) == policy
@@ -113,9 +113,9 @@ def _entries(variables: Mapping[str, str], version: int, policy: str) -> Iterato
 def _fsdp_beside(
     args: TrainingArguments, variables: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> Iterator[LauncherOverride]:
-    """What the launcher says of FSDP where the arguments ask for it as well: they win, entry by entry."""
+    """Return the launcher's FSDP settings if the arguments also request FSDP and take precedence."""
     own = fsdp_config(args)
-    # What is off or none there is not handed on to accelerate, which then reads its variable.
+    # Entries that are off or None there are not passed to accelerate, which then reads its variable.
     said = {k: v for k, v in own.items() if v or k not in {"cpu_offload", "min_num_params"}}
     implied = _implied_by_hf(args, own, defaults)
     policy = {**implied, **said}.get("auto_wrap_policy") or variables.get("FSDP_AUTO_WRAP_POLICY", "")

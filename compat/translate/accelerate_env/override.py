@@ -1,4 +1,4 @@
-"""What a launcher has said about one argument, and the names of its variables."""
+"""The setting of a launcher for one argument, and the names of its variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRECISION, DYNAMO, DEEPSPEED_FILE = (
 
 
 def is_true(text: str | None) -> bool:
-    """Whether a variable says yes."""
+    """Whether a variable is true."""
     return (text or "").lower() in TRUE
 
 
@@ -29,10 +29,10 @@ class LauncherOverride:
 
     Attributes:
         field: the argument; `fsdp_config.` and an entry for one of those.
-        value: what the launcher has said about it.
-        variables: how, as NAME=value.
-        holds: whether that holds; otherwise the arguments have said something else, and win.
-        because: why it has no effect, where it has none.
+        value: the launcher's value.
+        variables: the variables that set it, as NAME=value.
+        holds: whether it applies; otherwise the arguments set another value, which takes precedence.
+        because: why it has no effect, if it has none.
     """
 
     field: str
@@ -43,7 +43,7 @@ class LauncherOverride:
 
     @property
     def note(self) -> str:
-        """Where the value comes from, for a reader."""
+        """The source of the value, for display."""
         said = ", ".join(self.variables)
         if self.because:
             return f"`accelerate launch` asks for it ({said}): {self.because}"
@@ -55,5 +55,5 @@ class LauncherOverride:
 
 
 def named(variables: Mapping[str, str], *names: str) -> tuple[str, ...]:
-    """Those of the variables that are set, as NAME=value."""
+    """Return the variables that are set, as NAME=value."""
     return tuple(f"{name}={variables[name]}" for name in names if name in variables)

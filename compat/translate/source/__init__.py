@@ -1,4 +1,4 @@
-"""A plan as a Lightning script of its own, for those who leave the HF API behind."""
+"""Renders a plan as a standalone Lightning script, for users who leave the HF API."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def source(plan: LightningPlan) -> str:
-    """The text of a script that trains as the plan says.
+    """Return the text of a script that trains according to the plan.
 
     It needs torch, Lightning and public helpers of transformers. With one process, its training losses are
-    those of HF's Trainer to the bit.
+    bit-identical to those of HF's Trainer.
 
     Args:
         plan: the plan.

@@ -1,4 +1,4 @@
-"""What stands around a script's classes: its docstring, its imports and its last lines."""
+"""The parts of a script around its classes: its docstring, its imports and its last lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan says about a script: the small decisions that several parts of the text share."""
+"""Decisions about a script that several parts of its text share."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ SCHEDULERS_WITH_METRICS = {"reduce_lr_on_plateau", "greedy"}
 
 
 class Recipe:
-    """A plan, seen by one who writes a script.
+    """The properties of a plan that determine the script.
 
     Args:
         plan: the plan.
@@ -99,7 +99,7 @@ class Recipe:
         self.values: dict[str, Any] = {s.field: plain(s.value) for s in plan.settings}
 
     def get(self, name: str, default: object = None) -> Any:
-        """The value of an argument; `default` where this release lacks it."""
+        """Return the value of an argument; `default` if this release lacks it."""
         return self.values.get(name, default)
 
     @cached_property
@@ -167,7 +167,7 @@ class Recipe:
 
     @property
     def max_steps(self) -> int | None:
-        """Update steps of the run, where the arguments alone tell."""
+        """Update steps of the run, if the arguments alone determine them."""
         return int(self.values["max_steps"]) if self.values["max_steps"] > 0 else None
 
     @property
@@ -183,7 +183,7 @@ class Recipe:
         return str(math.ceil(self.max_steps * value)) if self.max_steps else f"math.ceil({value} * steps)"
 
     def not_carried_over(self) -> list[str]:
-        """The changed arguments that a script cannot honour, by name."""
+        """Return the names of changed arguments that a script does not support."""
         return sorted({s.field for s in self.plan.changed() if s.field and not self._is_carried(s)})
 
     def _is_carried(self, setting: Setting) -> bool:
@@ -203,7 +203,7 @@ class Recipe:
         """Whether `lightning={...}` asks for a flag that the script can write down."""
         value = self.plan.flags.get(name)
         if name == "strategy":
-            # An object, which a plan knows by its class alone.
+            # An object, of which a plan contains only the class.
             return "." not in str(value)
         return name in (*FLAGS, *MACHINE) and value is not None
 

@@ -285,7 +285,7 @@ class TextEnvironment:
         if tool is None or query is None:
             return f"Unknown tool call: {request}"
         try:
-            # An unknown tool is told by its name alone, as the error of a dict.
+            # The error for an unknown tool is only its name, like the KeyError of a dict.
             return str(self.tools[tool](query))
         except Exception as error:  # noqa: BLE001 (the model is told, and may do better)
             return f"Tool error: {error}"

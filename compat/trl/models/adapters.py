@@ -28,13 +28,13 @@ _ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Loading:
-    """One model that is loaded by its name, and what else lies under that name.
+    """One model that is loaded by its name, and the other files under that name.
 
     Args:
         auto_class: loads the model.
         source: folder, or name on the Hub, of a model or an adapter.
-        model_args: handed to transformers.
-        kwargs: likewise.
+        model_args: passed to transformers.
+        kwargs: passed to transformers.
     """
 
     def __init__(

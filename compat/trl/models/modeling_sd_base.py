@@ -294,8 +294,8 @@ def pipeline_step(
     Args:
         self: a `StableDiffusionPipeline` with a `DDIMScheduler`.
         prompt: what images shall show; or `prompt_embeds`.
-        height: of images, in pixels; the U-Net's own if left out.
-        width: likewise.
+        height: the height of images, in pixels; the U-Net's own if omitted.
+        width: the width of images, in pixels; the U-Net's own if omitted.
         num_inference_steps: number of steps.
         guidance_scale: weight of the prompt; above 1 the U-Net runs with and without it.
         negative_prompt: what images shall not show; or `negative_prompt_embeds`.
@@ -304,9 +304,9 @@ def pipeline_step(
         generator: draws the first latents.
         latents: the first latents, (batch, channels, height, width); drawn if left out.
         prompt_embeds: embedded prompts, (batch, length, hidden).
-        negative_prompt_embeds: likewise.
+        negative_prompt_embeds: embedded negative prompts, of the same shape.
         output_type: form of the images: "pil", "np", "pt", or "latent".
-        return_dict: not looked at.
+        return_dict: ignored.
         callback: called with number, timestep and latents of a step.
         callback_steps: number of steps from one call to the next.
         cross_attention_kwargs: handed to the attention processors.
@@ -437,7 +437,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
             return
         self._save_lora(self.unet, output_dir)
         adapted = self.unet
-        # The U-Net is saved as it was: with adapters in it, nobody could load it by its names.
+        # The U-Net is saved without adapters: with them, its names could not be loaded.
         self.sd_pipeline.unet = bare = copy.deepcopy(adapted)
         try:
             bare.unload_lora()
@@ -526,7 +526,7 @@ def _needs_peft() -> None:
 
 
 def _load_lora(unet: UNet2DConditionModel, path: str) -> None:
-    """Puts saved weights into the adapter that is there, so that its optimizer goes on with them."""
+    """Loads saved weights into the existing adapter, so that its optimizer keeps its parameters."""
     from peft.utils import set_peft_model_state_dict
 
     if not os.path.isfile(path):

@@ -112,7 +112,7 @@ class _WithValueHead(PreTrainedModelWrapper):
         return any(hasattr(self.pretrained_model, name) for name in self.lm_head_namings)
 
     def _init_weights(self, **kwargs: Any) -> None:
-        """Draws the head's weights anew, if a strategy was asked for."""
+        """Reinitializes the head's weights, if a strategy was requested."""
         strategy = kwargs.get("v_head_init_strategy")
         if strategy == "normal":
             nn.init.normal_(self.v_head.summary.weight, std=kwargs.get("v_head_initializer_range", 0.2))

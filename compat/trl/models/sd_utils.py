@@ -77,7 +77,7 @@ def convert_state_dict_to_diffusers(
         kwargs: `adapter_name`, which PEFT puts into its names.
 
     Raises:
-        ValueError: nobody is known whose names these are.
+        ValueError: the format of the names is unknown.
     """
     adapter = kwargs.pop("adapter_name", None)
     kind = original_type or _kind(state_dict, "" if adapter is None else f".{adapter}")

@@ -1,4 +1,4 @@
-"""What `DDPOTrainer` is told. Mirrors `trl.trainer.ddpo_config` of 0.7.11."""
+"""The configuration of `DDPOTrainer`. Mirrors `trl.trainer.ddpo_config` of 0.7.11."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class IterativeSFTTrainer(Transformers437Trainer):
 
     Args:
         model: the model.
-        args: training arguments; `max_steps` tells the scheduler how long the run is, in micro-steps.
+        args: training arguments; `max_steps` is the length of the run for the scheduler, in micro-steps.
         tokenizer: the model's; its `truncation_side` is set.
         optimizers: an optimizer and a scheduler; of `args` where None.
         data_collator: `DataCollatorForSeq2Seq` or `DataCollatorForLanguageModeling` where None.

@@ -1,4 +1,4 @@
-"""What `PPOTrainer` is told. Mirrors `trl.trainer.ppo_config` of 0.7.11."""
+"""The configuration of `PPOTrainer`. Mirrors `trl.trainer.ppo_config` of 0.7.11."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class PPOConfig:
         exp_name: name of the experiment: the script's, without `.py`.
         seed: of all random numbers.
         log_with: a tracker of accelerate's: "wandb", "tensorboard".
-        task_name: for the tracker alone.
-        model_name: for the tracker alone.
-        query_dataset: for the tracker alone.
-        reward_model: for the tracker alone.
+        task_name: only for the tracker.
+        model_name: only for the tracker.
+        query_dataset: only for the tracker.
+        reward_model: only for the tracker.
         remove_unused_columns: whether columns of a `datasets.Dataset` go that the model does not take.
         tracker_kwargs: a tracker's name → its arguments.
         accelerator_kwargs: further arguments of `accelerate.Accelerator`.

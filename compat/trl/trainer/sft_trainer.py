@@ -60,7 +60,7 @@ class SFTTrainer(Transformers437Trainer):
         args: training arguments; as in `transformers.Trainer`, and so are `data_collator`, `model_init`,
             `compute_metrics`, `callbacks`, `optimizers` and `preprocess_logits_for_metrics`.
         train_dataset: rows with a text, with what `formatting_func` makes one of, with a chat or with an
-            instruction; torch's datasets are taken as they are.
+            instruction; torch's datasets are used unchanged.
         eval_dataset: the same, or several by name.
         tokenizer: the model's own where None.
         peft_config: an adapter to train in place of the model.
@@ -69,7 +69,7 @@ class SFTTrainer(Transformers437Trainer):
         formatting_func: makes a text of one row where texts are packed, a list of texts of a batch of rows
             where they are not.
         max_seq_length: longest sequence, in tokens; the tokenizer's own, and at most 1024, where None.
-        infinite: has no effect, and warns: `max_steps` tells how long the run is.
+        infinite: has no effect, and warns: `max_steps` sets the length of the run.
         num_of_sequences: about how many sequences are packed at a time.
         chars_per_token: an estimate, by which texts to pack are read.
         dataset_num_proc: processes that tokenize, where texts are not packed.
@@ -225,7 +225,7 @@ class SFTTrainer(Transformers437Trainer):
         append_concat_token: bool = True,
         add_special_tokens: bool = True,
     ) -> Dataset:
-        """Tokenize a dataset; torch's datasets, streams of `datasets` among them, are taken as they are."""
+        """Tokenize a dataset; torch's datasets, including streams of `datasets`, are used unchanged."""
         if dataset is None:
             msg = "The dataset should not be None. Give one."
             raise ValueError(msg)

@@ -314,7 +314,7 @@ def trl_sanitze_kwargs_for_tagging(
     """Add a trainer's tags to what `push_to_hub` is given.
 
     Args:
-        model: tells by its configuration whether Unsloth has patched it, which is a tag too.
+        model: its configuration shows whether Unsloth has patched it, which also becomes a tag.
         tag_names: the trainer's; grows with what is found.
         kwargs: what is given; `tags` is a list, a text, or missing.
 
