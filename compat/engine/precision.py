@@ -202,6 +202,6 @@ class HFPrecision(Precision):
         with _noting_step(inner) as calls:
             self.scaler.step(inner, **kwargs)
         self.scaler.update()
-        # A fused optimizer is called even if gradients overflowed, and skips the step itself; accelerate counts
-        # that as a step. No number is copied from the device.
+        # A fused optimizer is called even if gradients overflowed, and skips the step itself; accelerate
+        # counts that as a step. No number is copied from the device.
         self.step_was_skipped = optimizer.step_was_skipped = not calls
