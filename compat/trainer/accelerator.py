@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from compat.engine.host import TrainerHost
     from compat.engine.session import Session
 
 
@@ -361,11 +362,19 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
 
 
 class AcceleratorAttribute:
-    """`trainer.accelerator`: adopts every accelerator that is assigned, by a subclass as well.
+    """`trainer.accelerator`: wraps what is assigned to it, including an accelerator that a subclass creates.
 
-    Without `__get__`, an instance's value is read as fast as any attribute, several times a step. Before HF's
-    constructor has set it, reading the attribute returns this object.
+    It is read like any attribute of an instance.
     """
+
+    def __get__(self, trainer: TrainerHost | None, owner: type | None = None) -> Any:
+        if trainer is None:
+            return self
+        try:
+            return vars(trainer)["accelerator"]
+        except KeyError:
+            msg = f"{type(trainer).__name__!r} object has no attribute 'accelerator'"
+            raise AttributeError(msg) from None
 
     def __set__(self, trainer: object, accelerator: Accelerator) -> None:
         if issubclass(type(accelerator), accelerate.Accelerator):
@@ -375,12 +384,9 @@ class AcceleratorAttribute:
             accelerator.compute_in(written.get("ACCELERATE_MIXED_PRECISION", "no"))
         vars(trainer)["accelerator"] = accelerator
 
-    def __delete__(self, trainer: object) -> None:
-        vars(trainer).pop("accelerator", None)
-
-    def __getattr__(self, name: str) -> Any:
-        msg = f"the trainer has no accelerator yet, and so no {name!r}: its constructor makes one"
-        raise AttributeError(msg)
+    def __delete__(self, trainer: TrainerHost) -> None:
+        self.__get__(trainer)
+        del vars(trainer)["accelerator"]
 
 
 def _is_in_own_training_step() -> bool:
