@@ -1,4 +1,4 @@
-"""TRL 0.7's interface on Lightning and on today's transformers; `trl` itself need not be installed.
+"""TRL 0.7's interface on Lightning and on current transformers; `trl` itself need not be installed.
 
 Scripts of 2023 and 2024 change one word, `from compat.trl import PPOTrainer`, or none: `compat run script.py`
 finds out that a script is of that time. Modules and names are those of TRL 0.7.11.

@@ -1,4 +1,4 @@
-"""Which package has the TRL names of a script: the installed TRL, or `compat.trl`."""
+"""Determines which package has the TRL names of a script: the installed TRL or `compat.trl`."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def _supports(package: str, use: Use) -> bool:
         return False
     if use.member and isinstance(found, type):
         kinds = [found, *(_find(package, path) for path in use.others)]
-        # Attributes from a constructor are invisible here: only 0.7.11's methods and fields count.
+        # Attributes set in a constructor are invisible here: only 0.7.11's methods and fields count.
         return any(_has_member(kind, use.member) for kind in kinds) or not _is_member_of_ours(use)
     return not use.keyword or not callable(found) or _accepts(found, use.keyword)
 
 
 def _find(package: str, path: str) -> object:
-    """Resolve a dotted name, and import modules on the way."""
+    """Resolve a dotted name, and import the modules that it contains."""
     try:
         found: object = importlib.import_module(package)
     except ImportError:
