@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WANDB_PADDING = -1
-"""What fills up rows of unequal length when statistics are stacked."""
+"""The padding value of rows of unequal length when statistics are stacked."""
 
 _EPSILON = 1e-8
 

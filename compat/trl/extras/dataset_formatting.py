@@ -27,7 +27,7 @@ FORMAT_MAPPING: dict[str, Any] = {
     "chatml": [{name: Value(dtype="string", id=None) for name in ("content", "role")}],
     "instruction": {name: Value(dtype="string", id=None) for name in ("completion", "prompt")},
 }
-"""The features by which the two kinds are known."""
+"""The features that identify the two kinds of datasets."""
 
 _logger = logging.getLogger(__name__)
 
@@ -180,4 +180,4 @@ _WRITERS: dict[tuple[str, ...], Callable[[Any, list[dict[str, str]]], str]] = {
     ("Blenderbot", "CodeLlama", "GPTSw3", "GPTSan", "GPTNeoXJapanese", "Whisper"): _ask_transformers,
     ("PreTrainedTokenizer",): _write_chatml,
 }
-"""Names of classes begin with these → how they wrote a chat; the first that fits."""
+"""Prefixes of class names → the function that writes a chat in their format; the first match counts."""

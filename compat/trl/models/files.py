@@ -33,10 +33,10 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Where the weights of a wrapped model may lie, the preferred place first."""
+"""Possible weight files of a wrapped model, in the order of preference."""
 
 DOWNLOAD = ("token", "revision", "cache_dir", "local_files_only", "subfolder")
-"""Arguments of `from_pretrained` that also say which files of a repository are meant."""
+"""Arguments of `from_pretrained` that also select the files of a repository."""
 
 _ABSENT = (EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, RepositoryNotFoundError)
 _INDEX = ".index.json"
@@ -49,8 +49,8 @@ _DTYPE = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
 def load_model(auto_class: Any, name: str, *args: object, **kwargs: object) -> PreTrainedModel:
     """Load a model as `from_pretrained` did at the time of TRL 0.7.
 
-    Weights are loaded in float32 unless `torch_dtype` is given (transformers 5 would keep the precision of the
-    file). `load_in_8bit` and `load_in_4bit` are separate arguments.
+    Weights are loaded in float32 unless `torch_dtype` is given; transformers 5 would keep the precision of
+    the file. `load_in_8bit` and `load_in_4bit` are separate arguments.
 
     Args:
         auto_class: the class whose `from_pretrained` is called.
@@ -154,9 +154,9 @@ def read_modules(source: str, modules: Iterable[str], **download: object) -> dic
 def draw_as_then(model: PreTrainedModel, source: str, **download: object) -> None:
     """Draw the random numbers that loading a model with tied embeddings drew at the time of TRL 0.7.
 
-    Layers that share the embeddings' weights are not in the file. They were initialized before they were tied.
-    A head or an adapter that is initialized afterwards, from a seed that was set before, gets the same weights
-    only if these numbers have been drawn.
+    Layers that share the embeddings' weights are not in the file. They were initialized before they were
+    tied. A head or an adapter that is initialized afterwards, from a seed that was set before, gets the same
+    weights only if these numbers have been drawn.
 
     Args:
         model: the loaded model.

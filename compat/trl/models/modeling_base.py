@@ -42,7 +42,7 @@ LAYER_PATTERNS = [
     "gpt_neox.layers.{layer}",
     "model.layers.{layer}",
 ]
-"""How the layers of known models are named, `{layer}` being a layer's number."""
+"""Layer names of known models, with `{layer}` for the number of a layer."""
 
 _LOG = logging.getLogger(__name__)
 _ADAPTER_WEIGHTS = ("adapter_model.bin", "adapter_model.safetensors")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-"""The file in which diffusers keeps LoRA's weights."""
+"""The file in which diffusers stores LoRA weights."""
 
 _ADAPTER = "default"
 _OF_UNET = "unet"
@@ -79,7 +79,7 @@ class DDPOStableDiffusionPipeline:
         self._is_missing("__call__")
 
     def scheduler_step(self, *args: Any, **kwargs: Any) -> DDPOSchedulerOutput:
-        """Take one step, or evaluate a taken one; the arguments are those of the function `scheduler_step`."""
+        """Take one step, or evaluate a taken one; the arguments are those of `scheduler_step`."""
         self._is_missing("scheduler_step")
 
     @property
@@ -94,7 +94,7 @@ class DDPOStableDiffusionPipeline:
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of prompts."""
+        """The tokenizer of the prompts."""
         self._is_missing("tokenizer")
 
     @property
@@ -404,7 +404,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of prompts."""
+        """The tokenizer of the prompts."""
         return self.sd_pipeline.tokenizer
 
     @property

@@ -208,7 +208,7 @@ class _WithValueHead(PreTrainedModelWrapper):
             raise CheckpointError(msg)
 
     def _follow_devices(self, device_map: dict[str, Any]) -> None:
-        """Put the head on the device of the model's last layers, and move the model's outputs to one device."""
+        """Put the head on the device of the last layers, and move the model's outputs to one device."""
         if not _NOT_ON_A_DEVICE.isdisjoint(map(str, device_map.values())):
             msg = (
                 f"`device_map={device_map}`: The model is offloaded on CPU or disk - CPU & disk offloading "
