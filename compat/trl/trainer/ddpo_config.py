@@ -131,5 +131,5 @@ class DDPOConfig:
             raise MissingLibraryError(msg)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values; values inside dictionaries have a path with slashes as their key."""
+        """Return all values; nested ones under paths with slashes."""
         return flatten_dict(dict(vars(self)))

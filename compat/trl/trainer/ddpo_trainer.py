@@ -505,7 +505,7 @@ class DDPOTrainer(BaseTrainer):
         """Train up to a given epoch.
 
         Args:
-            epochs: the number of epochs; `num_epochs` of the configuration if omitted.
+            epochs: the number of that epoch; `num_epochs` of the configuration if omitted.
 
         Raises:
             ValueError: checkpoints would be written, and have no folder.

@@ -200,7 +200,7 @@ class DPOTrainer(Transformers437Trainer):
     def _tokenized(self, dataset: Dataset | dict[str, Dataset] | None) -> Dataset | dict[str, Dataset] | None:
         names = ("tokenize_row", "build_tokenized_answer")
         is_ours = all(getattr(type(self), name) is getattr(DPOTrainer, name) for name in names)
-        # `datasets` pickles the function to find its result in the cache, so the models must not be part of it.
+        # `datasets` pickles the function to find its result in the cache, preferably without the models.
         return dpo_setup.tokenized(
             dataset, self._rows if is_ours else self.tokenize_row, self.dataset_num_proc
         )

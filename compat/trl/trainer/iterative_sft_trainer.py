@@ -195,7 +195,7 @@ class IterativeSFTTrainer(Transformers437Trainer):
             attention_mask: the same; all ones if None.
             labels: the same. The collator makes those of decoder-only models.
             texts: the samples as texts, instead of `input_ids`.
-            texts_labels: if given, `texts` are used as labels, as in TRL 0.7.11.
+            texts_labels: if given, the `texts` themselves are the labels, as in TRL 0.7.11.
 
         Raises:
             ValueError: neither tensors nor texts are given, or they are not lists; an encoder-decoder model
@@ -262,7 +262,7 @@ class IterativeSFTTrainer(Transformers437Trainer):
             # As accelerate did: users read gradients after a step, and none of them may become None.
             self.optimizer.zero_grad(set_to_none=False)
             if accelerator.sync_gradients and self.lr_scheduler is not None:
-                # As accelerate does: a schedule counts samples, and a step of several processes has more of them.
+                # As accelerate does: a schedule counts samples, and several processes use more per step.
                 for _ in range(1 if accelerator.split_batches else accelerator.num_processes):
                     self.lr_scheduler.step()
             self.state.global_step += 1
