@@ -84,8 +84,7 @@ def add_suffix(input_dict: dict[str, Any], suffix: str) -> dict[str, Any]:
 def pad_to_size(tensor: torch.Tensor, size: int, dim: int = 1, padding: int = 50256) -> torch.Tensor:
     """Pad the last dimension on the right until dimension `dim` has `size` entries.
 
-    As in TRL it is always the last dimension that grows, whatever `dim` says; a `size` below the present
-    one cuts it.
+    As in TRL, the last dimension is padded, whatever `dim` is. A `size` below the current one truncates it.
     """
     missing = size - tensor.shape[dim]
     return pad(tensor, (0, missing), "constant", padding) if missing else tensor
@@ -194,7 +193,7 @@ def respond_to_batch(
 def set_seed(seed: int) -> None:
     """Seed `random`, numpy and torch, on the CPU and on every device of the available kind."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 the global generator is what is asked for
+    np.random.seed(seed)  # noqa: NPY002 the purpose is to seed the global generator
     torch.manual_seed(seed)
     _device_module().manual_seed_all(seed)
 

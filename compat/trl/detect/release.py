@@ -30,7 +30,7 @@ def installed_release() -> str:
 def missing_from_installed(used: set[Use], installed: str = TRL) -> list[Use]:
     """Return the uses that the installed TRL lacks if `compat.trl` has all uses; otherwise nothing.
 
-    If a module or class is missing, its members are left out of the list.
+    If a module or class is missing, its members are omitted from the list.
 
     Args:
         used: the uses of a script.

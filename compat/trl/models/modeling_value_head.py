@@ -156,7 +156,7 @@ class _WithValueHead(PreTrainedModelWrapper):
 
         For a PEFT model, return only those of the head: PEFT saves the rest.
         """
-        options = {**dict(zip(_OF_STATE_DICT, args)), **kwargs}  # noqa: B905 (the last ones are left out)
+        options = {**dict(zip(_OF_STATE_DICT, args)), **kwargs}  # noqa: B905 (the last ones may be missing)
         prefix = options.pop("prefix", "")
         if not self.is_peft_model:
             options["destination"] = self.pretrained_model.state_dict(**options, prefix=prefix)
