@@ -400,7 +400,7 @@ class PPOTrainer(BaseTrainer):
         return ppo_statistics.stack_minibatches(collected)
 
     def _early_stop(self, policykl: Tensor) -> bool:
-        """Whether the KL divergence, averaged over processes, exceeds 1.5 times `target_kl`."""
+        """Whether to stop early: the mean KL divergence of all processes exceeds 1.5 times `target_kl`."""
         if not self.config.early_stopping:
             return False
         if self.is_distributed:
