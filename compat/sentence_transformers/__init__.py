@@ -1,8 +1,8 @@
-"""Sentence Transformers on Lightning: its trainers and their arguments, under their own names.
+"""Sentence Transformers on Lightning: its trainers and their arguments, under the same names.
 
-`from compat.sentence_transformers import SentenceTransformerTrainer` is the one line that a script changes.
-Every trainer and every class of arguments of the installed release is there, `MultiVectorEncoderTrainer` of
-6.2 for one, put on ours by `compat.on_lightning`; any other public name is Sentence Transformers' own.
+`from compat.sentence_transformers import SentenceTransformerTrainer` is the only line that a script changes.
+Every trainer and every arguments class of the installed release, for example `MultiVectorEncoderTrainer` of
+6.2, is adapted by `compat.on_lightning`. All other public names are those of Sentence Transformers.
 """
 
 from __future__ import annotations

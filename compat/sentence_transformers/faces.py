@@ -1,4 +1,4 @@
-"""Sentence Transformers' names: its trainers and arguments on ours, all others unchanged."""
+"""The names of Sentence Transformers: its trainers and arguments based on ours, all others unchanged."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ HOMES = (
     f"{LIBRARY}.base.trainer",
     f"{LIBRARY}.base.training_args",
 )
-"""Where a name is looked up, one after the other; a release may lack some."""
+"""The modules in which a name is looked up, in this order; a release may lack some."""
 
 _ABSENT = object()
 
 
 @functools.cache
 def face(name: str) -> Any:
-    """What a name of Sentence Transformers' stands for here.
+    """Return the object that a name of Sentence Transformers refers to here.
 
     Args:
-        name: a public name, or that of one of its modules.
+        name: a public name, or the name of a module.
 
     Returns:
-        A trainer or a class of arguments on Lightning, or whatever else has the name there.
+        A trainer or an arguments class on Lightning, or the unchanged object of that name.
 
     Raises:
         MissingLibraryError: Sentence Transformers is not installed.
-        AttributeError: it has no such name.
+        AttributeError: Sentence Transformers has no such name.
     """
     _check_installed()
     found = next((value for value in _values(name) if value is not _ABSENT), _ABSENT)
@@ -57,7 +57,8 @@ def face(name: str) -> Any:
     ours = on_lightning(found)
     if not issubclass(ours, Trainer):
         return ours
-    # Ours by name: `compat.uninstall()` takes it from under a class that `compat.install()` has put on it.
+    # `Trainer` is named explicitly, because `compat.uninstall()` removes it from the bases of a class that
+    # `compat.install()` has changed.
     return posing_as(found, (OlderMethods, ours, Trainer), (face, (name,)))
 
 
@@ -75,15 +76,15 @@ def _check_installed() -> None:
 
 
 def _values(name: str) -> Iterator[Any]:
-    """What has the name, modules last: `losses` is one of the library, and one of some of its parts."""
+    """Yield the objects of a name, modules last: the library and some of its parts have a `losses`."""
     found = [getattr(_module(home), name, _ABSENT) for home in HOMES]
     yield from (value for value in found if not isinstance(value, ModuleType))
-    # Where a release has moved its modules, it warns of the older place.
+    # A release that has moved its modules warns about the older path.
     yield _module(f"{LIBRARY}.sentence_transformer.{name}") or _module(f"{LIBRARY}.{name}") or _ABSENT
 
 
 def _module(name: str) -> ModuleType | None:
-    """A module of the installed release; None where it has none of that name."""
+    """Import a module of the installed release; return None if there is none of that name."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Methods of Sentence Transformers' trainers that a release has renamed, or given other parameters."""
+"""Trainer methods of Sentence Transformers that a release has renamed, or given other parameters."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class OlderMethods:
-    """What trainers of Sentence Transformers 5.1 have, and later ones lack.
+    """Methods of the trainers of Sentence Transformers 5.1 that later releases lack.
 
-    There, prompts and routes were handed from method to method; today they are read from the arguments.
+    In 5.1, prompts and routes are passed from method to method; later releases read them from the arguments.
     """
 
     args: Any
@@ -34,9 +34,9 @@ class OlderMethods:
 
         Args:
             dataset: a dataset, or a dict of datasets.
-            positional: the installed release's own parameters; `dataset_name` for one.
-            prompts: those to prepare for; the arguments' where None.
-            router_mapping: the routes to prepare for; the arguments' where None.
+            positional: parameters of the installed release, for example `dataset_name`.
+            prompts: the prompts to prepare for; by default those of the arguments.
+            router_mapping: the routes to prepare for; by default those of the arguments.
             named: as `positional`.
         """
         with self._asked_for(prompts=prompts, router_mapping=router_mapping):
@@ -50,14 +50,14 @@ class OlderMethods:
         router_mapping: Any = None,
         dataset_name: str | None = None,
     ) -> Dataset | DatasetDict:
-        """Tell each sample of a dict of datasets where it comes from, if a loss, a prompt or a route asks.
+        """Add the dataset name to each sample of a dict of datasets, if a loss, prompt or route needs it.
 
         Mirrors `sentence_transformers.SentenceTransformerTrainer.maybe_add_dataset_name_column` of 5.1.
 
         Args:
             dataset: a dataset, or a dict of datasets.
-            prompts: those to prepare for; the arguments' where None.
-            router_mapping: the routes to prepare for; the arguments' where None.
+            prompts: the prompts to prepare for; by default those of the arguments.
+            router_mapping: the routes to prepare for; by default those of the arguments.
             dataset_name: the name of a single dataset.
         """
         trainer: Any = self
@@ -68,7 +68,7 @@ class OlderMethods:
 
     @contextlib.contextmanager
     def _asked_for(self, **asked: Any) -> Iterator[None]:
-        """Have arguments for the length of a call."""
+        """Set arguments for the duration of a call."""
         before = {name: getattr(self.args, name) for name, value in asked.items() if value is not None}
         for name in before:
             setattr(self.args, name, asked[name])

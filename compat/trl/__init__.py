@@ -1,7 +1,7 @@
-"""TRL 0.7's interface on Lightning and on today's transformers; `trl` itself need not be installed.
+"""TRL 0.7's interface on Lightning and on current transformers; `trl` itself need not be installed.
 
 Scripts of 2023 and 2024 change one word, `from compat.trl import PPOTrainer`, or none: `compat run script.py`
-finds out that a script is of that time. Modules and names are those of TRL 0.7.11.
+detects that a script is of that time. Modules and names are those of TRL 0.7.11.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from compat.trl.lazy import lazily
 
 __version__ = "0.7.11"
-"""The release whose interface this is: scripts of that time compare it."""
+"""The release that this package mirrors; scripts of that time compare it."""
 
 HOMES = {
     "core": ("set_seed",),
@@ -50,9 +50,9 @@ HOMES = {
     ),
     "trainer.utils": ("get_kbit_device_map", "get_peft_config", "get_quantization_config"),
 }
-"""A module → the names that TRL 0.7.11 offers of it at its root."""
+"""Module → the names that TRL 0.7.11 exports from it at its root."""
 
 MODULES = ("core", "environment", "extras", "import_utils", "models", "trainer")
-"""The modules that are there once TRL 0.7.11 has been imported."""
+"""The modules that `import trl` makes available in TRL 0.7.11."""
 
 __all__, __getattr__, __dir__ = lazily(__name__, HOMES, MODULES, lambda name: "DDPO" in name)

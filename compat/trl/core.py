@@ -1,4 +1,4 @@
-"""The small functions on tensors and on dicts of statistics that TRL's trainers are made of.
+"""Helper functions of TRL's trainers, on tensors and on dicts of statistics.
 
 Mirrors `trl/core.py` of TRL 0.7.11. Sums and means are taken in the same order as there, so that figures
 are equal to the bit.
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 WANDB_PADDING = -1
-"""What fills up rows of unequal length when statistics are stacked."""
+"""The padding value of rows of unequal length when statistics are stacked."""
 
 _EPSILON = 1e-8
 
 
 def flatten_dict(nested: dict[str, Any], sep: str = "/") -> dict[str, Any]:
-    """Returns one flat dict whose keys are the paths through `nested`, joined by `sep`.
+    """Return one flat dict whose keys are the paths through `nested`, joined by `sep`.
 
     Raises:
         ValueError: a key contains `sep`, so that paths could no longer be told apart.
@@ -55,7 +55,7 @@ def flatten_dict(nested: dict[str, Any], sep: str = "/") -> dict[str, Any]:
 
 
 def convert_to_scalar(stats: dict[str, Any]) -> dict[str, Any]:
-    """Turns tensors and arrays of shape () or (1,) into numbers and leaves all other values unchanged."""
+    """Convert tensors and arrays of shape () or (1,) to numbers; leave all other values unchanged."""
     return {
         key: value.item()
         if isinstance(value, torch.Tensor | np.ndarray) and tuple(value.shape) in ((), (1,))
@@ -65,7 +65,7 @@ def convert_to_scalar(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack_dicts(stats_dicts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stacks tensors key by key: (dicts, longest), each flattened and filled up with `WANDB_PADDING`."""
+    """Stack tensors key by key: (dicts, longest), each flattened and padded with `WANDB_PADDING`."""
     return {
         key: pad_sequence(
             [torch.flatten(stats[key]) for stats in stats_dicts],
@@ -77,24 +77,23 @@ def stack_dicts(stats_dicts: list[dict[str, torch.Tensor]]) -> dict[str, torch.T
 
 
 def add_suffix(input_dict: dict[str, Any], suffix: str) -> dict[str, Any]:
-    """Returns the dict with `suffix` at the end of each key."""
+    """Return the dict with `suffix` appended to each key."""
     return {f"{key}{suffix}": value for key, value in input_dict.items()}
 
 
 def pad_to_size(tensor: torch.Tensor, size: int, dim: int = 1, padding: int = 50256) -> torch.Tensor:
-    """Fills the last dimension up on its right until dimension `dim` has `size` entries.
+    """Pad the last dimension on the right until dimension `dim` has `size` entries.
 
-    As in TRL it is always the last dimension that grows, whatever `dim` says; a `size` below the present
-    one cuts it.
+    As in TRL, the last dimension is padded, whatever `dim` is. A `size` below the current one truncates it.
     """
     missing = size - tensor.shape[dim]
     return pad(tensor, (0, missing), "constant", padding) if missing else tensor
 
 
 def logprobs_from_logits(logits: torch.Tensor, labels: torch.Tensor, gather: bool = True) -> torch.Tensor:
-    """Log-probabilities of `labels`, (batch, length), under logits of shape (batch, length, vocab).
+    """Return the log-probabilities of `labels`, (batch, length), under logits (batch, length, vocab).
 
-    With `gather=False` those of the whole vocabulary: (batch, length, vocab).
+    With `gather=False`, return those of the whole vocabulary: (batch, length, vocab).
     """
     logprobs = log_softmax(logits, dim=2)
     return logprobs.gather(2, labels.unsqueeze(2)).squeeze(-1) if gather else logprobs
@@ -108,26 +107,26 @@ def _whitened(
 
 
 def whiten(values: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
-    """Scales to unit (unbiased) variance, and to zero mean unless `shift_mean` is off."""
+    """Scale values to unit (unbiased) variance, and to zero mean unless `shift_mean` is False."""
     return _whitened(values, values.mean(), values.var(), shift_mean=shift_mean)
 
 
 def masked_mean(values: Any, mask: Any, axis: int | tuple[int, ...] | None = None) -> Any:
-    """Mean of what `mask` marks with 1, over everything or along `axis`; nan where nothing is marked.
+    """Return the mean of the values whose mask is 1, overall or along `axis`; nan if there are none.
 
     Values and mask are tensors or arrays.
     """
     if axis is None:
         return (values * mask).sum() / mask.sum()
-    # Both torch and numpy call it so.
+    # The argument has this name in both torch and numpy.
     return (values * mask).sum(axis=axis) / mask.sum(axis=axis)
 
 
 def masked_var(values: torch.Tensor, mask: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
-    """Variance of what `mask` marks; the unbiased one of a single marked value is not a number.
+    """Return the variance of the values whose mask is 1; the unbiased variance of a single value is nan.
 
     Raises:
-        ValueError: nothing is marked, and the unbiased variance was asked for.
+        ValueError: the mask is all zero, and the unbiased variance was requested.
     """
     variance: torch.Tensor = masked_mean((values - masked_mean(values, mask)) ** 2, mask)
     if not unbiased:
@@ -143,29 +142,29 @@ def masked_var(values: torch.Tensor, mask: torch.Tensor, unbiased: bool = True) 
 
 
 def masked_whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
-    """`whiten` with the mean and the variance of what `mask` marks; all values are scaled."""
+    """Whiten all values with the mean and the variance of those whose mask is 1; see `whiten`."""
     return _whitened(values, masked_mean(values, mask), masked_var(values, mask), shift_mean=shift_mean)
 
 
 def clip_by_value(x: torch.Tensor, tensor_min: torch.Tensor, tensor_max: torch.Tensor) -> torch.Tensor:
-    """Clips each entry of `x` between the entries of two tensors of a shape that broadcasts to its own."""
+    """Clip each entry of `x` between the entries of two tensors of a shape that broadcasts to its own."""
     return torch.max(torch.min(x, tensor_max), tensor_min)
 
 
 def entropy_from_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of the distribution over the last dimension of `logits`."""
+    """Return the entropy, in nats, of the distribution over the last dimension of `logits`."""
     return torch.logsumexp(logits, dim=-1) - (softmax(logits, dim=-1) * logits).sum(dim=-1)
 
 
 def average_torch_dicts(list_of_dicts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Returns the mean over the dicts, key by key; shapes do not change."""
+    """Return the mean over the dicts, key by key; shapes do not change."""
     return {
         key: torch.stack([entries[key] for entries in list_of_dicts]).mean(dim=0) for key in list_of_dicts[0]
     }
 
 
 def stats_to_np(stats_dict: dict[str, Any]) -> dict[str, Any]:
-    """Turns tensors into arrays (bfloat16 into float32, which numpy knows) and scalars into floats."""
+    """Convert tensors to arrays (bfloat16, which numpy lacks, to float32) and scalars to floats."""
     arrays = {}
     for key, value in stats_dict.items():
         if isinstance(value, torch.Tensor):
@@ -180,9 +179,9 @@ def stats_to_np(stats_dict: dict[str, Any]) -> dict[str, Any]:
 def respond_to_batch(
     model: nn.Module, queries: torch.Tensor, txt_len: int = 20, top_k: int = 0, top_p: float = 1.0
 ) -> torch.Tensor:
-    """Samples `txt_len` tokens behind each query: (batch, length) to (batch, `txt_len`).
+    """Sample `txt_len` tokens after each query: (batch, length) to (batch, `txt_len`).
 
-    Each token takes one draw of `torch.multinomial` for the whole batch, and no cache is used.
+    Each step calls `torch.multinomial` once for the whole batch. No cache is used.
     """
     tokens = queries
     for _ in range(txt_len):
@@ -192,9 +191,9 @@ def respond_to_batch(
 
 
 def set_seed(seed: int) -> None:
-    """Seeds `random`, numpy and torch, on the CPU and on every device of the kind that is there."""
+    """Seed `random`, numpy and torch, on the CPU and on every device of the available kind."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 the global generator is what is asked for
+    np.random.seed(seed)  # noqa: NPY002 the purpose is to seed the global generator
     torch.manual_seed(seed)
     _device_module().manual_seed_all(seed)
 
@@ -208,10 +207,10 @@ def _device_module() -> Any:
 
 
 class LengthSampler:
-    """Draws a length between `min_value` and `max_value`, the last one left out, from numpy's generator.
+    """Draws a length from `min_value` (inclusive) to `max_value` (exclusive) with numpy's generator.
 
     Args:
-        min_value: smallest number of tokens.
+        min_value: the smallest number of tokens.
         max_value: one more than the largest number of tokens.
     """
 
@@ -219,16 +218,16 @@ class LengthSampler:
         self.values = list(range(min_value, max_value))
 
     def __call__(self) -> int:
-        """Returns one length."""
+        """Return one length."""
         drawn: int = np.random.choice(self.values)  # noqa: NPY002 as in `set_seed`
         return drawn
 
 
 class PPODecorators:
-    """What PPO's methods are wrapped in.
+    """Decorators of PPO's methods.
 
     Attributes:
-        optimize_device_cache: whether cached memory is released to the device after each wrapped call.
+        optimize_device_cache: whether to release cached memory to the device after each wrapped call.
     """
 
     optimize_device_cache = False
@@ -236,7 +235,7 @@ class PPODecorators:
     @classmethod
     @contextmanager
     def empty_device_cache(cls) -> Iterator[None]:
-        """Empties the device's cache behind the block or function, if `optimize_device_cache` says so."""
+        """Empty the device's cache after the block or function, if `optimize_device_cache` is set."""
         yield
         device = _device_module()
         if cls.optimize_device_cache and device.is_available():
@@ -252,12 +251,12 @@ def randn_tensor(
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
 ) -> torch.Tensor:
-    """Draws normal noise on `device`; with a list of generators, each one draws an entry of the batch.
+    """Draw normal noise on `device`; with a list of generators, each draws one entry of the batch.
 
-    Noise from a generator of the CPU is drawn there and moved, so that it is the same on every device.
+    Noise from a CPU generator is drawn on the CPU and moved, so that it is the same on every device.
 
     Raises:
-        ValueError: a generator of a GPU cannot draw for another kind of device.
+        ValueError: a GPU generator was given for another kind of device.
     """
     target = torch.device(device or "cpu")
     generators = generator if isinstance(generator, list) else [generator]
@@ -271,7 +270,7 @@ def randn_tensor(
 
 
 def _drawing_device(generator: torch.Generator, target: torch.device) -> torch.device:
-    """Returns where `generator` can draw noise that is meant for `target`."""
+    """Return the device on which `generator` can draw noise for `target`."""
     kind = generator.device.type
     if kind == target.type or kind not in ("cpu", "cuda"):
         return target

@@ -1,7 +1,7 @@
 """Checks for optional packages, repeated at each call.
 
 Mirrors `trl/import_utils.py` of TRL 0.7.11. A library that is blocked by `sys.modules[name] = None`
-counts as missing, and so does one that somebody removes while the program runs.
+counts as missing; so does one that is removed while the program runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def is_diffusers_available() -> bool:
 
 
 def is_bitsandbytes_available() -> bool:
-    """Whether bitsandbytes is installed and has a CUDA device to work on."""
+    """Whether bitsandbytes is installed and a CUDA device is available."""
     import torch
 
     return _has("bitsandbytes") and torch.cuda.is_available()
@@ -73,14 +73,14 @@ def is_wandb_available() -> bool:
 
 
 def is_xpu_available() -> bool:
-    """Whether there is an Intel GPU that torch can use."""
+    """Whether torch can use an Intel GPU."""
     from accelerate.utils import is_xpu_available as found
 
     return bool(found())
 
 
 def is_npu_available() -> bool:
-    """Whether there is an Ascend NPU that torch can use."""
+    """Whether torch can use an Ascend NPU."""
     from accelerate.utils import is_npu_available as found
 
     return bool(found())

@@ -1,4 +1,4 @@
-"""Names of a package that are loaded from its modules when they are asked for."""
+"""Names of a package that are loaded from its modules on first access."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def lazily(
     modules: Iterable[str],
     needing_diffusers: Callable[[str], bool],
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """What a package's `__all__`, `__getattr__` and `__dir__` are.
+    """Return the `__all__`, `__getattr__` and `__dir__` of a package.
 
     Args:
-        package: its name.
-        homes: a module of it → the names that the package offers of it.
-        modules: those that are names of the package themselves.
-        needing_diffusers: whether TRL has a name only where diffusers is installed; `import *` passes it over
-            elsewhere.
+        package: the name of the package.
+        homes: module of the package → the names that the package exports from it.
+        modules: the modules that the package itself exports.
+        needing_diffusers: whether TRL has a name only if diffusers is installed; otherwise `import *` omits
+            it.
     """
     home_of = {name: home for home, names in homes.items() for name in names} | {m: m for m in modules}
     has_diffusers = importlib.util.find_spec("diffusers") is not None

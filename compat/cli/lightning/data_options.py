@@ -1,4 +1,4 @@
-"""Datasets from files, folders and names, as a model of transformers takes them."""
+"""Datasets from files, folders and names, prepared for a transformers model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READERS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-"""Ending of a file → what `datasets` reads it with."""
+"""File extension → the reader of `datasets`."""
 
 SPLITS = {
     "train": ("train",),
@@ -33,7 +33,7 @@ SPLITS = {
     "test": ("test",),
     "predict": ("predict",),
 }
-"""Role → the names that a split with it has."""
+"""Role → the names of splits with this role."""
 
 NO_LABEL = -100
 
@@ -77,11 +77,11 @@ class DataFiles(HFDataModule):
 
 @dataclass
 class Source:
-    """What the command line says of the data.
+    """The command-line options of the data.
 
     Attributes:
         options: the arguments of `DataFiles`.
-        seed: of the split between training and validation.
+        seed: the seed of the split into training and validation rows.
     """
 
     options: dict[str, Any]
@@ -94,14 +94,14 @@ class Source:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it names no data."""
+        """Whether no data is given."""
         return not any(self.options[role] for role in (*SPLITS, "dataset"))
 
     def read(self) -> dict[str, Any]:
-        """The rows, role by role.
+        """Load the rows of each role.
 
         Raises:
-            ArgumentError: there is no such file, or no such split.
+            ArgumentError: a file or a split does not exist.
         """
         found = {}
         if self.dataset:
@@ -149,7 +149,7 @@ def _load(place: str, role: str) -> Dataset | DatasetDict:
 
 
 def _one(loaded: Dataset | DatasetDict, place: str, role: str) -> Dataset:
-    """The split that a role means."""
+    """Return the split of a role."""
     if not hasattr(loaded, "keys"):
         return loaded
     for name in SPLITS[role]:
@@ -160,16 +160,16 @@ def _one(loaded: Dataset | DatasetDict, place: str, role: str) -> Dataset:
 
 
 def column(source: Source, rows: Dataset, option: str, guesses: tuple[str, ...]) -> str:
-    """The name of a column.
+    """Return the name of a column.
 
     Args:
-        source: what the command line says.
+        source: the command-line options.
         rows: a dataset.
-        option: the option that names it.
-        guesses: what it is called where nothing is said.
+        option: the option that names the column.
+        guesses: the names to try if the option is not given.
 
     Raises:
-        ArgumentError: there is no such column; the error has those that there are.
+        ArgumentError: there is no such column; the error lists the existing ones.
     """
     given, names = source.options[option], list(rows.column_names)
     there = f"There are the columns {', '.join(names)}."
@@ -184,10 +184,10 @@ def column(source: Source, rows: Dataset, option: str, guesses: tuple[str, ...])
 
 
 def text_column(source: Source, rows: Dataset, option: str, guesses: tuple[str, ...]) -> str:
-    """The name of a column that holds text.
+    """Return the name of a column that contains text.
 
     Raises:
-        ArgumentError: as `column`, and where it holds something else.
+        ArgumentError: as in `column`, or the column does not contain text.
     """
     name = column(source, rows, option, guesses)
     kind = getattr(rows.features[name], "dtype", "lists")
@@ -204,11 +204,11 @@ LABELS = ("label", "labels", "target", "class")
 
 @dataclass
 class Labels:
-    """What the labels of a classification are.
+    """The labels of a classification.
 
     Attributes:
-        names: their names, in the order of their numbers; empty for a regression.
-        is_regression: whether they are numbers to be predicted.
+        names: the names of the labels, in the order of their indices; empty for a regression.
+        is_regression: whether the labels are numbers to predict.
     """
 
     names: list[str]
@@ -216,7 +216,7 @@ class Labels:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a model's configuration says of them."""
+        """The entries of a model's configuration for these labels."""
         if self.is_regression:
             return {"num_labels": 1, "problem_type": "regression"}
         return {
@@ -226,10 +226,10 @@ class Labels:
         }
 
     def number(self, value: Any, place: str) -> int | float:
-        """A label as the model takes it.
+        """Convert a label to the number that the model takes.
 
         Raises:
-            ArgumentError: it is none of those that were trained with.
+            ArgumentError: the label is not one of those used in training.
         """
         if value is None:
             return NO_LABEL
@@ -250,7 +250,7 @@ class Labels:
 
     @classmethod
     def of(cls, rows: Dataset, name: str) -> Labels:
-        """The labels in a column."""
+        """Find the labels in a column."""
         feature = rows.features[name]
         if hasattr(feature, "names"):
             return cls(list(feature.names))
@@ -266,7 +266,7 @@ class Labels:
 def classified(
     source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, labels: Labels, *, needs_labels: bool
 ) -> Dataset:
-    """Rows for a model that classifies whole texts."""
+    """Prepare rows for a model that classifies whole texts."""
     text = text_column(source, rows, "text_column", TEXTS)
     pair = text_column(source, rows, "text_pair_column", ()) if source.text_pair_column else None
     label = column(source, rows, "label_column", LABELS) if needs_labels else None
@@ -282,7 +282,7 @@ def classified(
 
 
 def written(source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, **_: object) -> Dataset:
-    """Rows for a language model: each text by itself, cut to `max_length`."""
+    """Prepare rows for a language model: each text separately, truncated to `max_length`."""
     text = text_column(source, rows, "text_column", TEXTS)
 
     def encode(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def written(source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, *
 def translated(
     source: Source, rows: Dataset, tokenizer: PreTrainedTokenizerBase, *, needs_labels: bool, **_: object
 ) -> Dataset:
-    """Rows for a model that turns a text into another one."""
+    """Prepare rows for a sequence-to-sequence model."""
     text = text_column(source, rows, "text_column", ("text", "source", "document", "article"))
     target = (
         text_column(source, rows, "label_column", ("target", "summary", "label")) if needs_labels else None
@@ -312,7 +312,7 @@ def translated(
 
 def _mapped(rows: Dataset, encode: Callable[..., Any], source: Source) -> Dataset:
     if "input_ids" in rows.column_names:
-        # Tokenized already.
+        # Already tokenized.
         return rows
     return rows.map(encode, batched=True, remove_columns=rows.column_names, num_proc=source.num_proc)
 
@@ -325,14 +325,14 @@ TASKS: dict[str, Callable[..., Any]] = {
     "ForSeq2SeqLM": translated,
     "ForConditionalGeneration": translated,
 }
-"""Ending of a model's class → what prepares its rows."""
+"""Suffix of a model class → the function that prepares its rows."""
 
 
 def task_of(name: str) -> str:
-    """The ending of a class by which its task is known.
+    """Return the suffix of a class name that identifies its task.
 
     Raises:
-        ArgumentError: there is none for such a model.
+        ArgumentError: there is none for this model class.
     """
     for ending in TASKS:
         if name.endswith(ending):
@@ -345,7 +345,7 @@ def task_of(name: str) -> str:
 
 
 def collator_of(task: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> DataCollator | None:
-    """What makes batches of a task's rows; None for HF's default, which pads."""
+    """Return the collator of a task; None for HF's default, which pads."""
     import transformers
 
     if TASKS[task] is written:
@@ -359,7 +359,7 @@ def collator_of(task: str, tokenizer: PreTrainedTokenizerBase, model: PreTrained
 
 @dataclass
 class WithoutNone:
-    """A collator, without what it says is not there: HF takes labels that are None for labels.
+    """A collator whose None values are removed: HF treats labels that are None as labels.
 
     Attributes:
         collator: the collator.

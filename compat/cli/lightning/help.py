@@ -1,4 +1,4 @@
-"""`--help` that fits a screen, and the ways to the rest."""
+"""A `--help` that fits on a screen and refers to the rest."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ ABOUT = {
 }
 
 GROUPS = {"hf": "Arguments of Hugging Face's", "trainer": "Customize|.*trainer"}
-"""Word behind `--help` → how the title of a group begins."""
+"""Word after `--help` → the beginning of the title of a group."""
 
 
 def show_help(cli: object, words: Sequence[str]) -> None:
-    """Answer `--help`, `--help GROUP` and `--help_all`, and end the process; nothing for other words."""
+    """Answer `--help`, `--help GROUP` and `--help_all`, and exit; do nothing for other words."""
     command = words[0] if words else ""
     if command not in ABOUT or not hasattr(cli, "_subcommand_parsers"):
         return
@@ -74,9 +74,9 @@ def show_help(cli: object, words: Sequence[str]) -> None:
 
 
 def completion(parsers: Mapping[str, Any], shell: str) -> str:
-    """A script that has a shell complete the commands and their options.
+    """Return a script with which a shell completes the commands and their options.
 
-    jsonargparse's own looks through the options of every class that Lightning has, which takes minutes.
+    jsonargparse's own script needs the options of every Lightning class, which takes minutes.
 
     Args:
         parsers: command → its parser.

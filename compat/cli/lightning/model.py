@@ -1,4 +1,4 @@
-"""A pretrained model and its data, put together from what the command line says of both."""
+"""A pretrained model and its data, built from their command-line options."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OF_LOADING = (
     "use_safetensors",
     "variant",
 )
-"""Arguments of `from_pretrained` that are not of a model's configuration."""
+"""Arguments of `from_pretrained` that do not belong to a model's configuration."""
 
 
 class PretrainedModule(HFModule):
@@ -64,12 +64,12 @@ class PretrainedModule(HFModule):
 
 @dataclass
 class Pretrained:
-    """What the command line says of the model.
+    """The command-line options of the model.
 
     Attributes:
         name: the model, on the Hub or in a folder.
         auto: its class.
-        kwargs: of `from_pretrained`.
+        kwargs: arguments of `from_pretrained`.
     """
 
     name: str | None = None
@@ -79,15 +79,15 @@ class Pretrained:
     def build(
         self, args: TrainingArguments, source: Source | None, command: str
     ) -> tuple[HFModule, HFDataModule | None]:
-        """The module, and the data module where there is data from files.
+        """Build the module, and the data module if there is data from files.
 
         Args:
             args: HF's arguments.
-            source: what the command line says of the data; None where it has its own data module.
-            command: "fit", "validate", "test", "predict", or "run" where nothing is run.
+            source: the command-line options of the data; None if the user gives a data module.
+            command: "fit", "validate", "test", "predict", or "run" if nothing is run.
 
         Raises:
-            ArgumentError: the model, a column or a label is not there.
+            ArgumentError: the model, a column or a label does not exist.
         """
         if self.name is None:
             msg = (
@@ -108,11 +108,11 @@ class Pretrained:
         labels = _labels(source, rows, config, given) if TASKS[task] is classified else Labels([])
         if TASKS[task] is classified and command in {"fit", "run"}:
             own = labels.config
-            # Another number of labels than the data has is for the user to name.
+            # If the user requests another number of labels than the data has, the user also names them.
             given = (
                 {**own, **given} if given.get("num_labels", own["num_labels"]) == own["num_labels"] else given
             )
-        # What is wrong with the data shows ahead of the model.
+        # Problems of the data are reported before the model is loaded.
         prepared = {
             role: TASKS[task](source, part, tokenizer, labels=labels, needs_labels=role != "predict")
             for role, part in rows.items()
@@ -134,7 +134,7 @@ class Pretrained:
             processing_class=tokenizer,
             model=model,
         )
-        # What predictions are written beside.
+        # Predictions are written together with these.
         data.rows, data.task, data.labels = rows, task, labels  # type: ignore[attr-defined]
         return module, data
 
@@ -191,7 +191,7 @@ class Pretrained:
 
 
 NEEDED = {"fit": "train", "validate": "validation", "test": "test"}
-"""Command → the rows that it is about."""
+"""Command → the role of the rows that it uses."""
 
 
 def _require_rows(rows: dict[str, Any], command: str, source: Source) -> None:
@@ -206,7 +206,7 @@ def _require_rows(rows: dict[str, Any], command: str, source: Source) -> None:
 
 
 def _labels(source: Source, rows: dict[str, Any], config: PretrainedConfig, given: dict[str, Any]) -> Labels:
-    """The labels of the training data; without it those that the model was trained with."""
+    """Return the labels of the training data; without such data, those that the model was trained with."""
     if "train" in rows:
         train = rows["train"]
         return Labels.of(train, column(source, train, "label_column", LABEL_COLUMNS))
@@ -221,7 +221,7 @@ LABEL_COLUMNS = ("label", "labels", "target", "class")
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of rows whose most likely label is theirs.
+    """Compute the fraction of rows whose most likely label is correct.
 
     Args:
         prediction: logits of shape (rows, labels) and labels of shape (rows,).

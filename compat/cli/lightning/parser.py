@@ -1,4 +1,4 @@
-"""The parser of `compat fit`: Lightning's groups and HF's flat arguments, with errors that say what to do."""
+"""The parser of `compat fit`: Lightning's groups and HF's flat arguments; errors name the remedy."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 class HFArgumentParser(LightningArgumentParser):
-    """Lightning's parser, which leaves `args` to the command: it makes HF's arguments of the flat ones.
+    """Lightning's parser without `args`, which the command builds from HF's flat arguments.
 
     Attributes:
-        linked: HF's arguments that are handed on to something else, and their defaults.
-        asked: the parser of the command that was given, where this is the one around it.
+        linked: HF's arguments that are linked to other settings, and their defaults.
+        asked: the parser of the given command, if this is the parser of all commands.
     """
 
     asked: HFArgumentParser | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.linked: dict[str, Any] = {}
-        # An argument of HF's cut short would be read otherwise than the whole.
+        # An abbreviated HF argument would be parsed differently from the full one.
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     @override
@@ -47,7 +47,7 @@ class HFArgumentParser(LightningArgumentParser):
         for name in (source,) if isinstance(source, str) else source:
             if name in FIELDS:
                 self.linked[name] = defaults.get(name, FIELDS[name].default)
-                # A link needs a value, also where none is given.
+                # A link needs a value, even if none is given.
                 own = next(action for action in self._actions if action.dest == name)
                 if own.default is argparse.SUPPRESS:
                     own.default = self.linked[name]
@@ -62,7 +62,7 @@ class HFArgumentParser(LightningArgumentParser):
         return super().add_class_arguments(*args, **{**kwargs, "skip": {"args", *kwargs.get("skip", ())}})
 
     def add_hf_arguments(self) -> None:
-        """Take every HF argument by its flat name, of every generation."""
+        """Add every HF argument, of all releases, under its flat name."""
         group = self.add_argument_group("Arguments of Hugging Face's Trainer")
         for name in FIELDS:
             handling = HANDLING[name]
@@ -72,21 +72,21 @@ class HFArgumentParser(LightningArgumentParser):
 
     @override
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """The settings as text, without secrets: it is printed, and saved beside the model."""
+        """Return the settings as text without secrets, because it is printed and saved next to the model."""
         text: str = super().dump(*args, **kwargs)
         settings = yaml.safe_load(text)
         cleared = _without_secrets(settings)
         return text if cleared == settings else yaml.safe_dump(cleared, sort_keys=False, allow_unicode=True)
 
     def known(self) -> list[str]:
-        """The names of all options, and those of the classes that stand for models and data."""
+        """Return the names of all options, and of the options of the default model and data classes."""
         own = {option for action in self._actions for option in action.option_strings}
         return sorted({*own, *(f"--{key}.{name}" for key, names in STANDINS.items() for name in names)})
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
-            # One of jsonargparse's own: the parser around it tells which key it is about.
+            # An internal parser of jsonargparse: its outer parser names the key.
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self.asked or self
         _end(str(message), parser.known(), parser.prog.replace(" [options]", ""))
@@ -96,18 +96,18 @@ STANDINS = {
     "model": ("name", "auto", "num_labels", "class_path"),
     "data": tuple(name for name in inspect.signature(DataFiles).parameters),
 }
-"""Key → the options of the class that stands for it where none is named."""
+"""Key → the options of the class that is used if none is named."""
 
 
 def _end(message: str, known: Sequence[str], prog: str) -> NoReturn:
-    """End the process with what is wrong with its command line."""
+    """Exit with an error about the command line."""
     text = sentence(message, known, prog)
     sys.stderr.write(f"{prog}: {text}\n(`{prog} --help` shows the arguments.)\n")
     raise SystemExit(2)
 
 
 def _without_secrets(settings: object) -> Any:
-    """Settings without the entries whose names are those of secrets, so that they can be read again."""
+    """Return settings without entries that are named like secrets, so that they can be loaded again."""
     if isinstance(settings, dict):
         return {
             name: _without_secrets(value)
@@ -118,11 +118,11 @@ def _without_secrets(settings: object) -> Any:
 
 
 def split(words: Sequence[str], own: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """A command line's words: those of HF's flat arguments, and the rest.
+    """Split a command line into HF's flat arguments and the rest.
 
     Args:
         words: the command line.
-        own: names that are not HF's here, though they may look so.
+        own: names that are not HF's here, although they look like HF's.
     """
     hf: list[str] = []
     rest: list[str] = []
@@ -149,11 +149,11 @@ def _is_number(word: str) -> bool:
 
 
 def typed(words: Sequence[str], command: str) -> dict[str, Any]:
-    """HF's arguments among the words of a command line, read as HF scripts read them.
+    """Parse HF's arguments of a command line, as HF scripts do.
 
     Args:
         words: HF's part of the command line.
-        command: the command, for errors.
+        command: the name of the command, for errors.
 
     Returns:
         Argument → value.
@@ -162,7 +162,7 @@ def typed(words: Sequence[str], command: str) -> dict[str, Any]:
 
 
 class _Flat(HfArgumentParser):
-    """The parser of HF's flat arguments, whose errors are those of the command."""
+    """The parser of HF's flat arguments; it reports errors like the command."""
 
     @override
     def error(self, message: str) -> NoReturn:
@@ -170,13 +170,13 @@ class _Flat(HfArgumentParser):
 
 
 def as_words(given: dict[str, Any]) -> Iterator[str]:
-    """HF's arguments as words of Lightning's parser."""
+    """Yield HF's arguments as command-line words for Lightning's parser."""
     for name, value in given.items():
         yield f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def files_in(words: Sequence[str]) -> Iterator[Any]:
-    """The settings in the files that a command line names; what cannot be read is for others to refuse."""
+    """Yield the settings of the files that a command line names; unreadable ones are reported elsewhere."""
     for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
         option, equals, value = word.partition("=")
         if option not in {"-c", "--config"}:

@@ -1,4 +1,4 @@
-"""What HF's arguments and the flags of the Lightning Trainer say of each other: data and pure functions."""
+"""Agreement of HF's arguments with the flags of the Lightning Trainer: data and pure functions."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SAID: dict[str, str] = {
     "max_epochs": "num_train_epochs",
     "max_steps": "max_steps",
 }
-"""Flag of the Lightning Trainer → the HF argument that says the same."""
+"""Flag of the Lightning Trainer → the equivalent HF argument."""
 
 PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
-"""Lightning's name of a precision → the HF argument that says the same."""
+"""Lightning's name of a precision → the equivalent HF argument."""
 
 CLASHES = {**{field: flag for flag, field in SAID.items()}, "bf16": "precision", "fp16": "precision"}
 """HF argument → the flag of the Lightning Trainer that it may contradict."""
 
 
 def flags_given(trainer: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of the Lightning Trainer that say something else than its defaults.
+    """Return the flags of the Lightning Trainer that differ from their defaults.
 
     Args:
         trainer: flag → value.
-        defaults: flag → what it is where nothing is said.
+        defaults: flag → its default value.
     """
     return {name: value for name, value in trainer.items() if value != defaults.get(name)}
 
@@ -42,12 +42,12 @@ def flags_given(trainer: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
 def preset_flags(
     defaults: Mapping[str, Any], of_lightning: Mapping[str, Any], given: Iterable[str]
 ) -> dict[str, Any]:
-    """The flags of the Lightning Trainer that a command has defaults of its own for.
+    """Return the flags of the Lightning Trainer for which a command has other defaults.
 
     Args:
-        defaults: flag → what it is where nothing is said.
-        of_lightning: flag → the same for any Lightning Trainer.
-        given: HF's arguments that are given, which win over a default.
+        defaults: flag → its default value.
+        of_lightning: flag → the default value of any Lightning Trainer.
+        given: the given HF arguments, which take precedence over defaults.
     """
     said = {CLASHES[field] for field in given if field in CLASHES}
     return {
@@ -58,15 +58,15 @@ def preset_flags(
 
 
 def arguments_given(own: Mapping[str, Any]) -> dict[str, Any]:
-    """HF's arguments among the settings of a command."""
+    """Return the HF arguments among the settings of a command."""
     return {name: _typed_as(name, own[name]) for name in FIELDS if name in own}
 
 
 def said_by_flags(explicit: Mapping[str, Any], seed: object) -> dict[str, Any]:
-    """What flags of Lightning's Trainer say as HF arguments, so that schedules know of it.
+    """Convert flags of the Lightning Trainer to HF arguments, so that schedules take them into account.
 
     Args:
-        explicit: the flags that are given.
+        explicit: the given flags.
         seed: `seed_everything`.
     """
     said = {
@@ -87,11 +87,11 @@ def said_by_flags(explicit: Mapping[str, Any], seed: object) -> dict[str, Any]:
 
 
 def clashes(own: Mapping[str, Any], given: Mapping[str, Any], explicit: Mapping[str, Any]) -> Iterator[str]:
-    """What HF's arguments and Lightning's flags say differently.
+    """Yield a message for each contradiction between HF's arguments and Lightning's flags.
 
     Args:
         own: the settings of the command.
-        given: HF's arguments among them.
+        given: the HF arguments among them.
         explicit: the flags of the Lightning Trainer among them.
     """
     both_say = {name: value for name, value in given.items() if name in CLASHES}
@@ -117,16 +117,16 @@ def clashes(own: Mapping[str, Any], given: Mapping[str, Any], explicit: Mapping[
 
 
 NEED_LOGGERS = ("LearningRateMonitor", "DeviceStatsMonitor")
-"""Callbacks of Lightning's that end a run without a logger."""
+"""Lightning callbacks that fail without a logger."""
 
 
 def lacks_logger(callbacks: Iterable[Any], report_to: Iterable[str], *, is_off: bool) -> Iterator[str]:
-    """Callbacks that will find no logger.
+    """Yield a message for each callback that needs a logger when there is none.
 
     Args:
-        callbacks: those of the Lightning Trainer, or their settings.
-        report_to: HF's, resolved.
-        is_off: whether Lightning has been told to do without loggers.
+        callbacks: the callbacks of the Lightning Trainer, or their settings.
+        report_to: HF's argument, resolved.
+        is_off: whether the loggers of Lightning are disabled.
     """
     shared = {report.name for report in REPORTS if report.logger}
     if not is_off and shared & {ALIASES.get(name, name) for name in report_to}:
@@ -142,7 +142,7 @@ def lacks_logger(callbacks: Iterable[Any], report_to: Iterable[str], *, is_off: 
 
 
 def refused(given: dict[str, Any]) -> Iterator[str]:
-    """What none of these commands can do, where it is asked for."""
+    """Yield a message for each given argument that none of these commands supports."""
     defaults = native_defaults(Seq2SeqTrainingArguments)
     for name, value in given.items():
         handling = HANDLING[name]
@@ -151,7 +151,7 @@ def refused(given: dict[str, Any]) -> Iterator[str]:
 
 
 def _typed_as(name: str, value: object) -> Any:
-    """A value of a file or a variable, where a word was read as something else: YAML's `no` is False."""
+    """Restore a string that a file or a variable has parsed as another type: YAML's `no` is False."""
     if not FIELDS[name].kind.startswith("str"):
         return value
     if isinstance(value, bool):

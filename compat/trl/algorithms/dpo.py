@@ -1,4 +1,4 @@
-"""Direct preference optimization and its relatives: losses and metrics on log-probabilities of answers.
+"""Direct preference optimization and its variants: losses and metrics on log-probabilities of answers.
 
 Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a Reward Model (2023,
 arXiv:2305.18290).
@@ -34,10 +34,10 @@ def preference_losses(
     """Compute the losses of pairs of answers, and the implicit rewards of the answers.
 
     Args:
-        policy_chosen: log-probabilities of the chosen answers, shape (batch,); for IPO averages over tokens.
-        policy_rejected: the same of the rejected answers.
-        reference_chosen: the same of the chosen answers, from the reference.
-        reference_rejected: the same of the rejected answers, from the reference.
+        policy_chosen: log-probabilities of the chosen answers, shape (batch,); for IPO, averages over tokens.
+        policy_rejected: the same for the rejected answers.
+        reference_chosen: the same for the chosen answers, from the reference.
+        reference_rejected: the same for the rejected answers, from the reference.
         loss_type: "sigmoid" (Rafailov et al. 2023, arXiv:2305.18290, equation 7), "hinge" (Zhao et al.,
             SLiC-HF, 2023, arXiv:2305.10425), "ipo" (Azar et al. 2023, arXiv:2310.12036) or "kto_pair"
             (Ethayarajh et al., the KTO report, 2023).
@@ -79,7 +79,7 @@ def _kto_pair(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 
 def mean_logits(metrics: Mapping[str, Tensor], ignored: Container[str]) -> Tensor:
-    """Stack the mean logits of both sides, shape (2,), or of fewer sides.
+    """Stack the mean logits of both sides, shape (2,), or of those that are not ignored.
 
     Args:
         metrics: the result of `batch_metrics` with the prefix "eval_".
@@ -92,13 +92,13 @@ def mean_logits(metrics: Mapping[str, Tensor], ignored: Container[str]) -> Tenso
 def batch_metrics(
     rewards: tuple[Tensor, Tensor], logps: tuple[Tensor, Tensor], logits: tuple[Tensor, Tensor], prefix: str
 ) -> dict[str, Tensor]:
-    """Average what is logged of a batch. Each pair has chosen answers first.
+    """Average the logged metrics of a batch. In each pair, the chosen answers come first.
 
     Args:
         rewards: implicit rewards, shape (batch,) each.
         logps: log-probabilities, shape (batch,) each.
         logits: shape (batch, length, vocabulary) each.
-        prefix: begins the names.
+        prefix: the prefix of the names.
 
     Returns:
         Name → scalar on the CPU.

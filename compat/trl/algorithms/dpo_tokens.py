@@ -20,7 +20,7 @@ SIDES = ("chosen", "rejected")
 
 
 def pad_to_length(tensor: Tensor, length: int, pad_value: float, dim: int = -1) -> Tensor:
-    """Pad one dimension at its end; long tensors stay unchanged.
+    """Pad one dimension at its end; tensors that are long enough do not change.
 
     Args:
         tensor: a tensor of any shape.
@@ -51,8 +51,8 @@ def concatenate_sides(
     Args:
         batch: the result of `DPODataCollatorWithPadding`; `chosen_…` and `rejected_…`, shape (batch, length).
         is_encoder_decoder: whether an encoder reads the prompts.
-        label_pad_token_id: pads labels.
-        padding_value: pads `input_ids`.
+        label_pad_token_id: the padding value of labels.
+        padding_value: the padding value of `input_ids`.
         device: the device of the result.
 
     Returns:

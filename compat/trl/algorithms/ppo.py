@@ -139,7 +139,7 @@ def token_rewards(
 def estimate_advantages(
     values: Tensor, rewards: Tensor, mask: Tensor, gamma: float, lam: float, *, whiten_rewards: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Generalized advantage estimation.
+    """Compute advantages by generalized advantage estimation.
 
     Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation (2016,
     arXiv:1506.02438), equation 16.

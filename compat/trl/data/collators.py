@@ -1,4 +1,4 @@
-"""Collators for language modelling with completions, for reward pairs and for DPO triples.
+"""Collators for language modeling with completions, for reward pairs and for DPO triples.
 
 `trl.trainer.utils` of TRL 0.7.11 has these names; `compat.trl.trainer.utils` re-exports them.
 """
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """Collates for language modelling with a loss on the answers only.
+    """Collates for language modeling with a loss on the answers only.
 
     Without `instruction_template`, the loss begins after the last response template of a sequence. Otherwise
     it covers the tokens between each response template and the next instruction template.
 
     Args:
         response_template: the text before an answer, or its token ids. Ids help if a tokenizer encodes the
-            template differently inside of a text.
+            template differently inside a text.
         instruction_template: the text before a question, or its token ids.
         mlm: an argument of `transformers.DataCollatorForLanguageModeling`, like all further arguments.
         ignore_index: the label of tokens without a loss.
@@ -61,7 +61,7 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         return template
 
     def torch_call(self, examples: list[Any]) -> dict[str, Any]:
-        """Collate examples, and mask the labels (batch, length) outside of answers.
+        """Collate examples, and mask the labels (batch, length) outside the answers.
 
         Warns:
             UserWarning: a sequence has no template; all of its labels are masked.
@@ -84,7 +84,7 @@ class DataCollatorForCompletionOnlyLM(DataCollatorForLanguageModeling):  # type:
         questions = self._find("instruction", labels, tokens)
         if answers and questions and questions[0] > answers[0]:
             questions = [0, *questions]
-        # A system prompt before the first answer is masked, too.
+        # A system prompt before the first answer is also masked.
         for begin, end in zip([0, *questions[1:]], answers, strict=False):
             labels[begin:end] = self.ignore_index
         if len(questions) > len(answers):
@@ -111,10 +111,10 @@ class RewardDataCollatorWithPadding:
     """Pads pairs of a chosen and a rejected sequence, each side to its longest.
 
     Args:
-        tokenizer: pads sequences.
+        tokenizer: pads the sequences.
         padding: as in `tokenizer.pad`, like all further arguments.
-        max_length: tokens.
-        pad_to_multiple_of: tokens.
+        max_length: in tokens.
+        pad_to_multiple_of: in tokens.
         return_tensors: the tensor type.
     """
 
@@ -128,7 +128,7 @@ class RewardDataCollatorWithPadding:
         """Collate features with `input_ids_*` and `attention_mask_*` of both sides, optionally a `margin`.
 
         Returns:
-            These four, of shape (batch, length), `return_loss`, and the margins (batch,) where the first
+            These four, of shape (batch, length), `return_loss`, and the margins (batch,) if the first
             feature has one.
 
         Raises:
@@ -157,7 +157,7 @@ class RewardDataCollatorWithPadding:
         return self.tokenizer.pad(
             [{part: one[f"{part}_{side}"] for part in ("input_ids", "attention_mask")} for one in features],
             padding=self.padding,
-            # transformers warns of a length without effect, that is, with any other padding.
+            # transformers warns about a length that has no effect, that is, with any other padding.
             max_length=self.max_length if self.padding == "max_length" else None,
             pad_to_multiple_of=self.pad_to_multiple_of,
             return_tensors=self.return_tensors,
@@ -171,8 +171,8 @@ class DPODataCollatorWithPadding:
     Prompts of decoder-only models are padded on the left, all other sequences on the right.
 
     Args:
-        pad_token_id: pads inputs.
-        label_pad_token_id: pads labels.
+        pad_token_id: the padding value of inputs.
+        label_pad_token_id: the padding value of labels.
         is_encoder_decoder: whether the model is an encoder-decoder.
     """
 
@@ -181,11 +181,11 @@ class DPODataCollatorWithPadding:
     is_encoder_decoder: bool | None = False
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate by the endings of the keys.
+        """Collate each key by its suffix.
 
         Returns:
             Tensors (batch, length) for keys that end in `_input_ids`, `_attention_mask` or `_labels`, tensors
-            (batch,) for those in `_logps`, and lists for all others.
+            (batch,) for those that end in `_logps`, and lists for all others.
 
         Raises:
             ValueError: there is no padding token, or a key of an encoder-decoder model belongs to no part.

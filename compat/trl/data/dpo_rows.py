@@ -1,4 +1,4 @@
-"""Tokenizes prompts with a chosen and a rejected answer for `DPOTrainer`."""
+"""Tokenization of prompts with a chosen and a rejected answer, for `DPOTrainer`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class RowTokenizer:
     Attributes:
         tokenizer: the tokenizer of the model.
         is_encoder_decoder: whether an encoder reads the prompt.
-        max_length: tokens of prompt and answer; for decoder-only models.
+        max_length: maximum tokens of prompt and answer together; for decoder-only models.
         max_prompt_length: tokens of a truncated prompt.
-        max_target_length: tokens of an answer; for encoder-decoder models.
+        max_target_length: maximum tokens of an answer; for encoder-decoder models.
         truncation_mode: a key of `TRUNCATIONS`; for decoder-only models.
         label_pad_token_id: the label of prompt tokens.
     """
@@ -50,7 +50,7 @@ class RowTokenizer:
 
     @classmethod
     def of(cls, trainer: object) -> RowTokenizer:
-        """Build a tokenizer of rows from the attributes of a trainer with the same names."""
+        """Build a row tokenizer from the attributes of the same names of a trainer."""
         return cls(**{field.name: getattr(trainer, field.name) for field in fields(cls)})
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class RowTokenizer:
         """Tokenize a row.
 
         Args:
-            row: has texts `prompt`, `chosen` and `rejected`.
+            row: a row with the texts `prompt`, `chosen` and `rejected`.
             split: `build_tokenized_answer`.
             model: an encoder-decoder model; makes decoder inputs from labels.
 
@@ -75,7 +75,7 @@ class RowTokenizer:
             models also `_input_ids` and `_attention_mask` of prompt and answer together.
 
         Raises:
-            ValueError: a column is no text; the two prompts differ in more than their last token.
+            ValueError: a column is not a text; the two prompts differ in more than their last token.
         """
         if self.is_encoder_decoder:
             return self._for_encoder(row, model)
@@ -88,10 +88,10 @@ class RowTokenizer:
             side: {part: tokens[f"prompt_{part}"] for part in PARTS} for side, tokens in answers.items()
         }
         shortest = _shared_length(*(prompt["input_ids"] for prompt in prompts.values()))
-        # The tokenizer may merge the last token of the prompt with the answer: generation begins before it.
+        # The tokenizer may merge the prompt's last token with the answer; generation begins before it.
         alone = self.tokenizer(row["prompt"], add_special_tokens=False)
         prompts["prompt"] = {part: alone[part][:shortest] for part in PARTS}
-        # Further columns of the tokenizer are passed on unread.
+        # Other columns of the tokenizer are passed on unchanged.
         rest = {f"prompt_{part}": values[:shortest] for part, values in alone.items() if part not in PARTS}
         return rest | self._fitted({side: self._begun(tokens) for side, tokens in prompts.items()}, answers)
 
@@ -146,8 +146,8 @@ class RowTokenizer:
             answer: the answer.
 
         Returns:
-            `prompt_input_ids` and `prompt_attention_mask`, `input_ids` and `attention_mask` of the answer.
-            The answer has a merged token.
+            `prompt_input_ids` and `prompt_attention_mask`, and `input_ids` and `attention_mask` of the
+            answer. A merged token belongs to the answer.
 
         Raises:
             ValueError: both together have fewer tokens than the prompt.

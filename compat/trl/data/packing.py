@@ -1,4 +1,4 @@
-"""Packing: tokenized texts concatenated and cut into sequences of one length.
+"""Packing: tokenized texts are concatenated and cut into sequences of one length.
 
 `trl.trainer.utils` of TRL 0.7.11 has this name; `compat.trl.trainer.utils` re-exports it.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class ConstantLengthDataset(IterableDataset):  # type: ignore[type-arg]
-    """Concatenates tokenized texts and cuts them into sequences of one length; a shorter rest is dropped.
+    """Concatenates tokenized texts and cuts them into sequences of one length; drops a shorter remainder.
 
     Args:
         tokenizer: tokenizes batches of texts.
-        dataset: rows.
-        dataset_text_field: the column with the text, without `formatting_func`.
+        dataset: the rows.
+        dataset_text_field: the column with the text, if there is no `formatting_func`.
         formatting_func: returns the text of a row.
         infinite: whether to restart at the end, with a warning.
         seq_length: tokens per sequence.

@@ -1,1 +1,1 @@
-"""Detects which release of TRL a script is written for, and puts this package in TRL's place."""
+"""Detection of the TRL release that a script is written for, and substitution of this package for TRL."""

@@ -1,4 +1,4 @@
-"""Which package has the TRL names of a script: the installed TRL, or `compat.trl`."""
+"""Determines which package has the TRL names of a script: the installed TRL or `compat.trl`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def installed_release() -> str:
 def missing_from_installed(used: set[Use], installed: str = TRL) -> list[Use]:
     """Return the uses that the installed TRL lacks if `compat.trl` has all uses; otherwise nothing.
 
-    If a module or class is missing, its members are left out of the list.
+    If a module or class is missing, its members are omitted from the list.
 
     Args:
         used: the uses of a script.
@@ -67,13 +67,13 @@ def _supports(package: str, use: Use) -> bool:
         return False
     if use.member and isinstance(found, type):
         kinds = [found, *(_find(package, path) for path in use.others)]
-        # Attributes from a constructor are invisible here: only 0.7.11's methods and fields count.
+        # Attributes set in a constructor are invisible here: only 0.7.11's methods and fields count.
         return any(_has_member(kind, use.member) for kind in kinds) or not _is_member_of_ours(use)
     return not use.keyword or not callable(found) or _accepts(found, use.keyword)
 
 
 def _find(package: str, path: str) -> object:
-    """Resolve a dotted name, and import modules on the way."""
+    """Resolve a dotted name, and import the modules that it contains."""
     try:
         found: object = importlib.import_module(package)
     except ImportError:

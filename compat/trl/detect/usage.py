@@ -1,4 +1,4 @@
-"""Reads from the source of a script the names, arguments and members of TRL that it uses."""
+"""Finds the names, arguments and members of TRL that the source of a script uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TRL = "trl"
 """The import name of TRL."""
 
-# An import under such a condition, or inside of a `try` with such a handler, is optional.
+# An import under such a condition, or inside a `try` with such a handler, is optional.
 _CONDITIONS = re.compile(r"(?<![a-z])version|is_\w+_available|TYPE_CHECKING", re.IGNORECASE)
 _ERRORS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
@@ -76,7 +76,7 @@ class _Names:
     keys: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def path(self, node: ast.AST) -> str | None:
-        """Return the path of an expression, None if it is no name of TRL."""
+        """Return the path of an expression; None if it is not a name of TRL."""
         if isinstance(node, ast.Name):
             return self.imported.get(node.id)
         if isinstance(node, ast.Attribute) and (base := self.path(node.value)) is not None:
@@ -172,7 +172,7 @@ def _imports(tree: ast.AST, names: _Names, package: str) -> Iterator[Use]:
 
 
 def _is_guard(node: ast.AST) -> bool:
-    """Whether the imports inside of a statement are optional."""
+    """Whether the imports inside a statement are optional."""
     if isinstance(node, ast.If):
         return bool(_CONDITIONS.search(ast.unparse(node.test)))
     return isinstance(node, ast.Try) and any(map(_forgives, node.handlers))

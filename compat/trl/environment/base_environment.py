@@ -1,7 +1,7 @@
-"""Conversations between a language model and tools, and what the model gets for them.
+"""Conversations between a language model and tools, and their rewards.
 
-The model asks by `<request><Tool>query<call>`, the environment answers with what the tool says and
-`<response>`, and the model ends with `<submit>`.
+The model calls a tool by `<request><Tool>query<call>`. The environment appends the tool's answer and
+`<response>`. The model ends the conversation with `<submit>`.
 
 Mirrors `trl/environment/base_environment.py` of TRL 0.7.11.
 """
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class StringStoppingCriteria(StoppingCriteria):
-    """Ends a generation as soon as each sequence of the batch has one of some strings in what is new.
+    """Ends a generation once the new text of each sequence in the batch contains a stop string.
 
     Args:
         stop_strings: the strings.
-        tokenizer: turns tokens into text.
+        tokenizer: decodes tokens.
 
     Attributes:
-        generated_tokens: for each sequence, how many new tokens it has up to its stop string, or has had at
-            the last look and one more.
+        generated_tokens: for each sequence, the number of new tokens up to its stop string; if it has none,
+            one more than the number of new tokens at the last call.
     """
 
     def __init__(self, stop_strings: Iterable[str], tokenizer: Any) -> None:
@@ -43,12 +43,12 @@ class StringStoppingCriteria(StoppingCriteria):
         self.first_call = True
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> bool:
-        """Whether all are done; a plain bool, which every release of transformers takes for the whole batch.
+        """Whether all are done; a plain bool, which every transformers release applies to the whole batch.
 
         Args:
-            input_ids: (batch, length), prompts and all new tokens; first seen with one new token.
-            scores: not looked at.
-            kwargs: not looked at.
+            input_ids: (batch, length), prompts and all new tokens; one new token at the first call.
+            scores: ignored.
+            kwargs: ignored.
         """
         if self.first_call:
             self.first_call = False
@@ -64,23 +64,23 @@ class StringStoppingCriteria(StoppingCriteria):
 
 
 class TextHistory:
-    """One conversation: its text and its tokens, and which of them are the model's.
+    """One conversation: its text and its tokens, and which of them the model has generated.
 
     Args:
-        text: text of the first segment.
+        text: the text of the first segment.
         tokens: its tokens, (length,).
-        system: whether it is the system's or the user's, and not the model's.
+        system: whether it comes from the system or the user, not from the model.
 
     Attributes:
         text: all segments.
-        text_spans: begin and end of each segment in `text`.
+        text_spans: start and end of each segment in `text`.
         tokens: all tokens, (length,).
-        token_spans: begin and end of each segment in `tokens`.
+        token_spans: start and end of each segment in `tokens`.
         token_masks: (length,), 1 for the model's tokens and 0 for others.
-        system_spans: for each segment, whether it is not the model's.
+        system_spans: for each segment, whether it does not come from the model.
         completed: whether the conversation has ended.
-        truncated: whether it was ended for its length.
-        reward: what the model gets for it.
+        truncated: whether it was ended because of its length.
+        reward: the reward of the model.
     """
 
     def __init__(self, text: str, tokens: torch.Tensor, system: bool = True) -> None:
@@ -98,10 +98,10 @@ class TextHistory:
         self.append_segment(text, tokens, system=system)
 
     def append_segment(self, text: str, tokens: torch.Tensor, system: bool = True) -> None:
-        """Adds a segment at the end; arguments as of the class.
+        """Append a segment; the arguments are those of the class.
 
         Raises:
-            ValueError: there is no text, or no token.
+            ValueError: the text or the tokens are empty.
         """
         if not len(text) or not len(tokens):
             msg = (
@@ -118,29 +118,29 @@ class TextHistory:
         self.token_masks = torch.cat((self.token_masks, mask))
 
     def complete(self, truncated: bool = False) -> None:
-        """Marks the conversation as ended, for its length if `truncated`."""
+        """Mark the conversation as ended; with `truncated`, because of its length."""
         self.completed = True
         self.truncated = truncated
 
     @property
     def last_text_segment(self) -> str:
-        """Text of the last segment."""
+        """The text of the last segment."""
         return self.text[slice(*self.text_spans[-1])]
 
     def split_query_response_tokens(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the tokens of the first segment, those behind it, and the latters' mask."""
+        """Return the tokens of the first segment, the tokens after it, and the mask of the latter."""
         end = self.token_spans[0][1]
         return self.tokens[:end], self.tokens[end:], self.token_masks[end:]
 
     def show_text(self, show_legend: bool = False) -> None:
-        """Prints the text in colours, if rich is installed, and warns if it is not."""
+        """Print the text in colours; warn if rich is not installed."""
         if not self._can_show("text"):
             return
         spans = [self.text[slice(*span)] for span in self.text_spans]
         self._show(zip(spans, self._colours(), strict=True), show_legend=show_legend)
 
     def show_tokens(self, tokenizer: PreTrainedTokenizerBase, show_legend: bool = False) -> None:
-        """Prints the tokens in colours, by the names that `tokenizer` has for them; needs rich, as above."""
+        """Print the tokens in colours, as `tokenizer` names them; requires rich, like `show_text`."""
         if not self._can_show("tokens"):
             return
         pieces = [
@@ -152,7 +152,7 @@ class TextHistory:
         self._show(pieces, show_legend=show_legend)
 
     def show_colour_legend(self) -> None:
-        """Prints what the colours mean; needs rich, as above."""
+        """Print the meaning of the colours; requires rich, like `show_text`."""
         if not self._can_show("colour legend"):
             return
         meanings = (
@@ -188,18 +188,18 @@ def _print_in_colours(pieces: Iterable[tuple[str, str]]) -> None:
 
 
 class TextEnvironment:
-    """Lets a model converse with tools about tasks, and rewards what it says in the end.
+    """Runs conversations of a model with tools about tasks, and rewards the final answers.
 
     Args:
         model: a model with a value head.
-        tokenizer: the model's.
-        tools: functions from a query to an answer, by their names; of a list, each by that of its class.
-        reward_fn: from the last segments of all conversations to a reward for each.
-        prompt: stands before each task.
-        max_turns: number of times that the model may speak in a conversation.
-        max_tool_reponse: number of characters that a tool's answer may have; the rest is cut off.
-        max_length: number of tokens that a conversation may have.
-        generation_kwargs: handed to the model's `generate`.
+        tokenizer: the tokenizer of the model.
+        tools: name → a function from a query to an answer; tools of a list are named by their classes.
+        reward_fn: maps the last segments of all conversations to a reward for each.
+        prompt: the text before each task.
+        max_turns: the maximum number of model turns in a conversation.
+        max_tool_reponse: the maximum number of characters of a tool's answer; longer ones are truncated.
+        max_length: the maximum number of tokens of a conversation.
+        generation_kwargs: passed to the model's `generate`.
     """
 
     request_token = "<request>"  # noqa: S105 (no password)
@@ -232,22 +232,22 @@ class TextEnvironment:
 
     @property
     def current_device(self) -> torch.device:
-        """Where the model is, now."""
+        """The current device of the model."""
         device: torch.device = extract_model_from_parallel(self.model).pretrained_model.device
         return device
 
     def run(
         self, queries: list[str], **rewards_kwargs: object
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], list[Any], list[TextHistory]]:
-        """Holds a conversation about each task.
+        """Run a conversation about each task.
 
         Args:
             queries: the tasks.
-            rewards_kwargs: handed to `reward_fn`.
+            rewards_kwargs: passed to `reward_fn`.
 
         Returns:
-            For each conversation: the tokens of the task, all further tokens, their mask (1 for what the
-            model has said), the reward, and the conversation itself. `PPOTrainer.step` takes the first four.
+            For each conversation: the tokens of the task, all further tokens, their mask (1 for the model's
+            tokens), the reward, and the conversation itself. `PPOTrainer.step` takes the first four.
         """
         tasks = [(self.prompt or "") + query for query in queries]
         histories = [TextHistory(task, self._tokens(task), system=True) for task in tasks]
@@ -267,7 +267,7 @@ class TextEnvironment:
         return tokens.to(self.current_device)
 
     def step(self, history: TextHistory) -> TextHistory:
-        """Has the tool that the model has called answer, unless the conversation has ended."""
+        """Append the answer of the tool that the model has called, unless the conversation has ended."""
         truncated, ended = self.task_end_check(history)
         if ended:
             history.complete(truncated=truncated)
@@ -291,7 +291,7 @@ class TextEnvironment:
             return f"Tool error: {error}"
 
     def parse_tool_call(self, text: str) -> tuple[str | None, str | None]:
-        """Returns tool and query of `<request><tool>query<call>`, and nothing where there is no such call."""
+        """Return tool and query of `<request><tool>query<call>`; None for both if there is no such call."""
         call = re.search(f"{self.request_token}(.*?){self.call_token}", text, re.DOTALL)
         name = call and re.search("<(.*?)>", call[1])
         if call is None or name is None:
@@ -299,10 +299,10 @@ class TextEnvironment:
         return name[1], call[1].partition(">")[2]
 
     def compute_reward(self, histories: list[TextHistory], **reward_kwargs: object) -> list[TextHistory]:
-        """Rewards each conversation for its last segment.
+        """Reward each conversation by its last segment.
 
         Raises:
-            ValueError: there is no `reward_fn`, or it gives another number of rewards.
+            ValueError: there is no `reward_fn`, or it returns a different number of rewards.
         """
         if self.reward_fn is None:
             msg = (
@@ -321,7 +321,7 @@ class TextEnvironment:
         return histories
 
     def generate(self, histories: list[TextHistory]) -> list[TextHistory]:
-        """Lets the model speak in each conversation that goes on."""
+        """Generate a model turn in each conversation that has not ended."""
         active = [history for history in histories if not history.completed]
         responses = self._generate_batched([history.tokens for history in active])
         texts = self.tokenizer.batch_decode(responses)
@@ -330,7 +330,7 @@ class TextEnvironment:
         return histories
 
     def tasks_end_check(self, histories: list[TextHistory], model_turn: bool = True) -> list[TextHistory]:
-        """Marks the conversations that have ended; arguments as of `task_end_check`."""
+        """Mark the conversations that have ended; `model_turn` as in `task_end_check`."""
         for history in histories:
             truncated, ended = self.task_end_check(history, model_turn=model_turn)
             if ended:
@@ -338,17 +338,17 @@ class TextEnvironment:
         return histories
 
     def task_end_check(self, history: TextHistory, model_turn: bool = True) -> tuple[bool, bool]:
-        """Looks whether a conversation ends now.
+        """Check whether a conversation ends now.
 
-        It does when it is too long, when the end-of-text token is in it, when the model has submitted, or
-        has spoken and called no tool.
+        It ends if it is too long, if it contains the end-of-text token, if the model has submitted, or if the
+        model's turn has called no tool.
 
         Args:
             history: the conversation.
-            model_turn: whether the model has spoken last.
+            model_turn: whether the last turn is the model's.
 
         Returns:
-            Whether it is cut off for its length, and whether it ends; two times False once it has ended.
+            Whether it is truncated, and whether it ends; False for both if it has already ended.
         """
         if history.completed:
             return False, False
@@ -365,12 +365,12 @@ class TextEnvironment:
         batch_size: int = 16,
         pad_to_multiple_of: int | None = None,
     ) -> list[torch.Tensor]:
-        """Generates what follows on each query, up to the first call or submission.
+        """Generate a continuation of each query, up to the first call or submission.
 
         Args:
-            query_tensors: tokens of each query, (length,).
-            batch_size: number of queries generated for at a time.
-            pad_to_multiple_of: length of the padded queries is a multiple of it.
+            query_tensors: the tokens of each query, (length,).
+            batch_size: the number of queries per call of the model.
+            pad_to_multiple_of: the length of the padded queries is a multiple of it.
         """
         side = self.tokenizer.padding_side
         if not self.is_encoder_decoder:
@@ -395,7 +395,7 @@ class TextEnvironment:
         options = {**self.generation_kwargs, "stopping_criteria": criteria}
         generated = extract_model_from_parallel(self.model).generate(**padded, **options)
         begin = 0 if self.is_encoder_decoder else padded["input_ids"].shape[1]
-        # A decoder's first token is given, and pushes the last one out where only the length has ended it.
+        # A decoder's first token is given, and displaces the last one if only the length has ended it.
         is_cut = self.is_encoder_decoder and not self._have_ended(generated, stop)
         longest = generated.shape[1] - begin - is_cut
         return [

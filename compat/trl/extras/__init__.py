@@ -1,4 +1,4 @@
-"""Beside the trainers: the best of several samples, and the formats of datasets.
+"""Best-of-n sampling and dataset formatting.
 
 Mirrors `trl/extras` of TRL 0.7.11.
 """

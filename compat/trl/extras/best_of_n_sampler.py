@@ -1,4 +1,4 @@
-"""The best of several samples, as an alternative to training.
+"""Best-of-n sampling, as an alternative to training.
 
 Mirrors `trl/extras/best_of_n_sampler.py` of TRL 0.7.11.
 """
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 class BestOfNSampler:
-    """Generates several answers to each query and keeps those that score best.
+    """Generates several answers to each query and keeps those with the highest scores.
 
     Args:
         model: a model with a value head.
-        tokenizer: the model's.
-        queries_to_scores: from texts, query and answer in one, to a score for each.
-        length_sampler: gives, when called, the number of tokens to generate.
-        sample_size: number of answers generated for a query.
-        seed: seeds every generator, now.
-        n_candidates: number of answers kept.
-        generation_config: handed to the model's `generate`.
+        tokenizer: the tokenizer of the model.
+        queries_to_scores: maps texts, each of a query and its answer, to a score for each.
+        length_sampler: returns the number of tokens to generate.
+        sample_size: the number of answers generated for a query.
+        seed: the seed of all generators, which the constructor sets.
+        n_candidates: the number of answers kept.
+        generation_config: passed to the model's `generate`.
 
     Raises:
-        ValueError: the model has no value head, or the tokenizer is none.
+        ValueError: the model has no value head, or `tokenizer` is not a tokenizer.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class BestOfNSampler:
         device: str | torch.device | None = None,
         **generation_kwargs: object,
     ) -> list[list[str]]:
-        """Generates for one query, or for each of several.
+        """Generate answers to one query, or to each of several.
 
         Args:
-            tokenized_query: tokens of one query, or a list of such.
-            skip_special_tokens: whether texts go without them.
-            device: where the model is.
-            generation_kwargs: handed to the model's `generate`, above the configuration.
+            tokenized_query: the tokens of one query, or a list of such.
+            skip_special_tokens: whether texts omit special tokens.
+            device: the device of the model.
+            generation_kwargs: passed to the model's `generate`; override the configuration.
 
         Returns:
-            For each query its `n_candidates` best texts, the best one first.
+            For each query, its `n_candidates` best texts, the best one first.
         """
         return [
             self._best(query.to(device), skip_special_tokens, generation_kwargs)
@@ -106,7 +106,7 @@ class BestOfNSampler:
 
 
 def _rows(queries: Any) -> Iterator[torch.Tensor]:
-    """Yields each query as one row of tokens, (1, length)."""
+    """Yield each query as one row of tokens, (1, length)."""
     is_one = queries.ndim == 1 if isinstance(queries, torch.Tensor) else isinstance(queries[0], int)
     for query in [queries] if is_one else queries:
         yield torch.as_tensor(query).reshape(1, -1)

@@ -1,4 +1,4 @@
-"""Chats and instructions in a dataset, turned into text by the tokenizer's chat template."""
+"""Converts chats and instructions in a dataset to text with the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMAT_MAPPING: dict[str, Any] = {
     "chatml": [{name: Value(dtype="string", id=None) for name in ("content", "role")}],
     "instruction": {name: Value(dtype="string", id=None) for name in ("completion", "prompt")},
 }
-"""The features by which the two kinds are known."""
+"""The features that identify the two kinds of datasets."""
 
 _logger = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ def conversations_formatting_function(
     """Make a formatting function for chats.
 
     Args:
-        tokenizer: has a chat template.
+        tokenizer: a tokenizer with a chat template.
         messages_field: the column with the messages.
 
     Returns:
-        A function from one row to a text, or from a batch of rows to a list of texts.
+        A function that maps one row to a text, or a batch of rows to a list of texts.
     """
 
     def to_text(rows: Mapping[str, Any]) -> str | list[str]:
@@ -63,10 +63,10 @@ def instructions_formatting_function(tokenizer: PreTrainedTokenizerBase) -> Call
     """Make a formatting function for the columns `prompt` and `completion`.
 
     Args:
-        tokenizer: has a chat template.
+        tokenizer: a tokenizer with a chat template.
 
     Returns:
-        A function from one row to a text, or from a batch of rows to a list of texts.
+        A function that maps one row to a text, or a batch of rows to a list of texts.
     """
 
     def as_chat(prompt: str, completion: str) -> str:
@@ -85,12 +85,12 @@ def instructions_formatting_function(tokenizer: PreTrainedTokenizerBase) -> Call
 def get_formatting_func_from_dataset(
     dataset: Dataset | ConstantLengthDataset, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Any], Any] | None:
-    """Find the formatting function for what a dataset's columns look like.
+    """Choose the formatting function by the columns of a dataset.
 
     Args:
         dataset: rows with `messages` or `conversations` of `content` and `role`, or with `prompt` and
             `completion` and nothing else.
-        tokenizer: has a chat template.
+        tokenizer: a tokenizer with a chat template.
 
     Returns:
         The function; None for any other dataset.
@@ -108,15 +108,15 @@ def get_formatting_func_from_dataset(
 
 
 def _is_chat(feature: object) -> bool:
-    # Newer releases of datasets have a class for lists.
+    # Newer releases of `datasets` have a class for lists.
     inner = [feature.feature] if hasattr(feature, "feature") else feature
     return bool(inner == FORMAT_MAPPING["chatml"])
 
 
 def render(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
-    """Write a chat as a text, by the tokenizer's template.
+    """Convert a chat to text with the tokenizer's template.
 
-    A tokenizer without one had that of its class until transformers 4.44, which took these away.
+    Until transformers 4.44, which removed them, a tokenizer without a template used that of its class.
 
     Args:
         tokenizer: the tokenizer.
@@ -176,8 +176,8 @@ def _ask_transformers(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, s
 _WRITERS: dict[tuple[str, ...], Callable[[Any, list[dict[str, str]]], str]] = {
     ("GPT2Tokenizer", "BloomTokenizer", "GPTNeoXTokenizer"): _write_ended,
     ("LlamaTokenizer",): _write_llama,
-    # Theirs were of no use for training on chats.
+    # The templates of these classes were not suitable for training on chats.
     ("Blenderbot", "CodeLlama", "GPTSw3", "GPTSan", "GPTNeoXJapanese", "Whisper"): _ask_transformers,
     ("PreTrainedTokenizer",): _write_chatml,
 }
-"""Names of classes begin with these → how they wrote a chat; the first that fits."""
+"""Prefixes of class names → the function that writes a chat in their format; the first match counts."""

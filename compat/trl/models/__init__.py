@@ -1,4 +1,4 @@
-"""Models with heads, the references they are held against, and pipelines of diffusion.
+"""Models with value heads, their reference models, and diffusion pipelines.
 
 Mirrors `trl/models` of TRL 0.7.11.
 """

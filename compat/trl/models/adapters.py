@@ -1,4 +1,4 @@
-"""Models that are loaded by their names, and the adapters of PEFT in them."""
+"""Loading of models by name, and their PEFT adapters."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Loading:
-    """One model that is loaded by its name, and the other files under that name.
+    """A model that is loaded by its name, and the other files under that name.
 
     Args:
-        auto_class: loads the model.
-        source: folder, or name on the Hub, of a model or an adapter.
+        auto_class: the class that loads the model.
+        source: the folder, or the name on the Hub, of a model or an adapter.
         model_args: passed to transformers.
         kwargs: passed to transformers.
     """
@@ -47,7 +47,7 @@ class Loading:
         self.download = {name: kwargs[name] for name in DOWNLOAD if name in kwargs}
 
     def choose_device(self, device: int | str) -> None:
-        """Put a model in 8 or 4 bits on this process's device, where `device_map` says nothing."""
+        """Put a model in 8 or 4 bits on this process's device, unless `device_map` is given."""
         if is_kbit(None, self.kwargs) and "device_map" not in self.kwargs:
             _LOG.warning(
                 "The `device_map` argument is not provided: the whole model is put on the current device, "
@@ -57,7 +57,7 @@ class Loading:
             self.kwargs["device_map"] = {"": device}
 
     def model(self, *, is_trainable: bool) -> PreTrainedModel | PeftModel:
-        """Load the model, or an adapter with the model that it names."""
+        """Load the model, or an adapter and the model that its configuration names."""
         adapter = find(self.source, _ADAPTER_CONFIG, **self.download) if is_peft_available() else None
         if adapter is None:
             return self._load(self.source)
@@ -76,7 +76,7 @@ class Loading:
         return model
 
     def modules(self, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Read the weights of the wrapper's further modules; none where they were never saved."""
+        """Read the weights of the wrapper's additional modules; empty if they were never saved."""
         found = read_modules(self.source, names, **self.download)
         if not found:
             _LOG.warning(
@@ -89,7 +89,7 @@ class Loading:
 
 
 def is_peft(model: object) -> bool:
-    """Whether a model is one of PEFT's."""
+    """Whether a model is a PEFT model."""
     if not is_peft_available():
         return False
     from peft import PeftModel
@@ -98,7 +98,7 @@ def is_peft(model: object) -> bool:
 
 
 def is_kbit(model: object, kwargs: dict[str, Any]) -> bool:
-    """Whether a model is loaded in 8 or 4 bits, or is to be by its arguments."""
+    """Whether a model is loaded in 8 or 4 bits, or its arguments request this."""
     return any(
         kwargs.get(f"load_in_{bits}") or getattr(model, f"is_loaded_in_{bits}", False)
         for bits in ("8bit", "4bit")
@@ -106,17 +106,17 @@ def is_kbit(model: object, kwargs: dict[str, Any]) -> bool:
 
 
 def arguments_for_kbit() -> frozenset[str]:
-    """Returns the arguments of PEFT's `prepare_model_for_kbit_training`, which has to be installed."""
+    """Return the argument names of `prepare_model_for_kbit_training`; PEFT must be installed."""
     from peft import prepare_model_for_kbit_training
 
     return frozenset(inspect.signature(prepare_model_for_kbit_training).parameters) - {"model"}
 
 
 def check_adapters(peft_config: object, reward_adapter: object) -> None:
-    """Refuses adapters that are none.
+    """Refuse arguments that are not adapters.
 
     Raises:
-        ArgumentError: one of the two is of the wrong kind.
+        ArgumentError: one of the two has a wrong type.
         MissingLibraryError: PEFT is not installed.
     """
     if reward_adapter is not None and not isinstance(reward_adapter, str):
@@ -143,13 +143,13 @@ def check_adapters(peft_config: object, reward_adapter: object) -> None:
 def with_adapter(
     model: PreTrainedModel, peft_config: PeftConfig, for_kbit: dict[str, Any], *, is_in_bits: bool
 ) -> PeftModel:
-    """Puts a new adapter on a model that has none.
+    """Add a new adapter to a model that has none.
 
     Args:
         model: the model.
-        peft_config: of the adapter.
+        peft_config: the configuration of the adapter.
         for_kbit: arguments of PEFT's `prepare_model_for_kbit_training`.
-        is_in_bits: whether that has to be called.
+        is_in_bits: whether to call this function.
 
     Returns:
         A `PeftModel`.
@@ -165,7 +165,7 @@ def with_adapter(
 
 
 def refuse_prompt_learning(model: object) -> None:
-    """Refuses adapters that put tokens before the prompt.
+    """Refuse adapters that prepend tokens to the prompt.
 
     Raises:
         ArgumentError: the model has such an adapter.

@@ -1,4 +1,4 @@
-"""Files of a model that lies in a folder or on the Hub, and how models of TRL 0.7's time were loaded."""
+"""Files of a model in a folder or on the Hub, and loading as at the time of TRL 0.7."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Where the weights of a wrapped model may lie, the preferred place first."""
+"""Possible weight files of a wrapped model, in the order of preference."""
 
 DOWNLOAD = ("token", "revision", "cache_dir", "local_files_only", "subfolder")
-"""Arguments of `from_pretrained` that also say which files of a repository are meant."""
+"""Arguments of `from_pretrained` that also select the files of a repository."""
 
 _ABSENT = (EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, RepositoryNotFoundError)
 _INDEX = ".index.json"
 _DRAWN_AS_A_WHOLE = frozenset({"longt5", "mt5", "switch_transformers", "t5", "umt5"})
 _QUANTIZED = ("load_in_8bit", "load_in_4bit")
-# transformers 5 has renamed the argument, and warns of the old name.
+# transformers 5 has renamed the argument, and warns about the old name.
 _DTYPE = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
 
 
 def load_model(auto_class: Any, name: str, *args: object, **kwargs: object) -> PreTrainedModel:
-    """Loads a model as `from_pretrained` did it in TRL 0.7's time.
+    """Load a model as `from_pretrained` did at the time of TRL 0.7.
 
-    That is in float32 unless a `torch_dtype` says otherwise (transformers 5 would take the precision in which
-    the weights lie), and with `load_in_8bit` and `load_in_4bit` as arguments of their own.
+    Weights are loaded in float32 unless `torch_dtype` is given; transformers 5 would keep the precision of
+    the file. `load_in_8bit` and `load_in_4bit` are separate arguments.
 
     Args:
-        auto_class: class whose `from_pretrained` is called.
-        name: folder, or name of a repository on the Hub.
-        args: handed on.
-        kwargs: handed on in the words of the installed transformers.
+        auto_class: the class whose `from_pretrained` is called.
+        name: a folder, or the name of a repository on the Hub.
+        args: passed on.
+        kwargs: passed on under the names of the installed transformers release.
 
     Raises:
-        ArgumentError: `load_in_8bit` or `load_in_4bit` stands beside a `quantization_config`.
-        CheckpointError: the folder has weights that are cut short, or lacks a shard that its index names.
+        ArgumentError: `load_in_8bit` or `load_in_4bit` is given together with a `quantization_config`.
+        CheckpointError: the folder has truncated weights, or lacks a shard that its index names.
     """
     bits = {key: kwargs.pop(key) for key in _QUANTIZED if key in kwargs}
     asked = {key: value for key, value in bits.items() if value}
@@ -79,10 +79,10 @@ def load_model(auto_class: Any, name: str, *args: object, **kwargs: object) -> P
 
 
 def refuse_half(source: str) -> None:
-    """Refuses a folder whose weights are not whole.
+    """Refuse a folder with incomplete weights.
 
     Raises:
-        CheckpointError: a file is cut short, or a shard is missing.
+        CheckpointError: a file is truncated, or a shard is missing.
     """
     wrong = problems(source, weights_only=True) if os.path.isdir(source) else []
     if wrong:
@@ -94,15 +94,15 @@ def refuse_half(source: str) -> None:
 
 
 def find(source: str, file: str, **download: Any) -> str | None:
-    """Returns the path of one file of a model, fetched from the Hub where `source` is no folder.
+    """Return the path of a model's file; download it from the Hub if `source` is not a folder.
 
     Args:
-        source: folder or name of a repository.
-        file: path of the file in it.
-        download: which files of the repository are meant, see `DOWNLOAD`.
+        source: a folder, or the name of a repository.
+        file: the path of the file in it.
+        download: options that select the files of the repository; see `DOWNLOAD`.
 
     Returns:
-        None where there is no such file.
+        The path; None if there is no such file.
     """
     if os.path.isdir(source):
         path = os.path.join(source, download.get("subfolder") or "", file)
@@ -115,10 +115,10 @@ def find(source: str, file: str, **download: Any) -> str | None:
 
 
 def read(path: str) -> dict[str, torch.Tensor]:
-    """Returns the tensors of one file on the CPU; pickles may hold nothing but tensors.
+    """Read the tensors of a file to the CPU; pickles may contain only tensors.
 
     Raises:
-        CheckpointError: the file is cut short, or a pickle that would run code.
+        CheckpointError: the file is truncated, or is a pickle that would run code.
     """
     try:
         is_safe = path.endswith(".safetensors")
@@ -132,13 +132,13 @@ def read(path: str) -> dict[str, torch.Tensor]:
 
 
 def read_modules(source: str, modules: Iterable[str], **download: object) -> dict[str, torch.Tensor]:
-    """Returns the saved tensors whose names mention one of `modules`.
+    """Return the saved tensors whose names contain one of `modules`.
 
-    Of a folder each of `WEIGHTS` is looked through; of a repository only the first that is there, since the
-    others would be the same weights once more.
+    In a folder, all existing files of `WEIGHTS` are searched; in a repository only the first one, since the
+    others would hold the same weights.
 
     Raises:
-        CheckpointError: a shard that the index names is missing, or a file is not whole.
+        CheckpointError: a shard that the index names is missing, or a file is incomplete.
     """
     found: dict[str, torch.Tensor] = {}
     for name in WEIGHTS:
@@ -152,16 +152,16 @@ def read_modules(source: str, modules: Iterable[str], **download: object) -> dic
 
 
 def draw_as_then(model: PreTrainedModel, source: str, **download: object) -> None:
-    """Draws what transformers drew in TRL 0.7's time while it loaded a model whose embeddings are tied.
+    """Draw the random numbers that loading a model with tied embeddings drew at the time of TRL 0.7.
 
-    Layers that share the embeddings' weights are not in the file. They were drawn before they were tied, so
-    that a head or an adapter that is drawn afterwards, from a seed that was set before, needs these numbers
-    to be gone.
+    Layers that share the embeddings' weights are not in the file. They were initialized before they were
+    tied. A head or an adapter that is initialized afterwards, from a seed that was set before, gets the same
+    weights only if these numbers have been drawn.
 
     Args:
-        model: the model that has been loaded.
+        model: the loaded model.
         source: its folder or its name on the Hub.
-        download: which files of the repository are meant, see `DOWNLOAD`.
+        download: options that select the files of the repository; see `DOWNLOAD`.
     """
     prefix = f"{model.base_model_prefix}."
     saved = {name.removeprefix(prefix) for name in _names(source, download)}
@@ -178,7 +178,7 @@ def draw_as_then(model: PreTrainedModel, source: str, **download: object) -> Non
 
 
 def _names(source: str, download: dict[str, Any]) -> list[str]:
-    """Returns the names of weights in safetensors; pickles hold tied ones under all of their names."""
+    """Return the names of weights in safetensors; pickles hold tied weights under all of their names."""
     single, index, *_ = WEIGHTS
     path = find(source, single, **download)
     if path is not None:

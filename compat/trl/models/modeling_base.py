@@ -1,4 +1,4 @@
-"""The wrapper that stands around a transformers model, and the copy that a policy is held against.
+"""The wrapper of a transformers model, and the reference copy of a policy.
 
 Mirrors `trl/models/modeling_base.py` of TRL 0.7.11.
 """
@@ -42,7 +42,7 @@ LAYER_PATTERNS = [
     "gpt_neox.layers.{layer}",
     "model.layers.{layer}",
 ]
-"""How the layers of known models are named, `{layer}` being a layer's number."""
+"""Layer names of known models, with `{layer}` for the number of a layer."""
 
 _LOG = logging.getLogger(__name__)
 _ADAPTER_WEIGHTS = ("adapter_model.bin", "adapter_model.safetensors")
@@ -55,7 +55,7 @@ _BORROWED = (
 
 
 class _Architectures:
-    """The classes that can be wrapped: those of PEFT are among them as long as it can be imported."""
+    """The classes that can be wrapped; they include those of PEFT if it can be imported."""
 
     def __get__(self, instance: object, owner: object = None) -> tuple[type, ...]:
         if not is_peft_available():
@@ -66,25 +66,25 @@ class _Architectures:
 
 
 class PreTrainedModelWrapper(nn.Module):
-    """A transformers model, or an adapter of PEFT around one, with further modules beside it.
+    """A transformers model, or a PEFT model around one, with additional modules.
 
-    Subclasses say which by their class attributes, and define `state_dict`, `post_init` and `push_to_hub`.
+    Subclasses declare these in class attributes, and define `state_dict`, `post_init` and `push_to_hub`.
 
     Attributes:
-        transformers_parent_class: class that loads the wrapped model, `AutoModelForCausalLM` for one.
-        supported_args: arguments that the subclass takes for itself.
-        supported_modules: names of the further modules, by which their weights are found in a checkpoint.
-        supported_rm_modules: names that the head of a reward adapter may have.
-        supported_pretrained_model_architectures: classes that can be wrapped.
+        transformers_parent_class: the class that loads the wrapped model, for example `AutoModelForCausalLM`.
+        supported_args: the arguments of the subclass itself.
+        supported_modules: the names of the additional modules, which identify their weights in a checkpoint.
+        supported_rm_modules: the possible names of the head of a reward adapter.
+        supported_pretrained_model_architectures: the classes that can be wrapped.
         pretrained_model: the wrapped model.
-        is_peft_model: whether that is an adapter's.
+        is_peft_model: whether it is a PEFT model.
 
     Args:
         pretrained_model: the model to wrap.
-        score_module: head of the reward adapter.
-        supports_rm_adapter: whether there is one.
-        rm_adapter_name: the adapter's name.
-        kwargs: what `supported_args` names, read by the subclass.
+        score_module: the head of the reward adapter.
+        supports_rm_adapter: whether there is a reward adapter.
+        rm_adapter_name: its name.
+        kwargs: the arguments named in `supported_args`, read by the subclass.
     """
 
     transformers_parent_class: ClassVar[Any] = None
@@ -127,21 +127,21 @@ class PreTrainedModelWrapper(nn.Module):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: object, **kwargs: Any) -> Any:
-        """Loads a model, or takes one, and wraps it; weights of the further modules come along.
+        """Wrap a model, loaded or given, and load the saved weights of the additional modules.
 
         Args:
-            pretrained_model_name_or_path: folder, name on the Hub, or a model. A folder may hold a model
+            pretrained_model_name_or_path: a folder, a name on the Hub, or a model. A folder may hold a model
                 or an adapter, saved by this class or by transformers or PEFT.
-            model_args: handed to transformers.
-            kwargs: `supported_args`; `peft_config` (a new adapter is put on the model), `is_trainable`
-                (whether a loaded adapter is trained further), `reward_adapter` (folder or name of an adapter
-                with a score head) and `reward_adapter_name`; arguments of PEFT's
-                `prepare_model_for_kbit_training`; all others go to transformers.
+            model_args: passed to transformers.
+            kwargs: `supported_args`; `peft_config` (adds a new adapter to the model), `is_trainable`
+                (whether training of a loaded adapter continues), `reward_adapter` (the folder or name of an
+                adapter with a score head) and `reward_adapter_name`; arguments of PEFT's
+                `prepare_model_for_kbit_training`; all others are passed to transformers.
 
         Raises:
-            ValueError: an argument is of the wrong kind, or the adapter is one of prompt learning.
-            CheckpointError: weights are cut short, incomplete, or lack a shard.
-            MissingLibraryError: an adapter was asked for, and PEFT is not installed.
+            ValueError: an argument has a wrong type, or the adapter uses prompt learning.
+            CheckpointError: weights are truncated, incomplete, or lack a shard.
+            MissingLibraryError: an adapter was requested, and PEFT is not installed.
         """
         peft_config = kwargs.pop("peft_config", None)
         reward_adapter = kwargs.pop("reward_adapter", None)
@@ -191,7 +191,7 @@ class PreTrainedModelWrapper(nn.Module):
 
     @classmethod
     def _get_current_device(cls) -> int | str:
-        """Where this process puts a model: the number of a GPU, `xpu:N`, `npu:N` or `cpu`."""
+        """Return the device of this process: the number of a GPU, `xpu:N`, `npu:N` or `cpu`."""
         index = local_rank()
         if is_xpu_available():
             return f"xpu:{index}"
@@ -201,7 +201,7 @@ class PreTrainedModelWrapper(nn.Module):
 
     @classmethod
     def _split_kwargs(cls, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Sorts arguments by whom they are for: this class, transformers, PEFT's preparation for k bits."""
+        """Split arguments into those of this class, of transformers, and of PEFT's k-bit preparation."""
         own_names = cls.supported_args or ()
         peft_names = arguments_for_kbit() if is_peft_available() else frozenset()
         own = {key: value for key, value in kwargs.items() if key in own_names}
@@ -216,19 +216,19 @@ class PreTrainedModelWrapper(nn.Module):
         adapter_name: str = "reward_model_adapter",
         token: Any = None,
     ) -> nn.Linear:
-        """Puts a second adapter, which was trained as a reward model, beside the policy's.
+        """Add a second adapter, which was trained as a reward model, to the policy's.
 
         Args:
             pretrained_model: the `PeftModel` of the policy.
-            adapter_model_id: folder or name on the Hub; its weights have the score head among them.
-            adapter_name: name that the adapter gets.
-            token: for the Hub.
+            adapter_model_id: a folder or a name on the Hub; its weights include the score head.
+            adapter_name: the name of the adapter in the model.
+            token: the token for the Hub.
 
         Returns:
-            The score head, frozen: (…, hidden) to (…, labels).
+            The frozen score head: (…, hidden) to (…, labels).
 
         Raises:
-            ValueError: there are no such weights, or no score head among them.
+            ValueError: the weights do not exist, or do not include a score head.
         """
         refuse_half(adapter_model_id)
         access = {} if token is None else {"token": token}
@@ -264,28 +264,28 @@ class PreTrainedModelWrapper(nn.Module):
         return score.to(device=cls._get_current_device(), dtype=dtype).requires_grad_(False)
 
     def push_to_hub(self, *args: object, **kwargs: object) -> str:
-        """Uploads the model; subclasses say how."""
+        """Upload the model; defined by subclasses."""
         msg = f"{type(self).__name__} does not say what it uploads. Define `push_to_hub`."
         raise NotImplementedError(msg)
 
     def state_dict(self, *args: object, **kwargs: object) -> dict[str, Any]:  # type: ignore[override]
-        """Returns the weights that are saved; subclasses say which."""
+        """Return the weights that are saved; defined by subclasses."""
         msg = f"{type(self).__name__} does not say what it saves. Define `state_dict`."
         raise NotImplementedError(msg)
 
     def post_init(self, *args: object, **kwargs: object) -> None:
-        """Takes over the weights that `from_pretrained` has found; subclasses say how."""
+        """Load the weights that `from_pretrained` has found; defined by subclasses."""
         msg = f"{type(self).__name__} does not say what it loads. Define `post_init`."
         raise NotImplementedError(msg)
 
     def save_pretrained(self, *args: object, **kwargs: object) -> Any:
-        """Saves the model with its further modules, as `PreTrainedModel.save_pretrained` does.
+        """Save the model with its additional modules, as `PreTrainedModel.save_pretrained` does.
 
-        An adapter is saved by PEFT, and the further modules lie beside it in `pytorch_model.bin`.
+        An adapter is saved by PEFT, and the additional modules next to it in `pytorch_model.bin`.
 
         Args:
-            args: the folder, first of all.
-            kwargs: as for transformers, or PEFT. `state_dict` stands in for this model's own;
+            args: the folder, followed by further arguments.
+            kwargs: as for transformers, or PEFT. `state_dict` replaces this model's own;
                 `safe_serialization=False` writes pickles with every release of transformers.
         """
         return self._save(self.pretrained_model.save_pretrained, *args, **kwargs)
@@ -309,12 +309,12 @@ class PreTrainedModelWrapper(nn.Module):
     def compute_reward_score(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: object
     ) -> torch.Tensor:
-        """Scores tokens by the reward adapter, and goes back to the policy's; the model is in eval mode then.
+        """Score tokens with the reward adapter, then reactivate the policy's; leaves the model in eval mode.
 
         Args:
             input_ids: (batch, length).
             attention_mask: (batch, length).
-            kwargs: handed to the model.
+            kwargs: passed to the model.
 
         Returns:
             (batch, length, labels), without gradients.
@@ -351,15 +351,15 @@ class PreTrainedModelWrapper(nn.Module):
 
 
 def _is_first() -> bool:
-    """Whether transformers 5 has this process write what all of them save."""
+    """Whether this process is the one that writes what all processes save under transformers 5."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _write_whole(state: dict[str, Any], folder: str, name: str) -> None:
-    """Writes a pickle under its name only when it is complete."""
+    """Write a pickle atomically: it gets its name once it is complete."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
-    # Every process may be asked to save.
+    # Every process may be told to save.
     own = f"{path}.{os.getpid()}.tmp"
     torch.save(state, own)
     os.replace(own, path)
@@ -368,21 +368,21 @@ def _write_whole(state: dict[str, Any], folder: str, name: str) -> None:
 def create_reference_model(
     model: PreTrainedModelWrapper, num_shared_layers: int | None = None, pattern: str | None = None
 ) -> PreTrainedModelWrapper:
-    """Copies a model, so that the policy can be held against what it was.
+    """Copy a model as the reference of the policy.
 
-    With `num_shared_layers` the layers below stay equal in both, since they are frozen in the policy.
+    With `num_shared_layers`, the lower layers stay equal in both, since they are frozen in the policy.
 
     Args:
         model: the policy.
-        num_shared_layers: number of layers, from the first one on, that are frozen in `model`; what stands
-            before them, as embeddings, is frozen with them.
-        pattern: how layers are named, with `{layer}` for the number; found by itself for known models.
+        num_shared_layers: the number of layers, from the first one on, that are frozen in `model`, together
+            with all parameters before them, such as embeddings.
+        pattern: the pattern of layer names, with `{layer}` for the number; known models need none.
 
     Returns:
-        The copy in eval mode; what the two do not share has no gradients in it.
+        The copy, in eval mode; its parameters that are not shared do not require gradients.
 
     Raises:
-        ValueError: DeepSpeed's ZeRO 3 has split the weights, or no known pattern fits.
+        ValueError: DeepSpeed's ZeRO-3 has sharded the weights, or no known pattern matches.
     """
     if is_deepspeed_zero3_enabled():
         msg = (
@@ -401,7 +401,7 @@ def create_reference_model(
 
 
 def _first_free(names: list[str], num_shared_layers: int, pattern: str | None) -> int:
-    """Returns how many parameters, in the order of the model, stand before layer `num_shared_layers`."""
+    """Return the number of parameters, in the order of the model, before layer `num_shared_layers`."""
     patterns = LAYER_PATTERNS if pattern is None else [pattern]
     for candidate in patterns:
         layer = candidate.format(layer=num_shared_layers)

@@ -1,4 +1,4 @@
-"""Stable Diffusion as a policy: pipelines that tell how likely each step of theirs was.
+"""Stable Diffusion as a policy: pipelines that return the log-probability of each denoising step.
 
 Mirrors `trl/models/modeling_sd_base.py` of TRL 0.7.11.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-"""The file in which diffusers keeps LoRA's weights."""
+"""The file in which diffusers stores LoRA weights."""
 
 _ADAPTER = "default"
 _OF_UNET = "unet"
@@ -45,12 +45,12 @@ _OF_UNET = "unet"
 
 @dataclass
 class DDPOPipelineOutput:
-    """Images, and how they came to be.
+    """Images, and the denoising steps that generated them.
 
     Attributes:
-        images: (batch, channels, height, width), or what `output_type` says.
-        latents: those at the beginning and after each step, (batch, channels, height, width).
-        log_probs: log-probability of each step, (batch,).
+        images: (batch, channels, height, width), or the form of `output_type`.
+        latents: the first latents and those after each step, (batch, channels, height, width).
+        log_probs: the log-probability of each step, (batch,).
     """
 
     images: Any
@@ -60,11 +60,11 @@ class DDPOPipelineOutput:
 
 @dataclass
 class DDPOSchedulerOutput:
-    """One step.
+    """One denoising step.
 
     Attributes:
-        latents: those after it, (batch, channels, height, width).
-        log_probs: its log-probability, a mean over the latents' entries, (batch,).
+        latents: the latents after the step, (batch, channels, height, width).
+        log_probs: its log-probability, averaged over the entries of the latents, (batch,).
     """
 
     latents: torch.Tensor
@@ -72,14 +72,14 @@ class DDPOSchedulerOutput:
 
 
 class DDPOStableDiffusionPipeline:
-    """What `DDPOTrainer` needs of a pipeline; a subclass defines all of it."""
+    """The interface of a pipeline for `DDPOTrainer`; a subclass defines all of it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> DDPOPipelineOutput:
-        """Generates images; arguments as of `pipeline_step`."""
+        """Generate images; the arguments are those of `pipeline_step`."""
         self._is_missing("__call__")
 
     def scheduler_step(self, *args: Any, **kwargs: Any) -> DDPOSchedulerOutput:
-        """Takes one step, or values one that was taken; arguments as of the function of that name."""
+        """Take one step, or evaluate a taken one; the arguments are those of `scheduler_step`."""
         self._is_missing("scheduler_step")
 
     @property
@@ -89,12 +89,12 @@ class DDPOStableDiffusionPipeline:
 
     @property
     def vae(self) -> AutoencoderKL:
-        """The autoencoder, from images to latents and back."""
+        """The autoencoder between images and latents."""
         self._is_missing("vae")
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of prompts."""
+        """The tokenizer of the prompts."""
         self._is_missing("tokenizer")
 
     @property
@@ -104,32 +104,32 @@ class DDPOStableDiffusionPipeline:
 
     @property
     def text_encoder(self) -> CLIPTextModel:
-        """The model that embeds prompts."""
+        """The model that embeds the prompts."""
         self._is_missing("text_encoder")
 
     @property
     def autocast(self) -> Callable[[], contextlib.AbstractContextManager[Any]] | None:
-        """Makes the context in which the U-Net runs; None leaves it to the accelerator."""
+        """The factory of the context in which the U-Net runs; None for that of the accelerator."""
         self._is_missing("autocast")
 
     def set_progress_bar_config(self, *args: object, **kwargs: object) -> None:
-        """Sets how progress is shown."""
+        """Configure the progress bar."""
         self._is_missing("set_progress_bar_config")
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the whole pipeline."""
+        """Save the whole pipeline."""
         self._is_missing("save_pretrained")
 
     def get_trainable_layers(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what is trained: a module, or a list of parameters."""
+        """Return the module or the list of parameters to train."""
         self._is_missing("get_trainable_layers")
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Saves what is trained, before the accelerator saves its state."""
+        """Save the trained weights, before the accelerator saves its state."""
         self._is_missing("save_checkpoint")
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Loads what is trained, before the accelerator loads its state."""
+        """Load the trained weights, before the accelerator loads its state."""
         self._is_missing("load_checkpoint")
 
     def _is_missing(self, name: str) -> NoReturn:
@@ -147,27 +147,27 @@ def scheduler_step(
     generator: torch.Generator | list[torch.Generator] | None = None,
     prev_sample: torch.Tensor | None = None,
 ) -> DDPOSchedulerOutput:
-    """Takes one step of DDIM, or values one that was taken.
+    """Take one DDIM step, or evaluate a step that was taken.
 
-    Song et al., Denoising Diffusion Implicit Models (arXiv:2010.02502), equations (12) and (16): the step is
-    normally distributed, and its log-probability is averaged over the entries of the latents.
+    Song et al., Denoising Diffusion Implicit Models (arXiv:2010.02502), equations (12) and (16): the latents
+    after the step are normally distributed. The log-probability is averaged over their entries.
 
     Args:
-        self: the scheduler, whose steps have been set.
-        model_output: what the U-Net predicts, (batch, channels, height, width).
-        timestep: of the latents, a tensor of shape () or (batch,).
+        self: the scheduler, whose timesteps have been set.
+        model_output: the prediction of the U-Net, (batch, channels, height, width).
+        timestep: the timestep of the latents, a tensor of shape () or (batch,).
         sample: the latents, (batch, channels, height, width).
-        eta: share of the noise of DDPM: 0 takes none, and leaves nothing to value.
-        use_clipped_model_output: whether the noise follows from the clipped prediction of the image.
-        generator: draws the noise, as `compat.trl.core.randn_tensor` says.
-        prev_sample: latents after a step that was taken; drawn if left out.
+        eta: the fraction of DDPM's noise; without noise (0), the step has no density.
+        use_clipped_model_output: whether to compute the noise from the clipped prediction of the image.
+        generator: draws the noise, see `compat.trl.core.randn_tensor`.
+        prev_sample: the latents after a step that was taken; drawn if omitted.
 
     Returns:
-        Latents after the step, and its log-probability, (batch,).
+        The latents after the step, and its log-probability, (batch,).
 
     Raises:
-        ValueError: no steps have been set, the scheduler predicts something unknown, or there are both a
-            generator and latents to value.
+        ValueError: no timesteps have been set, the prediction type of the scheduler is unknown, or both
+            `generator` and `prev_sample` are given.
     """
     if self.num_inference_steps is None:
         msg = (
@@ -186,7 +186,7 @@ def scheduler_step(
         options = {"device": model_output.device, "dtype": model_output.dtype}
         noise = randn_tensor(model_output.shape, generator=generator, **options)  # type: ignore[arg-type]
         prev_sample = mean + deviation * noise
-    # Without noise there is no density: infinities, as the formula gives them.
+    # Without noise there is no density: the formula gives infinities.
     step = Normal(mean, deviation, validate_args=False)
     log_prob: torch.Tensor = step.log_prob(prev_sample.detach())  # type: ignore[no-untyped-call]
     return DDPOSchedulerOutput(prev_sample.to(sample.dtype), log_prob.flatten(1).mean(dim=1))
@@ -200,7 +200,7 @@ def _distribution(
     eta: float,
     from_clipped: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and standard deviation, which broadcasts to it, of the latents after a step."""
+    """Return the mean of the latents after a step, and the standard deviation, which broadcasts to it."""
     config = scheduler.config
     before = timestep - config.num_train_timesteps // scheduler.num_inference_steps
     now_kept = _kept(scheduler, timestep, sample)
@@ -219,7 +219,7 @@ def _distribution(
 
 
 def _kept(scheduler: DDIMScheduler, timestep: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Returns the share of the image in the latents of a timestep, in a shape that broadcasts to `like`."""
+    """Return the fraction of the image in the latents of a timestep, broadcastable to `like`."""
     kept: torch.Tensor = scheduler.alphas_cumprod[timestep.to(scheduler.alphas_cumprod.device)]
     return kept.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
@@ -227,7 +227,7 @@ def _kept(scheduler: DDIMScheduler, timestep: torch.Tensor, like: torch.Tensor) 
 def _split(
     kind: str, predicted: torch.Tensor, sample: torch.Tensor, kept: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the image and the noise that make up the latents, by what the U-Net predicts of them."""
+    """Return the image and the noise in the latents, computed from the U-Net's prediction."""
     of_image, of_noise = kept.sqrt(), (1 - kept).sqrt()
     if kind == "epsilon":
         return (sample - of_noise * predicted) / of_image, predicted
@@ -243,7 +243,7 @@ def _split(
 
 
 class _Recorder:
-    """Has a scheduler take steps by `scheduler_step`, and keeps what they give."""
+    """Makes a scheduler step with `scheduler_step`, and records the results."""
 
     def __init__(self, scheduler: DDIMScheduler, eta: float) -> None:
         self.scheduler = scheduler
@@ -289,27 +289,27 @@ def pipeline_step(
     cross_attention_kwargs: dict[str, Any] | None = None,
     guidance_rescale: float = 0.0,
 ) -> DDPOPipelineOutput:
-    """Generates images by a pipeline of diffusers, and records its steps.
+    """Generate images with a diffusers pipeline, and record its steps.
 
     Args:
         self: a `StableDiffusionPipeline` with a `DDIMScheduler`.
-        prompt: what images shall show; or `prompt_embeds`.
+        prompt: the prompts; alternatively `prompt_embeds`.
         height: the height of images, in pixels; the U-Net's own if omitted.
         width: the width of images, in pixels; the U-Net's own if omitted.
-        num_inference_steps: number of steps.
-        guidance_scale: weight of the prompt; above 1 the U-Net runs with and without it.
-        negative_prompt: what images shall not show; or `negative_prompt_embeds`.
-        num_images_per_prompt: number of images for each prompt.
-        eta: share of the noise of DDPM in each step, which torch's global generator draws.
+        num_inference_steps: the number of denoising steps.
+        guidance_scale: the weight of the prompt; above 1, the U-Net runs with and without it.
+        negative_prompt: the negative prompts; alternatively `negative_prompt_embeds`.
+        num_images_per_prompt: the number of images for each prompt.
+        eta: the fraction of DDPM's noise in each step, drawn by torch's global generator.
         generator: draws the first latents.
-        latents: the first latents, (batch, channels, height, width); drawn if left out.
+        latents: the first latents, (batch, channels, height, width); drawn if omitted.
         prompt_embeds: embedded prompts, (batch, length, hidden).
         negative_prompt_embeds: embedded negative prompts, of the same shape.
-        output_type: form of the images: "pil", "np", "pt", or "latent".
+        output_type: the form of the images: "pil", "np", "pt", or "latent".
         return_dict: ignored.
-        callback: called with number, timestep and latents of a step.
-        callback_steps: number of steps from one call to the next.
-        cross_attention_kwargs: handed to the attention processors.
+        callback: called with the number, the timestep and the latents of a step.
+        callback_steps: the number of steps between calls.
+        cross_attention_kwargs: passed to the attention processors.
         guidance_rescale: Lin et al. (arXiv:2305.08891), equation 16.
 
     Returns:
@@ -347,12 +347,12 @@ def pipeline_step(
 
 
 class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
-    """A Stable Diffusion pipeline of diffusers, trained by LoRA or as a whole.
+    """A Stable Diffusion pipeline of diffusers; either LoRA weights or the whole U-Net is trained.
 
     Args:
-        pretrained_model_name: folder or name on the Hub.
-        pretrained_model_revision: branch, tag or commit there.
-        use_lora: whether adapters are trained, and not the U-Net itself; they are if such lie beside it.
+        pretrained_model_name: a folder or a name on the Hub.
+        pretrained_model_revision: a branch, tag or commit on the Hub.
+        use_lora: whether to train an adapter instead of the U-Net itself; implied by saved LoRA weights.
 
     Attributes:
         sd_pipeline: the pipeline of diffusers.
@@ -385,11 +385,11 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
         self.unet.requires_grad_(not self.use_lora)
 
     def __call__(self, *args: Any, **kwargs: Any) -> DDPOPipelineOutput:
-        """Generates images, see `pipeline_step`."""
+        """Generate images; see `pipeline_step`."""
         return pipeline_step(self.sd_pipeline, *args, **kwargs)
 
     def scheduler_step(self, *args: Any, **kwargs: Any) -> DDPOSchedulerOutput:
-        """Takes or values one step, see the function of that name."""
+        """Take or evaluate one step; see the function `scheduler_step`."""
         return scheduler_step(self.scheduler, *args, **kwargs)
 
     @property
@@ -404,30 +404,30 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of prompts."""
+        """The tokenizer of the prompts."""
         return self.sd_pipeline.tokenizer
 
     @property
     def scheduler(self) -> DDIMScheduler:
-        """The scheduler, one of DDIM."""
+        """The DDIM scheduler."""
         return self.sd_pipeline.scheduler
 
     @property
     def text_encoder(self) -> CLIPTextModel:
-        """The model that embeds prompts."""
+        """The model that embeds the prompts."""
         return self.sd_pipeline.text_encoder
 
     @property
     def autocast(self) -> Callable[[], contextlib.AbstractContextManager[Any]] | None:
-        """None of its own, unless LoRA is trained: that does without, and saves memory."""
+        """None, or with LoRA a null context, since training without autocast saves memory."""
         return contextlib.nullcontext if self.use_lora else None
 
     def set_progress_bar_config(self, *args: object, **kwargs: object) -> None:
-        """Sets how progress is shown, by arguments of tqdm."""
+        """Configure the progress bar with arguments of tqdm."""
         self.sd_pipeline.set_progress_bar_config(*args, **kwargs)
 
     def save_pretrained(self, output_dir: str) -> None:
-        """Saves the pipeline, and LoRA's weights beside it; the constructor reads both.
+        """Save the pipeline, and the LoRA weights next to it; the constructor reads both.
 
         Args:
             output_dir: a folder.
@@ -437,7 +437,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
             return
         self._save_lora(self.unet, output_dir)
         adapted = self.unet
-        # The U-Net is saved without adapters: with them, its names could not be loaded.
+        # The U-Net is saved without adapters, because its names could not be loaded with them.
         self.sd_pipeline.unet = bare = copy.deepcopy(adapted)
         try:
             bare.unload_lora()
@@ -446,7 +446,7 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
             self.sd_pipeline.unet = adapted
 
     def get_trainable_layers(self) -> Any:
-        """Returns the U-Net, if LoRA is trained with an adapter in it: the loaded one, or a new one."""
+        """Return the U-Net; with LoRA, it has an adapter, either the loaded one or a new one."""
         if not self.use_lora:
             return self.unet
         _needs_peft()
@@ -458,21 +458,21 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
             self.unet.add_adapter(config)
         for name, parameter in self.unet.named_parameters():
             if "lora_" in name:
-                # Gradients of fp16 could not be unscaled.
+                # fp16 gradients could not be unscaled.
                 parameter.requires_grad_(True)
                 parameter.data = parameter.data.float()
         return self.unet
 
     def save_checkpoint(self, models: list[Any], weights: object, output_dir: str) -> None:
-        """Saves what is trained: LoRA's weights, or the U-Net in a folder `unet`.
+        """Save the trained weights: the LoRA weights, or the U-Net in a folder `unet`.
 
         Args:
-            models: the U-Net, unwrapped, as only entry.
-            weights: not looked at.
+            models: the unwrapped U-Net as the only entry.
+            weights: ignored.
             output_dir: a folder.
 
         Raises:
-            ValueError: there is not one model, or it is not what is trained.
+            ValueError: there is not exactly one model, or it is not the trained one.
         """
         model = self._trained(models)
         if self.use_lora:
@@ -481,10 +481,10 @@ class DefaultDDPOStableDiffusionPipeline(DDPOStableDiffusionPipeline):
             model.save_pretrained(os.path.join(output_dir, _OF_UNET))
 
     def load_checkpoint(self, models: list[Any], input_dir: str) -> None:
-        """Loads into the U-Net what `save_checkpoint` has written; arguments and errors as there.
+        """Load into the U-Net the weights written by `save_checkpoint`; see there for arguments and errors.
 
         Raises:
-            CheckpointError: LoRA's weights are not there, or are not those of this adapter.
+            CheckpointError: the LoRA weights are missing, or do not belong to this adapter.
         """
         model = self._trained(models)
         if self.use_lora:
@@ -526,7 +526,7 @@ def _needs_peft() -> None:
 
 
 def _load_lora(unet: UNet2DConditionModel, path: str) -> None:
-    """Loads saved weights into the existing adapter, so that its optimizer keeps its parameters."""
+    """Load saved weights into the existing adapter, so that the optimizer keeps its parameters."""
     from peft.utils import set_peft_model_state_dict
 
     if not os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""Language models with a second head, which values each token.
+"""Language models with a value head, which estimates a value for each token.
 
 Mirrors `trl/models/modeling_value_head.py` of TRL 0.7.11.
 """
@@ -29,8 +29,8 @@ class ValueHead(nn.Module):
     """Dropout and one linear layer: hidden states of shape (…, hidden) to values of shape (…, 1).
 
     Args:
-        config: the model's; a `summary_dropout_prob` of its own stands above the argument.
-        kwargs: `summary_dropout_prob`, 0.1 unless given.
+        config: the configuration of the model; its `summary_dropout_prob` overrides the argument.
+        kwargs: `summary_dropout_prob`, by default 0.1.
     """
 
     def __init__(self, config: PretrainedConfig, **kwargs: Any) -> None:
@@ -47,16 +47,16 @@ class ValueHead(nn.Module):
         self.summary = nn.Linear(_width(config), 1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Values each hidden state, in the precision of the head's own weights."""
+        """Compute the value of each hidden state, in the precision of the head's weights."""
         value: torch.Tensor = self.summary(self.dropout(hidden_states).to(self.summary.weight.dtype))
         return value
 
 
 def _width(config: PretrainedConfig) -> int:
-    """Returns how many features a token has where the head reads it, at the end of the decoder."""
+    """Return the number of features of the last hidden state, the input of the head."""
     decoder = getattr(config, "decoder", None) if getattr(config, "is_encoder_decoder", False) else None
     of_text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    # OPT projects the last hidden state, back to the width of its embeddings.
+    # OPT projects the last hidden state back to the width of its embeddings.
     places = (
         (config, "word_embed_proj_dim"),
         (decoder, "hidden_size"),
@@ -75,16 +75,16 @@ def _width(config: PretrainedConfig) -> int:
 
 
 class _WithValueHead(PreTrainedModelWrapper):
-    """What the two kinds of language models have in common.
+    """The common base class of the two kinds of language models.
 
     Args:
         pretrained_model: the model to wrap, or a PEFT model around one.
-        kwargs: what `supported_args` names: `summary_dropout_prob`, `v_head_init_strategy` (None, as torch
-            does it, or "normal") and `v_head_initializer_range`, the standard deviation of the latter, 0.2
-            unless given.
+        kwargs: the arguments named in `supported_args`: `summary_dropout_prob`, `v_head_init_strategy` (None
+            for torch's default, or "normal") and `v_head_initializer_range`, the standard deviation of
+            "normal", by default 0.2.
 
     Raises:
-        ValueError: the model has no language model head, or the strategy does not exist.
+        ValueError: the model has no language modeling head, or the strategy does not exist.
     """
 
     lm_head_namings: ClassVar[list[str]]
@@ -128,16 +128,16 @@ class _WithValueHead(PreTrainedModelWrapper):
         attention_mask: torch.Tensor | None = None,
         **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Runs the model and values the last hidden state of each token.
+        """Run the model, and compute a value from the last hidden state of each token.
 
         Args:
             input_ids: (batch, length).
-            past_key_values: cache of the tokens before these; prefix tuning has its own.
+            past_key_values: the cache of previous tokens; prefix tuning uses its own.
             attention_mask: (batch, length of the cache and of these tokens).
-            kwargs: handed to the model.
+            kwargs: passed to the model.
 
         Returns:
-            Logits in float32, (batch, length, vocab); the loss, where there are `labels`; values,
+            Logits in float32, (batch, length, vocab); the loss, if there are `labels`; values,
             (batch, length).
         """
         kwargs["output_hidden_states"] = True
@@ -148,15 +148,15 @@ class _WithValueHead(PreTrainedModelWrapper):
         return output.logits.float(), output.loss, self.v_head(last).squeeze(-1)
 
     def generate(self, *args: object, **kwargs: object) -> Any:
-        """Generates with the wrapped model, see transformers' `generate`."""
+        """Generate with the wrapped model; see transformers' `generate`."""
         return self.pretrained_model.generate(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Returns the model's weights under its own names, and the head's under `v_head.`.
+        """Return the model's weights under its own names, and the head's under `v_head.`.
 
-        Of an adapter only the head's: PEFT saves the rest.
+        For a PEFT model, return only those of the head: PEFT saves the rest.
         """
-        options = {**dict(zip(_OF_STATE_DICT, args)), **kwargs}  # noqa: B905 (the last ones are left out)
+        options = {**dict(zip(_OF_STATE_DICT, args)), **kwargs}  # noqa: B905 (the last ones may be missing)
         prefix = options.pop("prefix", "")
         if not self.is_peft_model:
             options["destination"] = self.pretrained_model.state_dict(**options, prefix=prefix)
@@ -164,7 +164,7 @@ class _WithValueHead(PreTrainedModelWrapper):
         return state
 
     def push_to_hub(self, *args: object, **kwargs: object) -> Any:
-        """Uploads the model or the adapter, with the head; see `PreTrainedModel.push_to_hub`."""
+        """Upload the model or the adapter with the head; see `PreTrainedModel.push_to_hub`."""
         save = self.pretrained_model.save_pretrained
         self.pretrained_model.save_pretrained = lambda *a, **k: self._save(save, *a, **k)
         try:
@@ -173,15 +173,15 @@ class _WithValueHead(PreTrainedModelWrapper):
             del self.pretrained_model.save_pretrained
 
     def post_init(self, state_dict: dict[str, torch.Tensor]) -> None:  # type: ignore[override]
-        """Takes the head's weights over and goes to where the model's last layers are.
+        """Load the head's weights, and move the head to the device of the model's last layers.
 
         Args:
-            state_dict: may hold the head's weights, under names with `v_head.`, among others.
+            state_dict: weights by name; may contain those of the head, under names with `v_head.`.
 
         Raises:
-            CheckpointError: it holds some of them only, or some of another shape.
-            ValueError: a part of the model lies on the CPU or on the disk, and comes to the device only for
-                its own forward pass.
+            CheckpointError: some of the head's weights are missing, or have another shape.
+            ValueError: a part of the model is offloaded to the CPU or the disk, and is moved to the device
+                only for its own forward pass.
         """
         found = {
             name.rpartition(_PREFIX)[2]: tensor for name, tensor in state_dict.items() if _PREFIX in name
@@ -208,7 +208,7 @@ class _WithValueHead(PreTrainedModelWrapper):
             raise CheckpointError(msg)
 
     def _follow_devices(self, device_map: dict[str, Any]) -> None:
-        """Puts the head beside the model's end, and brings what the model gives to one device."""
+        """Put the head on the device of the last layers, and move the model's outputs to one device."""
         if not _NOT_ON_A_DEVICE.isdisjoint(map(str, device_map.values())):
             msg = (
                 f"`device_map={device_map}`: The model is offloaded on CPU or disk - CPU & disk offloading "
@@ -229,7 +229,7 @@ class _WithValueHead(PreTrainedModelWrapper):
 
 
 class AutoModelForCausalLMWithValueHead(_WithValueHead):
-    """A causal language model, GPT-2 for one, whose tokens are valued by a second head."""
+    """A causal language model, for example GPT-2, with a value head."""
 
     transformers_parent_class: ClassVar[Any] = AutoModelForCausalLM
     lm_head_namings: ClassVar[list[str]] = ["lm_head", "embed_out"]
@@ -237,7 +237,7 @@ class AutoModelForCausalLMWithValueHead(_WithValueHead):
 
 
 class AutoModelForSeq2SeqLMWithValueHead(_WithValueHead):
-    """An encoder-decoder model, T5 for one, whose decoded tokens are valued by a second head."""
+    """An encoder-decoder model, for example T5, with a value head for the decoded tokens."""
 
     transformers_parent_class: ClassVar[Any] = AutoModelForSeq2SeqLM
     lm_head_namings: ClassVar[list[str]] = ["lm_head", "embed_out", "output_projection"]

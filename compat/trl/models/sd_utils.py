@@ -1,4 +1,4 @@
-"""Names of LoRA's weights, from PEFT's and from older diffusers' to those that diffusers saves.
+"""Conversion of LoRA weight names, from those of PEFT and of older diffusers to those that diffusers saves.
 
 Mirrors `trl/models/sd_utils.py` of TRL 0.7.11.
 """
@@ -12,7 +12,7 @@ from compat.errors import ArgumentError
 
 
 class StateDictType(enum.Enum):
-    """Whose names weights have."""
+    """The naming schemes of weights."""
 
     DIFFUSERS_OLD = "diffusers_old"
     PEFT = "peft"
@@ -30,31 +30,31 @@ PEFT_TO_DIFFUSERS = {
     },
     **{f"{name}.{theirs}": f"{name}.lora.{side}" for name in _OF_IMAGES for theirs, side in _SIDES.items()},
 }
-"""What stands in PEFT's names → in diffusers': of text encoders, and of U-Nets."""
+"""Part of PEFT's names → part of diffusers' names, for text encoders and U-Nets."""
 
 DIFFUSERS_OLD_TO_DIFFUSERS = {
     f".to_{name}_lora.{side}": f".{name}_proj.lora_linear_layer.{side}"
     for name in _OF_TEXT
     for side in _SIDES.values()
 }
-"""What stands in older diffusers' names → in today's."""
+"""Part of older diffusers' names → part of current diffusers' names."""
 
 DIFFUSERS_STATE_DICT_MAPPINGS = {
     StateDictType.DIFFUSERS_OLD: DIFFUSERS_OLD_TO_DIFFUSERS,
     StateDictType.PEFT: PEFT_TO_DIFFUSERS,
 }
-"""Whose names → how they are changed."""
+"""Naming scheme → its mapping to diffusers' names."""
 
 KEYS_TO_ALWAYS_REPLACE = {".processor.": "."}
-"""What is changed in every name first."""
+"""Replacements made first in every name."""
 
 
 def convert_state_dict(state_dict: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
-    """Returns the weights under other names: the first part of `mapping` that a name has is replaced.
+    """Rename weights: in each name, replace the first part of `mapping` that it contains.
 
     Args:
         state_dict: weights by name.
-        mapping: part of a name → what replaces it.
+        mapping: part of a name → its replacement.
     """
     return {_renamed(name, mapping): weight for name, weight in state_dict.items()}
 
@@ -69,12 +69,12 @@ def _renamed(name: str, mapping: dict[str, str]) -> str:
 def convert_state_dict_to_diffusers(
     state_dict: dict[str, Any], original_type: StateDictType | None = None, **kwargs: object
 ) -> dict[str, Any]:
-    """Returns LoRA's weights under the names that diffusers saves them by.
+    """Return LoRA weights under the names that diffusers saves.
 
     Args:
-        state_dict: weights by name, of PEFT, of older diffusers, or under these names already.
-        original_type: whose names they have; found by looking if it is left out.
-        kwargs: `adapter_name`, which PEFT puts into its names.
+        state_dict: weights by name, with the names of PEFT, of older diffusers, or of diffusers.
+        original_type: the naming scheme; inferred from the names if omitted.
+        kwargs: `adapter_name`, which PEFT includes in its names.
 
     Raises:
         ValueError: the format of the names is unknown.
@@ -91,7 +91,7 @@ def convert_state_dict_to_diffusers(
 
 
 def _kind(state_dict: dict[str, Any], adapter: str) -> StateDictType | None:
-    """Returns whose names these are, None for those that diffusers saves."""
+    """Infer the naming scheme; None for the names that diffusers saves."""
 
     def has(part: str) -> bool:
         return any(part in name for name in state_dict)

@@ -1,4 +1,4 @@
-"""A model and its tokenizer made ready for chats.
+"""Preparation of a model and its tokenizer for chats.
 
 Mirrors `trl/models/utils.py` of TRL 0.7.11.
 """
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class ChatMlSpecialTokens:
-    """The special tokens of ChatML, and what follows from them.
+    """The special tokens of ChatML, and the template that they form.
 
     Attributes:
-        bos_token: begins a message.
-        eos_token: ends it.
-        pad_token: fills up.
+        bos_token: the token that begins a message.
+        eos_token: the token that ends a message.
+        pad_token: the padding token.
     """
 
     bos_token: str = "<|im_start|>"  # noqa: S105 (no password)
@@ -30,17 +30,17 @@ class ChatMlSpecialTokens:
 
     @property
     def system(self) -> str:
-        """What a message of the system begins with."""
+        """The beginning of a system message."""
         return self._speaker("system")
 
     @property
     def user(self) -> str:
-        """What a message of the user begins with."""
+        """The beginning of a user message."""
         return self._speaker("user")
 
     @property
     def assistant(self) -> str:
-        """What a message of the assistant begins with."""
+        """The beginning of an assistant message."""
         return self._speaker("assistant")
 
     def _speaker(self, role: str) -> str:
@@ -48,7 +48,7 @@ class ChatMlSpecialTokens:
 
     @property
     def chat_template(self) -> str:
-        """The template in Jinja: each message with its role on a line of its own."""
+        """The Jinja template: each message, with its role on a separate line."""
         begin = f"'{self.bos_token}' + message['role'] + '\n'"
         end = f"'{self.eos_token}' + '\n'"
         return "".join(
@@ -72,13 +72,14 @@ def setup_chat_format(
     format: str | None = "chatml",  # noqa: A002 (TRL's name)
     resize_to_multiple_of: int | None = None,
 ) -> tuple[Any, Any]:
-    """Gives a tokenizer the special tokens and the template of a chat format, and the model room for them.
+    """Add the special tokens and the template of a chat format to a tokenizer, and resize the model.
 
     Args:
-        model: its embeddings are resized to the tokenizer, and its generation ends with the new tokens.
-        tokenizer: changed in place.
-        format: name of the format, "chatml".
-        resize_to_multiple_of: number of embeddings is a multiple of it.
+        model: the model; its embeddings are resized to the tokenizer, and its generation ends with the new
+            tokens.
+        tokenizer: the tokenizer, changed in place.
+        format: the name of the format, "chatml".
+        resize_to_multiple_of: the number of embeddings is a multiple of it.
 
     Returns:
         The model and the tokenizer.

@@ -1,4 +1,4 @@
-"""The trainers of TRL 0.7.11; each is loaded when it is asked for."""
+"""The trainers of TRL 0.7.11; each is loaded on first access."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ HOMES = {
         "peft_module_casting_to_bf16",
     ),
 }
-"""A module → the names that TRL 0.7.11 offers of it in this package."""
+"""Module → the names that TRL 0.7.11 exports from it in this package."""
 
 __all__, __getattr__, __dir__ = lazily(__name__, HOMES, HOMES, lambda name: name == "DDPOTrainer")

@@ -1,4 +1,4 @@
-"""What trainers whose loop is their user's have in common. Mirrors `trl.trainer.base` of 0.7.11."""
+"""The base class of trainers whose loop is written by the user. Mirrors `trl.trainer.base` of 0.7.11."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class BaseTrainer(PyTorchModelHubMixin):  # type: ignore[misc]
-    """The start of a trainer that is stepped by hand; a subclass says what its steps are.
+    """The base class of a trainer that is stepped manually; a subclass defines the steps.
 
     `save_pretrained` and `push_to_hub` come from `huggingface_hub`, and call `_save_pretrained`.
 
     Args:
-        config: of the trainer.
+        config: the configuration of the trainer.
     """
 
     def __init__(self, config: Any) -> None:
@@ -44,16 +44,16 @@ class BaseTrainer(PyTorchModelHubMixin):  # type: ignore[misc]
 
 
 def write_model_card(path: str, template: str, model_name: str | None) -> None:
-    """Write a model card, where the Hub knows its user.
+    """Write a model card, if the Hub knows the user.
 
     Args:
         path: the folder.
-        template: takes `model_name` and `model_id`.
-        model_name: the card's title.
+        template: a text with the fields `model_name` and `model_id`.
+        model_name: the title of the card.
     """
     try:
         user = whoami()["name"]
-    except Exception:  # noqa: BLE001 (whatever keeps it from being known)
+    except Exception:  # noqa: BLE001 (for any reason, the user is not known)
         warnings.warn(
             "Cannot retrieve user information assuming you are running in offline mode.",
             UserWarning,

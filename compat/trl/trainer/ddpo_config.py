@@ -18,53 +18,53 @@ class DDPOConfig:
     """The configuration of `DDPOTrainer`; sizes are in images, per process.
 
     Attributes:
-        exp_name: name of the experiment: the script's, without `.py`.
-        run_name: for the tracker alone.
-        seed: of all random numbers; each process adds its rank.
-        log_with: a tracker of accelerate's: "wandb", "tensorboard".
-        tracker_kwargs: a tracker's name → its arguments.
+        exp_name: the name of the experiment; by default that of the script, without `.py`.
+        run_name: only for the tracker.
+        seed: the seed of all random numbers; each process adds its rank.
+        log_with: a tracker of accelerate: "wandb" or "tensorboard".
+        tracker_kwargs: the name of a tracker → its arguments.
         accelerator_kwargs: further arguments of `accelerate.Accelerator`.
-        project_kwargs: arguments of `accelerate.utils.ProjectConfiguration`: `project_dir`,
-            `automatic_checkpoint_naming` and `total_limit` say where checkpoints go, and how many stay.
-        tracker_project_name: name of the project at the tracker.
-        logdir: for the tracker alone.
-        num_epochs: number of epochs, in each of which images are sampled and trained on.
-        save_freq: epochs from one checkpoint to the next; the first epoch has none.
-        num_checkpoint_limit: for the tracker alone.
-        mixed_precision: "no", "fp16" or "bf16"; what is not trained is cast to it.
-        allow_tf32: whether matrices are multiplied in TF32, on devices that have it.
-        resume_from: a folder `checkpoint_N`, or one with such folders, of which the newest is taken.
-        sample_num_steps: denoising steps of an image.
-        sample_eta: share of the noise of DDPM in each step, which makes steps random.
-        sample_guidance_scale: weight of the prompt.
-        sample_batch_size: images sampled at a time.
-        sample_num_batches_per_epoch: batches sampled in an epoch.
-        train_batch_size: images trained on at a time.
-        train_use_8bit_adam: whether the optimizer is bitsandbytes's.
-        train_learning_rate: of AdamW.
-        train_adam_beta1: of AdamW.
-        train_adam_beta2: of AdamW.
-        train_adam_weight_decay: of AdamW.
-        train_adam_epsilon: of AdamW.
-        train_gradient_accumulation_steps: batches of one optimizer step, each with all of its denoising
-            steps.
-        train_max_grad_norm: of clipping.
-        train_num_inner_epochs: how often an epoch's images are trained on.
+        project_kwargs: arguments of `accelerate.utils.ProjectConfiguration`; `project_dir`,
+            `automatic_checkpoint_naming` and `total_limit` set the folder and the number of checkpoints.
+        tracker_project_name: the name of the project at the tracker.
+        logdir: only for the tracker.
+        num_epochs: the number of epochs; each samples images and trains on them.
+        save_freq: the number of epochs between checkpoints; the first epoch has none.
+        num_checkpoint_limit: only for the tracker.
+        mixed_precision: "no", "fp16" or "bf16"; modules without training are cast to it.
+        allow_tf32: whether to multiply matrices in TF32, on devices that support it.
+        resume_from: a folder `checkpoint_N`, or a folder of such folders, of which the newest is loaded.
+        sample_num_steps: the number of denoising steps of an image.
+        sample_eta: the fraction of DDPM's noise in each step, which makes steps random.
+        sample_guidance_scale: the weight of the prompt.
+        sample_batch_size: the number of images per sampled batch.
+        sample_num_batches_per_epoch: the number of sampled batches per epoch.
+        train_batch_size: the number of images per training batch.
+        train_use_8bit_adam: whether to use the 8-bit optimizer of bitsandbytes.
+        train_learning_rate: the learning rate of AdamW.
+        train_adam_beta1: beta1 of AdamW.
+        train_adam_beta2: beta2 of AdamW.
+        train_adam_weight_decay: the weight decay of AdamW.
+        train_adam_epsilon: epsilon of AdamW.
+        train_gradient_accumulation_steps: the number of batches per optimizer step, each with all of its
+            denoising steps.
+        train_max_grad_norm: the maximum gradient norm, for clipping.
+        train_num_inner_epochs: the number of passes over the images of an epoch.
         train_cfg: whether the U-Net runs with and without the prompt in training, as in sampling.
         train_adv_clip_max: the largest absolute advantage.
-        train_clip_range: of the probability ratio.
-        train_timestep_fraction: share of the denoising steps that is trained on.
-        per_prompt_stat_tracking: whether advantages are against rewards of the same prompt.
-        per_prompt_stat_tracking_buffer_size: rewards that are remembered for a prompt.
-        per_prompt_stat_tracking_min_count: with fewer than these, all rewards are taken.
-        async_reward_computation: whether rewards are computed in threads.
-        max_workers: number of these threads.
-        negative_prompts: what images shall not show.
+        train_clip_range: the clip range of the probability ratio.
+        train_timestep_fraction: the fraction of the denoising steps that is trained on.
+        per_prompt_stat_tracking: whether advantages are relative to rewards of the same prompt.
+        per_prompt_stat_tracking_buffer_size: the number of rewards that are stored for a prompt.
+        per_prompt_stat_tracking_min_count: with fewer rewards of a prompt than this, all rewards are used.
+        async_reward_computation: whether to compute rewards in threads.
+        max_workers: the number of these threads.
+        negative_prompts: the negative prompts.
         lightning: flags of Lightning Fabric: accelerator, strategy, devices, num_nodes, precision, plugins,
             callbacks, loggers.
 
     Raises:
-        ImportError: `train_use_8bit_adam`, without bitsandbytes or a device for it.
+        ImportError: `train_use_8bit_adam` is set without bitsandbytes or a device for it.
     """
 
     exp_name: str = os.path.basename(sys.argv[0])[: -len(".py")]
@@ -131,5 +131,5 @@ class DDPOConfig:
             raise MissingLibraryError(msg)
 
     def to_dict(self) -> dict[str, Any]:
-        """All values, those within dictionaries by a path with slashes."""
+        """Return all values; nested ones under paths with slashes."""
         return flatten_dict(dict(vars(self)))

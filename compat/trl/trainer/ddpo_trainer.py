@@ -1,4 +1,4 @@
-"""Diffusion models that learn from rewards. Mirrors `trl.trainer.ddpo_trainer` of 0.7.11."""
+"""Training of diffusion models with rewards. Mirrors `trl.trainer.ddpo_trainer` of 0.7.11."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 _LOG = getLogger(__name__)
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""accelerate's name of a precision → what is only used for inference is cast to it."""
+"""accelerate's name of a precision → the type to which modules that only run inference are cast."""
 
 OF_STEPS = ("timesteps", "latents", "next_latents", "log_probs")
-"""What a sample has once for each denoising step, in its second dimension."""
+"""The entries of a sample with one value for each denoising step, in the second dimension."""
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)$")
 _STD_FLOOR = 1e-8
@@ -44,29 +44,29 @@ Sample = dict[str, "Tensor"]
 
 
 class DDPOTrainer(BaseTrainer):
-    """Trains a diffusion model on rewards of its images, by the policy gradient of its denoising steps.
+    """Trains a diffusion model on rewards of its images, with the policy gradient of its denoising steps.
 
     Black et al., Training Diffusion Models with Reinforcement Learning (arXiv:2305.13301). Lightning Fabric
-    places, wraps and steps: `lightning={...}` of the configuration holds its flags.
+    places and wraps the model, and steps the optimizer; `lightning={...}` in the configuration has its flags.
 
     Args:
         config: the configuration.
-        reward_function: from images (batch, channels, height, width), prompts and their metadata to rewards,
-            (batch,), and metadata of these.
-        prompt_function: gives a prompt and its metadata.
+        reward_function: maps images (batch, channels, height, width), prompts and their metadata to rewards,
+            (batch,), and reward metadata.
+        prompt_function: returns a prompt and its metadata.
         sd_pipeline: the pipeline to train.
-        image_samples_hook: called in each step with images, prompts, metadata, rewards and their metadata
-            of all batches, the number of the step, and the first tracker, None if there is none.
+        image_samples_hook: called in each step with images, prompts, metadata, rewards and reward metadata
+            of all batches, the number of the step, and the first tracker or None.
 
     Attributes:
-        accelerator: accelerate's face over Fabric.
-        trainable_layers: what is trained: a module, or a list of parameters.
-        first_epoch: number of the epoch that training begins with; as in TRL one above the number of the
-            checkpoint, which counts checkpoints and not epochs.
+        accelerator: an accelerate interface on Fabric.
+        trainable_layers: the trained module, or a list of parameters.
+        first_epoch: the number of the first epoch; as in TRL, it is one above the number of the checkpoint,
+            which counts checkpoints and not epochs.
 
     Raises:
-        ValueError: batch sizes that do not divide each other, no checkpoint where one was asked for, or a
-            strategy that takes models apart.
+        ValueError: batch sizes do not divide each other, a requested checkpoint does not exist, or the
+            strategy shards models.
     """
 
     _tag_names = ("trl", "ddpo")
@@ -115,7 +115,7 @@ class DDPOTrainer(BaseTrainer):
             self.accelerator.load_state(config.resume_from)
 
     def _resumed_epoch(self) -> int:
-        """Find the checkpoint to go on from, and say which epoch comes next."""
+        """Find the checkpoint to resume from, and return the number of the next epoch."""
         folder = os.path.normpath(os.path.expanduser(self.config.resume_from))
         found = _CHECKPOINT.search(folder)
         if found is None:
@@ -143,7 +143,7 @@ class DDPOTrainer(BaseTrainer):
             log_with=config.log_with,
             mixed_precision=config.mixed_precision,
             project_config=project,
-            # Gradients are accumulated over the denoising steps of an image, too.
+            # Gradients are also accumulated over the denoising steps of an image.
             gradient_accumulation_steps=config.train_gradient_accumulation_steps * self.num_train_timesteps,
         )
 
@@ -158,7 +158,7 @@ class DDPOTrainer(BaseTrainer):
         _LOG.info("\n%s", self.config)
 
     def _place_pipeline(self) -> None:
-        """Move the pipeline to the device, what is not trained in half precision if there is one."""
+        """Move the pipeline to the device; cast modules without training to the half precision, if any."""
         self.sd_pipeline.set_progress_bar_config(
             position=1,
             disable=not self.accelerator.is_local_main_process,
@@ -175,7 +175,7 @@ class DDPOTrainer(BaseTrainer):
             torch.backends.cuda.matmul.allow_tf32 = True
 
     def _prepare(self, layers: nn.Module | list[nn.Parameter]) -> None:
-        """Set what is trained up on Fabric, together with its optimizer."""
+        """Set up the trained module or parameters and the optimizer with Fabric."""
         self.accelerator.register_save_state_pre_hook(self._save_model_hook)
         self.accelerator.register_load_state_pre_hook(self._load_model_hook)
         self.optimizer = self._setup_optimizer(layers if isinstance(layers, list) else layers.parameters())
@@ -183,7 +183,7 @@ class DDPOTrainer(BaseTrainer):
         self._is_whole = (
             not isinstance(layers, list) and self.accelerator.unwrap_model(prepared) is self._bare_unet
         )
-        # A wrapper synchronizes gradients of its own forward only.
+        # A wrapper synchronizes only the gradients of its own forward.
         self._policy: Any = prepared if self._is_whole else self.sd_pipeline.unet
         has_lora = getattr(self.sd_pipeline, "use_lora", False)
         self.trainable_layers: Any = (
@@ -202,7 +202,7 @@ class DDPOTrainer(BaseTrainer):
         return layers if isinstance(layers, list) else list(layers.parameters())
 
     def _embed(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens of prompts, (batch, length), and their embeddings, (batch, length, hidden)."""
+        """Return the tokens of prompts, (batch, length), and their embeddings, (batch, length, hidden)."""
         tokenizer = self.sd_pipeline.tokenizer
         tokens = tokenizer(
             prompts,
@@ -215,14 +215,14 @@ class DDPOTrainer(BaseTrainer):
             return tokens, self.sd_pipeline.text_encoder(tokens)[0]
 
     def compute_rewards(self, prompt_image_pairs: Any, is_async: bool = False) -> Iterator[tuple[Any, ...]]:
-        """Reward images.
+        """Compute the rewards of images.
 
         Args:
             prompt_image_pairs: images, prompts and metadata of each batch.
-            is_async: whether in threads; the reward function may give futures then.
+            is_async: whether to use threads; the reward function may then return futures.
 
         Returns:
-            Rewards of all batches, each (batch,), and their metadata: two tuples.
+            Two tuples: the rewards of each batch, (batch,), and their metadata.
         """
         mapping: Any = self.executor.map if is_async else map
         found = mapping(lambda pair: self.reward_fn(*pair), prompt_image_pairs)
@@ -233,17 +233,17 @@ class DDPOTrainer(BaseTrainer):
         return zip(*rewards, strict=True)
 
     def step(self, epoch: int, global_step: int) -> int:
-        """Sample images, reward them, and train on them.
+        """Sample images, compute their rewards, and train on them.
 
         Args:
-            epoch: number of the epoch; a checkpoint is written at multiples of `save_freq` above zero.
-            global_step: number of optimizer steps so far, by which is logged.
+            epoch: the number of the epoch; a checkpoint is written at multiples of `save_freq` above zero.
+            global_step: the number of optimizer steps so far, used as the step of logs.
 
         Returns:
-            The number of optimizer steps after it.
+            The number of optimizer steps afterwards.
 
         Raises:
-            ValueError: an accumulation window has not ended with the batches, or checkpoints have no place.
+            ValueError: an accumulation window has not ended with the batches, or checkpoints have no folder.
         """
         batches, pairs = self._generate_samples(
             self.config.sample_num_batches_per_epoch, self.config.sample_batch_size
@@ -269,7 +269,7 @@ class DDPOTrainer(BaseTrainer):
         return global_step
 
     def _reward(self, pairs: list[list[Any]], epoch: int, global_step: int) -> Any:
-        """Reward images, show them, and log; gives the rewards of all processes as an array."""
+        """Reward images, call the hook, and log; return the rewards of all processes as an array."""
         rewards, metadata = self.compute_rewards(pairs, is_async=self.config.async_reward_computation)
         for pair, reward, told in zip(pairs, rewards, metadata, strict=True):
             pair.extend([reward, told])
@@ -277,14 +277,14 @@ class DDPOTrainer(BaseTrainer):
             tracker = next(iter(self.accelerator.trackers), None)
             self.image_samples_callback(pairs, global_step, tracker)
         gathered = self.accelerator.gather(torch.cat(rewards)).cpu()
-        # numpy knows no bfloat16.
+        # numpy does not support bfloat16.
         everywhere = (gathered.float() if gathered.dtype == torch.bfloat16 else gathered).numpy()
         moments = {"reward_mean": float(everywhere.mean()), "reward_std": float(everywhere.std())}
         self.accelerator.log({"reward": everywhere, "epoch": epoch, **moments}, step=global_step)
         return everywhere
 
     def _own_advantages(self, prompt_ids: Tensor, rewards: Any) -> Tensor:
-        """The advantages of this process's images, (batch,)."""
+        """Return the advantages of this process's images, (batch,)."""
         if self.config.per_prompt_stat_tracking:
             tokens = self.accelerator.gather(prompt_ids).cpu().numpy()
             prompts = self.sd_pipeline.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -295,7 +295,7 @@ class DDPOTrainer(BaseTrainer):
         return by_process[self.accelerator.process_index].to(self.accelerator.device)
 
     def _shuffled(self, samples: Sample) -> Sample:
-        """Images in another order, and the denoising steps of each image in one of its own."""
+        """Shuffle the images, and the denoising steps of each image separately."""
         device = self.accelerator.device
         count, steps = samples["timesteps"].shape
         order = torch.randperm(count, device=device)
@@ -321,16 +321,16 @@ class DDPOTrainer(BaseTrainer):
         """Compute the loss of one denoising step of each image.
 
         Args:
-            latents: before the step, (batch, channels, height, width).
+            latents: the latents before the step, (batch, channels, height, width).
             timesteps: (batch,).
-            next_latents: after it.
-            log_probs: of the step when it was taken, (batch,).
+            next_latents: the latents after the step.
+            log_probs: the log-probability of the step when it was sampled, (batch,).
             advantages: (batch,).
-            embeds: of prompts, (batch, length, hidden); with `train_cfg` those of negative prompts before
-                them, (2 * batch, length, hidden).
+            embeds: the embeddings of prompts, (batch, length, hidden); with `train_cfg` preceded by those of
+                negative prompts, (2 * batch, length, hidden).
 
         Returns:
-            The loss, the approximate KL divergence and the share of clipped ratios, scalars.
+            The loss, the approximate KL divergence and the fraction of clipped ratios, scalars.
         """
         config = self.config
         with self.autocast():
@@ -355,8 +355,8 @@ class DDPOTrainer(BaseTrainer):
 
         Args:
             advantages: (batch,).
-            clip_range: how far a ratio may be from 1.
-            ratio: of probabilities, now to when the step was taken, (batch,).
+            clip_range: the maximal distance between the ratio and 1.
+            ratio: the probability of the step now, divided by that when it was sampled, (batch,).
         """
         clipped = torch.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
         return torch.maximum(-advantages * ratio, -advantages * clipped).mean()
@@ -383,7 +383,7 @@ class DDPOTrainer(BaseTrainer):
         if self.accelerator.is_main_process:
             bare = [self.accelerator.unwrap_model(model) for model in models]
             self.sd_pipeline.save_checkpoint(bare, weights, output_dir)
-        # The accelerator would write them once more.
+        # Otherwise the accelerator would write them again.
         weights.pop()
 
     def _load_model_hook(self, models: list[Any], input_dir: str) -> None:
@@ -395,11 +395,11 @@ class DDPOTrainer(BaseTrainer):
         """Sample images.
 
         Args:
-            iterations: number of batches.
-            batch_size: images of a batch.
+            iterations: the number of batches.
+            batch_size: the number of images per batch.
 
         Returns:
-            For each batch what is trained on; and images, prompts and metadata.
+            For each batch, the training data; and for each batch, images, prompts and metadata.
         """
         self.sd_pipeline.unet.eval()
         negative = self.neg_prompt_embed.repeat(batch_size, 1, 1)
@@ -434,7 +434,7 @@ class DDPOTrainer(BaseTrainer):
     def _train_batched_samples(
         self, inner_epoch: int, epoch: int, global_step: int, batched_samples: list[Sample]
     ) -> int:
-        """Train on batches, and give the number of optimizer steps after it."""
+        """Train on batches, and return the number of optimizer steps afterwards."""
         info: dict[str, list[Tensor]] = defaultdict(list)
         for sample in batched_samples:
             embeds = sample["prompt_embeds"]
@@ -454,7 +454,7 @@ class DDPOTrainer(BaseTrainer):
         return global_step
 
     def _train_on(self, sample: Sample, place: int, embeds: Tensor, info: dict[str, list[Tensor]]) -> None:
-        """Take one micro-step: the denoising step at one place of each image."""
+        """Run one micro-step, on the denoising step at one position of each image."""
         with self.accelerator.accumulate(self._policy):
             timesteps, latents, next_latents, log_probs = (sample[key][:, place] for key in OF_STEPS)
             found = self.calculate_loss(
@@ -470,7 +470,7 @@ class DDPOTrainer(BaseTrainer):
             self.optimizer.zero_grad()
 
     def _average_gradients(self) -> None:
-        """Average gradients over processes where no wrapper has done it: only parts of the U-Net train."""
+        """Average gradients over processes if no wrapper does, that is, if only parts of the U-Net train."""
         if self.accelerator.num_processes == 1 or self._is_whole:
             return
         for parameter in self._trained_parameters:
@@ -478,7 +478,7 @@ class DDPOTrainer(BaseTrainer):
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
     def _config_check(self) -> tuple[bool, str]:
-        """Whether batch sizes divide each other, and what is wrong if they do not."""
+        """Whether batch sizes divide each other, and a description of the problem if they do not."""
         config, processes = self.config, self.accelerator.num_processes
         sample, train = config.sample_batch_size, config.train_batch_size
         sampled = sample * processes * config.sample_num_batches_per_epoch
@@ -502,13 +502,13 @@ class DDPOTrainer(BaseTrainer):
         return True, ""
 
     def train(self, epochs: int | None = None) -> None:
-        """Train up to an epoch.
+        """Train up to a given epoch.
 
         Args:
-            epochs: its number; `num_epochs` of the configuration if left out.
+            epochs: the number of that epoch; `num_epochs` of the configuration if omitted.
 
         Raises:
-            ValueError: checkpoints would be written, and have no place.
+            ValueError: checkpoints would be written, and have no folder.
         """
         last = self.config.num_epochs if epochs is None else epochs
         if any(map(self._is_saved_after, range(self.first_epoch, last))):
@@ -531,11 +531,11 @@ class DDPOTrainer(BaseTrainer):
             raise ArgumentError(msg)
 
     def create_model_card(self, path: str, model_name: str | None = "TRL DDPO Model") -> None:
-        """Write a model card, where the hub knows its user.
+        """Write a model card, if the Hub knows the user.
 
         Args:
             path: the folder.
-            model_name: the card's title.
+            model_name: the title of the card.
         """
         write_model_card(path, DDPO_CARD, model_name)
 

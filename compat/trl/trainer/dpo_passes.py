@@ -42,7 +42,7 @@ def logits(model: nn.Module, inputs: Mapping[str, Tensor], is_encoder_decoder: b
     Args:
         model: the policy or the reference.
         inputs: the result of `dpo_tokens.concatenate_sides`, shape (2 * batch, length).
-        is_encoder_decoder: whether the model reads labels, too.
+        is_encoder_decoder: whether the model also reads labels.
 
     Returns:
         Logits, shape (2 * batch, length, vocabulary).
@@ -71,7 +71,7 @@ def generate(
     Args:
         model: the policy or the reference.
         batch: has `prompt_input_ids` and `prompt_attention_mask`, shape (batch, length).
-        tokenizer: has the padding token.
+        tokenizer: the tokenizer, which has the padding token.
         max_length: tokens of prompt and continuation.
 
     Returns:

@@ -48,7 +48,7 @@ def add_columns(
         args: training arguments with the options of dataloaders.
         accelerator: shards the dataloader, and gathers results.
         data_collator: makes batches.
-        compute: from a batch to log-probabilities of chosen and of rejected answers, shape (batch,) each.
+        compute: maps a batch to log-probabilities of chosen and of rejected answers, shape (batch,) each.
     """
     if has_columns(dataset):
         return dataset
@@ -74,7 +74,7 @@ def add_columns(
 
 @contextlib.contextmanager
 def adapter_set(model: PeftModel, reference: str, trained: str) -> Iterator[None]:
-    """Activate the reference's adapter inside of the block.
+    """Activate the reference's adapter inside the block.
 
     Args:
         model: the unwrapped model.
@@ -89,7 +89,7 @@ def adapter_set(model: PeftModel, reference: str, trained: str) -> Iterator[None
 
 
 def warn_of_trained_reference() -> None:
-    """Warn the caller of `get_eval_dataloader` that the reference is the trained model."""
+    """Warn the caller of `get_eval_dataloader` that the reference is the model under training."""
     warnings.warn(
         "`precompute_ref_log_probs=True`: this dataset is evaluated for the first time, and the "
         "model has been trained already: it is its own reference as it is now. Call `evaluate()` "

@@ -34,13 +34,13 @@ def adapted(
     args: TrainingArguments,
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel | None, bool]:
-    """Add the PEFT adapter, if there is one, and let inputs require gradients for checkpointing.
+    """Add the PEFT adapter, if there is one, and make inputs require gradients for checkpointing.
 
     Returns:
         The model, and whether parts of it were cast to bf16.
 
     Raises:
-        ValueError: PEFT is not installed; there are an adapter and a reference model.
+        ValueError: PEFT is not installed; both an adapter and a reference model are given.
     """
     require_peft(peft_config)
     if peft_config is not None:
@@ -210,7 +210,7 @@ def frozen_engine(model: nn.Module, deepspeed_config: dict[str, Any]) -> nn.Modu
     if zero["stage"] != 3:  # noqa: PLR2004 (ZeRO's)
         zero["stage"] = 0
     elif width is not None:
-        # The values of "auto", which accelerate sets for the trained model only.
+        # The values of "auto", which accelerate sets only for the trained model.
         zero["reduce_bucket_size"] = width * width
         zero["stage3_param_persistence_threshold"] = 10 * width
         zero["stage3_prefetch_bucket_size"] = int(0.9 * width * width)

@@ -1,4 +1,4 @@
-"""`DPOTrainer`: preferences trained into a model, without a model of rewards."""
+"""`DPOTrainer`: training on preferences without a reward model."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class DPOTrainer(Transformers437Trainer):
         model: a model, or the name of a causal model.
         ref_model: the reference; by default a copy of `model`, with PEFT `model` without its adapter.
         beta: the temperature of the loss, usually 0.1 to 0.5.
-        label_smoothing: the probability of wrong preferences; for the sigmoid loss.
+        label_smoothing: the probability of wrong preferences, for the sigmoid loss.
         loss_type: the loss, see `algorithms.dpo.preference_losses`.
         args, eval_dataset, model_init, callbacks, optimizers: as in `transformers.Trainer`.
         compute_metrics, preprocess_logits_for_metrics: as in `transformers.Trainer`.
         data_collator: the collator; by default `DPODataCollatorWithPadding`.
         label_pad_token_id: the label of tokens without a loss.
-        padding_value: pads inputs; by default the tokenizer's padding token.
-        truncation_mode: which end of a long prompt stays, "keep_end" or "keep_start".
+        padding_value: the padding value of inputs; by default the tokenizer's padding token.
+        truncation_mode: which end of a long prompt is kept, "keep_end" or "keep_start".
         train_dataset: rows with texts `prompt`, `chosen` and `rejected`.
         tokenizer: the tokenizer of the model.
         max_length: tokens of prompt and answer, by default 512.
@@ -132,7 +132,7 @@ class DPOTrainer(Transformers437Trainer):
         name = type(self).__name__
         policy: Any = load_by_name(model, model_init_kwargs, name)
         reference: Any = load_by_name(ref_model, ref_model_init_kwargs, name, "ref_model")
-        # The flag is true if forward passes outside of the Trainer need autocast.
+        # The flag is true if forward passes outside the Trainer need autocast.
         policy, self._peft_has_been_casted_to_bf16 = dpo_setup.adapted(policy, reference, args, peft_config)
         dpo_setup.check_options(
             policy, tokenizer, is_encoder_decoder, generate_during_eval=generate_during_eval
@@ -170,7 +170,7 @@ class DPOTrainer(Transformers437Trainer):
         self.loss_type = loss_type
         self._stored_metrics: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         self.dataset_num_proc = dataset_num_proc
-        # One process per machine does the work, and the others read what it has cached.
+        # One process per machine does the work, and the others read its cache.
         with args.main_process_first(desc="tokenizing datasets"):
             train_dataset = self._tokenized(train_dataset)
             eval_dataset = self._tokenized(eval_dataset)
@@ -200,7 +200,7 @@ class DPOTrainer(Transformers437Trainer):
     def _tokenized(self, dataset: Dataset | dict[str, Dataset] | None) -> Dataset | dict[str, Dataset] | None:
         names = ("tokenize_row", "build_tokenized_answer")
         is_ours = all(getattr(type(self), name) is getattr(DPOTrainer, name) for name in names)
-        # `datasets` pickles the function to find its result in the cache: better without the models.
+        # `datasets` pickles the function to find its result in the cache, preferably without the models.
         return dpo_setup.tokenized(
             dataset, self._rows if is_ours else self.tokenize_row, self.dataset_num_proc
         )
@@ -222,7 +222,7 @@ class DPOTrainer(Transformers437Trainer):
         return RowTokenizer.of(self)
 
     def build_tokenized_answer(self, prompt: str, answer: str) -> dict[str, list[int]]:
-        """Tokenize a prompt and its answer as one text, and part the tokens; see `RowTokenizer.split`."""
+        """Tokenize a prompt and its answer as one text, and split the tokens; see `RowTokenizer.split`."""
         return self._rows.split(prompt, answer)
 
     def tokenize_row(self, feature: dict[str, Any], model: PreTrainedModel | None = None) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class DPOTrainer(Transformers437Trainer):
         )
 
     def null_ref_context(self) -> contextlib.AbstractContextManager[None]:
-        """Turn the model into its own reference: without its adapter, or with the reference's."""
+        """Turn the model into its own reference: without its adapter, or with the reference's adapter."""
         model = self.accelerator.unwrap_model(self.model)
         if self.ref_adapter_name:
             return dpo_reference.adapter_set(
@@ -282,7 +282,7 @@ class DPOTrainer(Transformers437Trainer):
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
-        """Yield the reference model; inside of the block, the model may be its own reference."""
+        """Yield the reference model; inside the block, the model may be its own reference."""
         if self.ref_model is not None:
             yield self.ref_model
             return
@@ -419,7 +419,7 @@ class DPOTrainer(Transformers437Trainer):
 
         Args:
             model: the policy.
-            batch: `prompt_input_ids`, `prompt_attention_mask` (batch, length), maybe `reference_output`.
+            batch: `prompt_input_ids`, `prompt_attention_mask` (batch, length), optionally `reference_output`.
         """
         tokenizer, length = self.tokenizer, self.max_length
         with self._autocast():
@@ -447,7 +447,7 @@ class DPOTrainer(Transformers437Trainer):
             model: the policy.
             inputs: the result of `DPODataCollatorWithPadding`.
             prediction_loss_only: whether to return the loss only.
-            ignore_keys: metrics to leave out of the logits.
+            ignore_keys: metrics to omit from the logits.
 
         Returns:
             The loss; the mean logits of both sides (2,); labels, zeros (2,).
@@ -477,7 +477,7 @@ class DPOTrainer(Transformers437Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate, after some generated texts are logged with `generate_during_eval`."""
+        """Evaluate; with `generate_during_eval`, log some generated texts before."""
         if self.generate_during_eval:
             self._log_samples(dataloader.dataset)
         return super().evaluation_loop(

@@ -1,4 +1,4 @@
-"""`IterativeSFTTrainer`: fine-tuning in steps, between which a script does as it likes."""
+"""`IterativeSFTTrainer`: fine-tuning in steps that a script calls."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ _TRUNCATIONS: dict[str | None, Callable[[int], slice]] = {
 
 
 class IterativeSFTTrainer(Transformers437Trainer):
-    """Fine-tune a model by calls of `step`, each of which goes through the samples that it is given once.
+    """Fine-tunes a model by calls of `step`, each of which trains once on the given samples.
 
     Mirrors `trl.IterativeSFTTrainer` of 0.7.11.
 
     Args:
         model: the model.
         args: training arguments; `max_steps` is the length of the run for the scheduler, in micro-steps.
-        tokenizer: the model's; its `truncation_side` is set.
-        optimizers: an optimizer and a scheduler; of `args` where None.
-        data_collator: `DataCollatorForSeq2Seq` or `DataCollatorForLanguageModeling` where None.
-        eval_dataset: evaluated at each `eval_steps`.
-        max_length: longest text, in tokens. Of tensors, which TRL 0.7.11 does not cut, it is the most samples
-            that a step takes.
+        tokenizer: the tokenizer of the model; its `truncation_side` is set.
+        optimizers: an optimizer and a scheduler; built from `args` if None.
+        data_collator: by default `DataCollatorForSeq2Seq` or `DataCollatorForLanguageModeling`.
+        eval_dataset: evaluated every `eval_steps` steps.
+        max_length: the maximum length of a text, in tokens. Tensors are not truncated, as in TRL 0.7.11; for
+            them it is the maximum number of samples per step.
         truncation_mode: which end is kept, "keep_end" or "keep_start".
-        preprocess_logits_for_metrics: as in `transformers.Trainer`, and so is `compute_metrics`.
-        optimize_device_cache: whether each step ends with the device's cache emptied.
+        preprocess_logits_for_metrics: as in `transformers.Trainer`, like `compute_metrics`.
+        optimize_device_cache: whether to empty the device's cache after each step.
 
     Attributes:
         tr_loss: the sum of the losses since the last log.
 
     Raises:
-        ValueError: the model or the tokenizer is none; neither a scheduler nor `max_steps` is given.
+        ValueError: the model or the tokenizer has a wrong type; neither a scheduler nor `max_steps` is given.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class IterativeSFTTrainer(Transformers437Trainer):
         self.model_wrapped, self.optimizer, self.lr_scheduler = self.accelerator.prepare(
             self.model, self.optimizer, self.lr_scheduler
         )
-        # There are no epochs to tell of.
+        # There are no epochs.
         self.state.epoch = None
         self.tokenizer.truncation_side = "left" if truncation_mode == "keep_end" else "right"
         PPODecorators.optimize_device_cache = bool(optimize_device_cache)
@@ -111,12 +111,12 @@ class IterativeSFTTrainer(Transformers437Trainer):
         """Collate the samples of a step.
 
         Args:
-            input_ids: of each sample (length,).
-            attention_mask: the same; all ones where None.
-            labels: the same; of encoder-decoder models.
+            input_ids: tensors of shape (length,), one per sample.
+            attention_mask: the same; all ones if None.
+            labels: the same; for encoder-decoder models.
 
         Returns:
-            What the model takes, each (samples, length).
+            The inputs of the model, each (samples, length).
 
         Raises:
             ValueError: `truncation_mode` is unknown.
@@ -124,12 +124,12 @@ class IterativeSFTTrainer(Transformers437Trainer):
         if attention_mask is None:
             attention_mask = [torch.ones_like(ids) for ids in input_ids]
         if isinstance(self.data_collator, DataCollatorForSeq2Seq):
-            labels = [label.tolist() for label in labels]  # of which it makes tensors faster
+            labels = [label.tolist() for label in labels]  # the collator converts lists to tensors faster
         parts = [input_ids, attention_mask, *([labels] if self.is_encoder_decoder else [])]
         samples = [dict(zip(_PARTS, sample, strict=False)) for sample in zip(*parts, strict=True)]
         batch = dict(self.data_collator(samples).to(self.model.device))
         if self.is_encoder_decoder:
-            # The model makes them of the labels.
+            # The model computes them from the labels.
             batch.pop("decoder_input_ids", None)
             batch["labels"][batch["labels"] == self.tokenizer.pad_token_id] = _IGNORED
         return batch if self.max_length is None else self._cut(batch, self.max_length)
@@ -160,13 +160,13 @@ class IterativeSFTTrainer(Transformers437Trainer):
         texts: list[str],
         texts_labels: list[str],
     ) -> tuple[Any, ...]:
-        """Check what a step is given.
+        """Check the arguments of `step`.
 
         Returns:
-            The five, unchanged.
+            The five arguments, unchanged.
 
         Raises:
-            ValueError: one is no list, or a list of something else.
+            ValueError: an argument is not a list, or is a list of another type.
         """
         if texts is None:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
@@ -188,18 +188,18 @@ class IterativeSFTTrainer(Transformers437Trainer):
         texts: list[str] | None = None,
         texts_labels: list[str] | None = None,
     ) -> None:
-        """Train on some samples, in micro-batches of `per_device_train_batch_size`, shuffled.
+        """Train on shuffled samples, in micro-batches of `per_device_train_batch_size`.
 
         Args:
-            input_ids: of each sample (length,).
-            attention_mask: the same; all ones where None.
-            labels: the same. A decoder-only model's are made by the collator.
-            texts: the samples as texts, in place of `input_ids`.
-            texts_labels: as TRL 0.7.11 has it, tells that `texts` are their own labels.
+            input_ids: tensors of shape (length,), one per sample.
+            attention_mask: the same; all ones if None.
+            labels: the same. The collator makes those of decoder-only models.
+            texts: the samples as texts, instead of `input_ids`.
+            texts_labels: if given, the `texts` themselves are the labels, as in TRL 0.7.11.
 
         Raises:
-            ValueError: neither tensors nor texts are given, or they are no lists; an encoder-decoder model
-                lacks labels.
+            ValueError: neither tensors nor texts are given, or they are not lists; an encoder-decoder model
+                has no labels.
         """
         self.model.train()
         if self.state.global_step == 0:
@@ -239,11 +239,11 @@ class IterativeSFTTrainer(Transformers437Trainer):
 
     @contextlib.contextmanager
     def _accumulating(self) -> Iterator[None]:
-        """Have the accelerator count windows, which HF's Trainer of today does by itself."""
+        """Make the accelerator count accumulation windows, as current HF Trainers do themselves."""
         state = self.accelerator.gradient_state
         before = state.plugin_kwargs
         steps = self.args.gradient_accumulation_steps
-        # No dataloader ends a window: a step goes on with that of the one before.
+        # No dataloader ends a window: a step continues the window of the previous step.
         state.plugin_kwargs = {**before, "num_steps": steps, "sync_with_dataloader": False}
         try:
             yield
@@ -259,10 +259,10 @@ class IterativeSFTTrainer(Transformers437Trainer):
             if accelerator.sync_gradients and self.args.max_grad_norm is not None:
                 accelerator.clip_grad_norm_(self.model_wrapped.parameters(), self.args.max_grad_norm)
             self.optimizer.step()
-            # As accelerate did: users look at gradients after a step, and none of them disappears.
+            # As accelerate did: users read gradients after a step, and none of them may become None.
             self.optimizer.zero_grad(set_to_none=False)
             if accelerator.sync_gradients and self.lr_scheduler is not None:
-                # As accelerate does: a schedule is in samples, of which a step of several processes has more.
+                # As accelerate does: a schedule counts samples, and several processes use more per step.
                 for _ in range(1 if accelerator.split_batches else accelerator.num_processes):
                     self.lr_scheduler.step()
             self.state.global_step += 1
@@ -270,7 +270,7 @@ class IterativeSFTTrainer(Transformers437Trainer):
             self._maybe_log_save_evaluate()
 
     def _maybe_log_save_evaluate(self, *of_a_loop: object, **of_the_loop: object) -> None:
-        """Evaluate and log where it is time; what HF's loop calls by this name is served, too."""
+        """Evaluate and log if due; also serves the method of this name that HF's loop calls."""
         if of_a_loop:
             super()._maybe_log_save_evaluate(*of_a_loop, **of_the_loop)
             return
@@ -285,7 +285,7 @@ class IterativeSFTTrainer(Transformers437Trainer):
 
 
 def _as_list(values: Any) -> Any:
-    """A column of a dataset, which newer releases of `datasets` read lazily, as a list."""
+    """Convert a dataset column, which newer releases of `datasets` read lazily, to a list."""
     is_column = isinstance(values, Sequence) and not isinstance(values, (str, tuple))
     return list(values) if is_column else values
 

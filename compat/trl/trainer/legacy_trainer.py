@@ -36,7 +36,7 @@ PLAIN_ARGUMENTS = (HFTrainingArguments, TrainingArguments)
 
 
 class Transformers437Flow(DefaultFlowCallback):  # type: ignore[misc]
-    """Logs, evaluates and saves at the steps of 4.37: the last step is no exception.
+    """Logs, evaluates and saves at the same steps as 4.37, without an exception for the last step.
 
     Newer releases also evaluate and save at the last step, regardless of `eval_steps` and `save_steps`.
     """

@@ -1,4 +1,4 @@
-"""`ModelConfig`: which model a script loads, and how."""
+"""`ModelConfig`: the model that a script loads, and the options of loading."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ModelConfig:
     use_bnb_nested_quant: bool = _option(False, "Quantize the constants of the 4 bits, too.")
 
     def to_dict(self) -> dict[str, Any]:
-        """All options by name."""
+        """Return all options by name."""
         return flatten_dict(dict(vars(self)))
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ def check_parts(
     """Check the types of the constructor's arguments.
 
     Raises:
-        ValueError: an argument has another type.
+        ValueError: an argument has a wrong type.
     """
     architectures = " or ".join(kind.__name__ for kind in SUPPORTED_ARCHITECTURES)
     wrong = (
@@ -61,7 +61,7 @@ def check_query(query: object) -> None:
     """Check that a query is one sequence of tokens.
 
     Raises:
-        ValueError: the query is no tensor of shape (length,).
+        ValueError: the query is not a tensor of shape (length,).
     """
     if isinstance(query, torch.Tensor):
         if query.dim() == 1:
@@ -84,7 +84,7 @@ def check_step(batch_size: int | None, **columns: object) -> None:
         columns: `queries`, `responses` and `scores`.
 
     Raises:
-        ValueError: a column is no list of tensors or has another length; a score has several dimensions.
+        ValueError: a column is not a list of tensors, or has a wrong length; a score has several dimensions.
     """
     for name, tensors in columns.items():
         if not isinstance(tensors, list):

@@ -24,7 +24,7 @@ else:
 
         JSONDict = Annotated[dict | None, tyro.conf.arg(metavar="JSON", constructor=json.loads)]
         Hidden = tyro.conf.Suppress
-    except ImportError:  # scripts that read their command line by it bring it along
+    except ImportError:  # scripts that parse their command line with tyro have it installed
         JSONDict = dict | None
         Hidden = Optional
 
@@ -37,61 +37,61 @@ class PPOConfig:
     """The configuration of `PPOTrainer`; sizes are in examples, per process.
 
     Attributes:
-        exp_name: name of the experiment: the script's, without `.py`.
-        seed: of all random numbers.
-        log_with: a tracker of accelerate's: "wandb", "tensorboard".
+        exp_name: the name of the experiment; by default that of the script, without `.py`.
+        seed: the seed of all random numbers.
+        log_with: a tracker of accelerate: "wandb" or "tensorboard".
         task_name: only for the tracker.
         model_name: only for the tracker.
         query_dataset: only for the tracker.
         reward_model: only for the tracker.
-        remove_unused_columns: whether columns of a `datasets.Dataset` go that the model does not take.
-        tracker_kwargs: a tracker's name → its arguments.
+        remove_unused_columns: whether to remove columns of a `datasets.Dataset` that the model does not take.
+        tracker_kwargs: the name of a tracker → its arguments.
         accelerator_kwargs: further arguments of `accelerate.Accelerator`.
-        project_kwargs: arguments of `accelerate.utils.ProjectConfiguration`, `logging_dir` for one.
-        tracker_project_name: name of the project at the tracker.
-        push_to_hub_if_best_kwargs: arguments of `push_to_hub`, `repo_id` among them, which is then called
-            whenever the mean score is the best one yet.
-        steps: number of examples that are meant to be trained on.
-        learning_rate: of Adam.
+        project_kwargs: arguments of `accelerate.utils.ProjectConfiguration`, for example `logging_dir`.
+        tracker_project_name: the name of the project at the tracker.
+        push_to_hub_if_best_kwargs: arguments of `push_to_hub`, including `repo_id`. If given, the model is
+            pushed whenever the mean score is the best one so far.
+        steps: the intended number of training examples.
+        learning_rate: the learning rate of Adam.
         adap_kl_ctrl: whether the KL coefficient follows a target.
-        init_kl_coef: the KL coefficient to begin with.
-        kl_penalty: its estimator: "kl" (difference of log-probabilities), "abs", "mse", or "full", over the
-            whole vocabulary.
-        target: the KL divergence, in nats per response, that the coefficient is steered to.
-        horizon: in examples, how slowly it is steered.
-        gamma: discount of later rewards.
-        lam: discount of later temporal differences in GAE.
-        cliprange: of the probability ratio.
-        cliprange_value: of the values.
-        vf_coef: weight of the value loss.
-        batch_size: of one call of `step`.
-        forward_batch_size: old name of `mini_batch_size`.
-        mini_batch_size: of one forward and backward pass.
-        gradient_accumulation_steps: mini batches of one optimizer step.
-        world_size: number of processes; filled in by the trainer.
-        ppo_epochs: how often each batch is gone through.
-        max_grad_norm: of clipping; none without it.
-        optimize_cuda_cache: old name of `optimize_device_cache`.
-        optimize_device_cache: whether the device's cache is emptied after each pass.
-        early_stopping: whether a batch is left when the policy has moved too far.
-        target_kl: the approximate KL divergence that may be passed by half.
-        compare_steps: steps between comparisons with the best mean score.
-        ratio_threshold: mini batches with a larger mean probability ratio are left out.
-        use_score_scaling: whether scores are divided by their running standard deviation.
-        use_score_norm: whether their running mean is subtracted as well.
+        init_kl_coef: the initial KL coefficient.
+        kl_penalty: the KL estimator: "kl" (difference of log-probabilities), "abs", "mse", or "full", over
+            the whole vocabulary.
+        target: the target KL divergence of the controller, in nats per response.
+        horizon: the horizon of the controller, in examples; a larger one makes it slower.
+        gamma: the discount of later rewards.
+        lam: the discount of later temporal differences in GAE.
+        cliprange: the clip range of the probability ratio.
+        cliprange_value: the clip range of the values.
+        vf_coef: the weight of the value loss.
+        batch_size: the number of examples per call of `step`.
+        forward_batch_size: the old name of `mini_batch_size`.
+        mini_batch_size: the number of examples per forward and backward pass.
+        gradient_accumulation_steps: the number of mini batches per optimizer step.
+        world_size: the number of processes; set by the trainer.
+        ppo_epochs: the number of passes over each batch.
+        max_grad_norm: the maximum gradient norm, for clipping; no clipping if None.
+        optimize_cuda_cache: the old name of `optimize_device_cache`.
+        optimize_device_cache: whether to empty the device's cache after each pass.
+        early_stopping: whether to stop training on a batch when the policy has moved too far.
+        target_kl: the approximate KL divergence; above 1.5 times this value, early stopping applies.
+        compare_steps: the number of steps between comparisons with the best mean score.
+        ratio_threshold: mini batches with a larger mean probability ratio are skipped.
+        use_score_scaling: whether to divide scores by their running standard deviation.
+        use_score_norm: whether to also subtract their running mean.
         score_clip: the largest absolute score.
-        whiten_rewards: whether rewards are whitened before advantages are computed.
-        is_encoder_decoder: filled in by the trainer.
-        is_peft_model: filled in by the trainer.
-        backward_batch_size: of one optimizer step; computed.
-        global_backward_batch_size: the same over all processes; filled in by the trainer.
-        global_batch_size: `batch_size` over all processes; filled in by the trainer.
+        whiten_rewards: whether to whiten rewards before advantages are computed.
+        is_encoder_decoder: set by the trainer.
+        is_peft_model: set by the trainer.
+        backward_batch_size: the number of examples per optimizer step; computed.
+        global_backward_batch_size: the same over all processes; set by the trainer.
+        global_batch_size: `batch_size` over all processes; set by the trainer.
         lightning: flags of Lightning Fabric: accelerator, strategy, devices, num_nodes, precision, plugins,
             callbacks, loggers.
 
     Raises:
-        ValueError: `batch_size` is no multiple of `mini_batch_size * gradient_accumulation_steps`.
-        ImportError: `log_with="wandb"`, which is not installed.
+        ValueError: `batch_size` is not a multiple of `mini_batch_size * gradient_accumulation_steps`.
+        ImportError: `log_with="wandb"` is set, and Weights & Biases is not installed.
     """
 
     exp_name: str = os.path.basename(sys.argv[0])[: -len(".py")]
@@ -176,7 +176,7 @@ class PPOConfig:
             raise AssertionError(msg)
 
     def to_dict(self) -> dict[str, Any]:
-        """All values, those within dictionaries by a path with slashes; Lightning's objects in words."""
+        """Return all values; nested ones under paths with slashes, Lightning's objects as text."""
         flags = {
             name: value if _is_plain(value) else repr(value) for name, value in (self.lightning or {}).items()
         }

@@ -72,7 +72,7 @@ def generate_in_batches(
 
 @contextlib.contextmanager
 def _padding_on(side: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Set the padding side of a tokenizer inside of the block."""
+    """Set the padding side of a tokenizer inside the block."""
     before = tokenizer.padding_side
     tokenizer.padding_side = side
     try:

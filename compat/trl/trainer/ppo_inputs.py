@@ -89,7 +89,7 @@ def collate(
             [{"input_ids": text, "attention_mask": torch.ones_like(text)} for text in texts]
         )
         batch = batch.to(device)
-        # Labels would make the model compute a language modelling loss.
+        # Labels would make the model compute a language modeling loss.
         batch.pop("labels", None)
         return batch
 

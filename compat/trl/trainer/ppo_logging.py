@@ -69,12 +69,12 @@ def without_bfloat16(stats: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, masks: Tensor) -> None:
-    """Print tokens, with a second colour for masked-in tokens.
+    """Print tokens, with a second colour for tokens whose mask is one.
 
     Args:
         tokenizer: decodes tokens.
         tokens: shape (length,).
-        masks: one for tokens with training, shape (length,).
+        masks: one for tokens that are trained on, shape (length,).
     """
     from rich import print as show
     from rich.text import Text

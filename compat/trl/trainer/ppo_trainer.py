@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from compat.trl.models.modeling_base import PreTrainedModelWrapper
 
 COLUMNS_OF_USERS = ("label", "query", "response")
-"""Dataset columns that stay although the model does not take them, for rewards and logs."""
+"""Dataset columns that are kept for rewards and logs, although the model does not take them."""
 
 
 class PPOTrainer(BaseTrainer):
@@ -139,7 +139,7 @@ class PPOTrainer(BaseTrainer):
         self.running = RunningMoments(self.accelerator)
 
     def _filter_kwargs(self, kwargs: dict[str, Any], target_func: Callable[..., Any]) -> dict[str, Any]:
-        """Those of some arguments that a function takes."""
+        """Return the arguments that a function accepts."""
         taken = inspect.signature(target_func).parameters
         return {name: value for name, value in kwargs.items() if name in taken}
 
@@ -182,9 +182,9 @@ class PPOTrainer(BaseTrainer):
         Args:
             query_tensor: tokens, shape (length,), or a list of such tensors.
             length_sampler: draws the number of new tokens, for one query or for each batch of a list.
-            batch_size: queries of a list that are answered together.
+            batch_size: queries of a list per call of the model.
             return_prompt: whether responses of decoder-only models begin with their queries.
-            generate_ref_response: whether the reference model generates, too.
+            generate_ref_response: whether the reference model also generates.
             generation_kwargs: for the model's `generate`.
 
         Returns:
@@ -192,7 +192,7 @@ class PPOTrainer(BaseTrainer):
             `generate_ref_response` a pair of this and the same from the reference.
 
         Raises:
-            ValueError: a tensor that is no single query.
+            ValueError: a tensor is not a single query.
         """
         query_tensor = ppo_inputs.as_list(query_tensor)
         options: dict[str, Any] = {"length_sampler": length_sampler, "return_prompt": return_prompt}
@@ -203,7 +203,7 @@ class PPOTrainer(BaseTrainer):
             ppo_checks.check_query(query_tensor)
             answer = self._generate_one
             if length_sampler is not None:
-                # One draw, for both models.
+                # Drawn once for both models.
                 generation_kwargs["max_new_tokens"] = length_sampler()
         response = answer(self.model, query_tensor, **options, **generation_kwargs)
         if not generate_ref_response:
@@ -258,7 +258,7 @@ class PPOTrainer(BaseTrainer):
         scores: list[Tensor],
         masks: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
-        """Check what `step` is given, and move it to the device; scores become tensors without dimensions."""
+        """Check the arguments of `step` and move them to the device; scores become scalar tensors."""
         return ppo_inputs.checked(self.current_device, batch_size, queries, responses, scores, masks)
 
     @PPODecorators.empty_device_cache()
@@ -275,13 +275,13 @@ class PPOTrainer(BaseTrainer):
             queries: `config.batch_size` tensors of tokens, shape (query length,).
             responses: as many, shape (response length,), without their queries.
             scores: as many, one number each.
-            response_masks: as many, shape (response length,); tokens of zero are not trained on.
+            response_masks: as many, shape (response length,); tokens with a zero are not trained on.
 
         Returns:
             Statistics: numbers and NumPy arrays.
 
         Raises:
-            ValueError: what is given does not fit `config.batch_size`, or is not of these kinds.
+            ValueError: an argument does not match `config.batch_size`, or has a wrong type.
         """
         clock = Clock()
         checked = self._step_safety_checker(
@@ -318,7 +318,7 @@ class PPOTrainer(BaseTrainer):
             clock.stop("time/ppo/forward_pass")
             said, ref_said = logprobs, ref_logprobs
             if is_full:
-                # Without labels: those of the whole vocabulary.
+                # Without labels, the result covers the whole vocabulary.
                 said, ref_said = (
                     logprobs_from_logits(each, None, gather=False)  # type: ignore[arg-type]
                     for each in (logits, ref_logits)
@@ -372,7 +372,7 @@ class PPOTrainer(BaseTrainer):
         config = self.config
         collected: list[dict[str, Tensor]] = []
         for _ in range(config.ppo_epochs):
-            # Drawn per epoch, because users draw from NumPy's generator, too.
+            # Drawn per epoch, because users also draw from NumPy's generator.
             order = np.random.permutation(config.batch_size)  # noqa: NPY002
             for chosen in minibatches(order, config.mini_batch_size):
                 old = Rollout(*(tensor[chosen] for tensor in rollout))
@@ -400,7 +400,7 @@ class PPOTrainer(BaseTrainer):
         return ppo_statistics.stack_minibatches(collected)
 
     def _early_stop(self, policykl: Tensor) -> bool:
-        """Whether the policy has moved half as far again as `target_kl`, on average over processes."""
+        """Whether to stop early: the mean KL divergence of all processes exceeds 1.5 times `target_kl`."""
         if not self.config.early_stopping:
             return False
         if self.is_distributed:
@@ -411,7 +411,7 @@ class PPOTrainer(BaseTrainer):
         return has_moved
 
     def gather_stats(self, stats: dict[str, Any]) -> dict[str, Any]:
-        """Average tensors over all processes, on which they have the same shape."""
+        """Average tensors over all processes; they have the same shape on each process."""
         self.accelerator.wait_for_everyone()
         return ppo_logging.averaged(stats, self.accelerator)
 
@@ -423,7 +423,7 @@ class PPOTrainer(BaseTrainer):
             responses: tokens, shape (response length,) each.
 
         Returns:
-            `input_ids` and `attention_mask`, and the same with `decoder_` before them for encoder-decoders.
+            `input_ids` and `attention_mask`, and `decoder_…` of both for encoder-decoder models.
         """
         return ppo_inputs.collate(
             self.data_collator, self.current_device, queries, responses, self.is_encoder_decoder
@@ -442,11 +442,11 @@ class PPOTrainer(BaseTrainer):
         """Compute log-probabilities and values, `mini_batch_size` examples at a time.
 
         Args:
-            model: the model, or its reference.
+            model: the model or its reference.
             queries: tokens, shape (query length,) each.
             responses: tokens, shape (response length,) each.
-            model_inputs: of `prepare_model_inputs`, shape (batch size, length).
-            return_logits: whether logits are wanted, too; they are large.
+            model_inputs: the result of `prepare_model_inputs`, shape (batch size, length).
+            return_logits: whether to also return logits, which are large.
             response_masks: shape (response length,) each.
 
         Returns:
@@ -512,13 +512,13 @@ class PPOTrainer(BaseTrainer):
 
         Args:
             scores: a number per response.
-            logprobs: the model's, shape (batch size, length), or (batch size, length, vocabulary) of
-                `kl_penalty="full"`.
-            ref_logprobs: the reference's, of the same shape.
+            logprobs: log-probabilities of the model, shape (batch size, length), or (batch size, length,
+                vocabulary) with `kl_penalty="full"`.
+            ref_logprobs: log-probabilities of the reference, of the same shape.
             masks: one for response tokens, shape (batch size, length).
 
         Returns:
-            Rewards, the penalties among them, and the KL estimates; shape (batch size, length) each.
+            Rewards, the penalties that they include, and the KL estimates; shape (batch size, length) each.
         """
         kls = torch.stack([self._kl_penalty(*pair) for pair in zip(logprobs, ref_logprobs, strict=False)])
         rewards, penalties = ppo.token_rewards(scores, kls, masks, self.kl_ctl.value)
@@ -593,13 +593,13 @@ class PPOTrainer(BaseTrainer):
         """Write statistics, and rewards with their texts, to the trackers.
 
         Args:
-            stats: of `step`.
+            stats: the result of `step`.
             batch: name → a list; `query` and `response` hold the texts.
             rewards: one per example.
-            columns_to_log: the columns of `batch` that go into Weights & Biases' table.
+            columns_to_log: the columns of `batch` that are written to the table of Weights & Biases.
 
         Raises:
-            ValueError: one of them is not in `batch`.
+            ValueError: one of these columns is not in `batch`.
         """
         columns = list(columns_to_log)
         if not isinstance(rewards, torch.Tensor):
@@ -615,7 +615,7 @@ class PPOTrainer(BaseTrainer):
         elif makes_table:
             logs["game_log"] = ppo_logging.game_log(columns, texts, gathered)
         logs |= {**ppo_logging.without_bfloat16(stats), **ppo_statistics.reward_statistics(gathered)}
-        # TensorBoard counts nothing by itself.
+        # TensorBoard does not count steps itself.
         is_counted = self.config.log_with == "tensorboard" or bool(self.accelerator.fabric.loggers)
         self.current_step += is_counted
         self.accelerator.log(logs, step=self.current_step if is_counted else None)
@@ -626,7 +626,7 @@ class PPOTrainer(BaseTrainer):
 
     @override
     def _save_pretrained(self, save_directory: str | Path) -> None:
-        # Shards are put together by all processes.
+        # All processes take part in gathering shards.
         weights = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
             model: Any = self.accelerator.unwrap_model(self.model)
@@ -636,7 +636,7 @@ class PPOTrainer(BaseTrainer):
         self.accelerator.wait_for_everyone()
 
     def _show_tokens(self, tokens: Tensor, masks: Tensor) -> None:
-        """Print tokens, those that are trained on in another colour."""
+        """Print tokens, with a second colour for those that are trained on."""
         ppo_logging.show_tokens(self.tokenizer, tokens, masks)
 
     def _prepare_deepspeed(self, model: nn.Module) -> nn.Module:

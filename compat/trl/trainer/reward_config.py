@@ -1,4 +1,4 @@
-"""`RewardConfig`: the arguments of a `RewardTrainer`."""
+"""`RewardConfig`: the arguments of `RewardTrainer`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["RewardConfig"]
 @refuses_unknown_names
 @dataclass(repr=False)
 class RewardConfig(TrainingArguments):
-    """The arguments of a training run, and one of a reward model's.
+    """Training arguments with an additional one for reward models.
 
     Args:
-        max_length: longest sequence that the default collator pads to, in tokens.
+        max_length: the maximum length to which the default collator pads, in tokens.
 
     Raises:
-        ArgumentError: as `TrainingArguments`.
+        ArgumentError: as in `TrainingArguments`.
     """
 
     max_length: int | None = dataclasses.field(

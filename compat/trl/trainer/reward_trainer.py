@@ -1,4 +1,4 @@
-"""`RewardTrainer`: a model that scores texts, trained on pairs of which one is preferred."""
+"""`RewardTrainer`: training of a model that scores texts, on pairs with a preferred text."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ _LENGTH_BY_DEFAULT = 512
 
 
 class RewardTrainer(Transformers437Trainer):
-    """Train a reward model: the chosen one of two texts is to have the higher score.
+    """Trains a reward model to give the chosen one of two texts the higher score.
 
     Mirrors `trl.RewardTrainer` of 0.7.11. The loss is that of Bradley and Terry, with the margin of Llama 2
-    (arXiv:2307.09288) where the rows have one.
+    (arXiv:2307.09288) if the rows have one.
 
     Args:
-        model: scores a text, by one label; `AutoModelForSequenceClassification` makes such.
-        args: a `RewardConfig`; plain training arguments are taken, with a warning. As in
-            `transformers.Trainer` otherwise, and so are `eval_dataset`, `model_init`, `callbacks`,
-            `optimizers` and `preprocess_logits_for_metrics`.
-        data_collator: `RewardDataCollatorWithPadding` where None.
+        model: a model that scores a text with one label, for example an `AutoModelForSequenceClassification`.
+        args: a `RewardConfig`; plain training arguments are accepted with a warning. Otherwise as in
+            `transformers.Trainer`, like `eval_dataset`, `model_init`, `callbacks`, `optimizers` and
+            `preprocess_logits_for_metrics`.
+        data_collator: the collator; by default `RewardDataCollatorWithPadding`.
         train_dataset: rows with `input_ids_chosen`, `attention_mask_chosen`, `input_ids_rejected` and
-            `attention_mask_rejected`, and maybe a `margin`.
-        tokenizer: pads; needed by the default collator.
-        compute_metrics: `compute_accuracy` where None.
-        max_length: where it stood before there was a `RewardConfig`.
-        peft_config: an adapter to train in place of the model.
+            `attention_mask_rejected`, and optionally a `margin`.
+        tokenizer: pads sequences; required by the default collator.
+        compute_metrics: by default `compute_accuracy`.
+        max_length: the old place of `RewardConfig.max_length`.
+        peft_config: an adapter to train instead of the model.
 
     Raises:
         ValueError: `max_length` is set twice; the default collator has no tokenizer; PEFT is missing.
@@ -109,12 +109,12 @@ class RewardTrainer(Transformers437Trainer):
         """Score both sides of a batch, and compare them.
 
         Args:
-            model: scores.
-            inputs: what `RewardDataCollatorWithPadding` makes.
-            return_outputs: whether to return the scores, too.
+            model: the model that scores.
+            inputs: the result of `RewardDataCollatorWithPadding`.
+            return_outputs: whether to also return the scores.
 
         Returns:
-            The loss, a scalar; with `rewards_chosen` and `rewards_rejected` (batch, 1) beside it.
+            The loss, a scalar; on request together with `rewards_chosen` and `rewards_rejected` (batch, 1).
         """
         if not self.use_reward_data_collator:
             warnings.warn(
@@ -146,14 +146,14 @@ class RewardTrainer(Transformers437Trainer):
         """Score both sides of a batch.
 
         Args:
-            model: scores.
-            inputs: what `RewardDataCollatorWithPadding` makes.
-            prediction_loss_only: whether the loss is all that is asked for.
-            ignore_keys: of `rewards_chosen` and `rewards_rejected`, those to leave out.
+            model: the model that scores.
+            inputs: the result of `RewardDataCollatorWithPadding`.
+            prediction_loss_only: whether to return only the loss.
+            ignore_keys: the ones of `rewards_chosen` and `rewards_rejected` to omit.
 
         Returns:
             The loss; the preferences (batch, 2), which sum to 1, the chosen side first; labels (batch,), all
-            zero, as the first is right.
+            zero, since the first side is the correct one.
         """
         inputs = self._prepare_inputs(inputs)
         if ignore_keys is None:
@@ -166,7 +166,7 @@ class RewardTrainer(Transformers437Trainer):
         kept = nested_detach(
             tuple(score for name, score in scores.items() if name not in (ignore_keys or ()))
         )
-        # A model with several labels is judged by their mean.
+        # For a model with several labels, their mean counts.
         preferences = torch.stack(kept).mean(dim=2).softmax(dim=0).T
         return loss, preferences, self._prepare_inputs(torch.zeros(len(preferences)))
 

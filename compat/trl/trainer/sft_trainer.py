@@ -51,35 +51,36 @@ _LONGEST_BY_DEFAULT = 1024
 
 
 class SFTTrainer(Transformers437Trainer):
-    """Fine-tune a causal model on texts.
+    """Fine-tunes a causal model on texts.
 
     Mirrors `trl.SFTTrainer` of 0.7.11.
 
     Args:
         model: a model, or the name of one to load as a causal model.
-        args: training arguments; as in `transformers.Trainer`, and so are `data_collator`, `model_init`,
+        args: training arguments; as in `transformers.Trainer`, like `data_collator`, `model_init`,
             `compute_metrics`, `callbacks`, `optimizers` and `preprocess_logits_for_metrics`.
-        train_dataset: rows with a text, with what `formatting_func` makes one of, with a chat or with an
+        train_dataset: rows with a text, with the input of `formatting_func`, with a chat or with an
             instruction; torch's datasets are used unchanged.
         eval_dataset: the same, or several by name.
-        tokenizer: the model's own where None.
-        peft_config: an adapter to train in place of the model.
+        tokenizer: the tokenizer; by default the model's own.
+        peft_config: an adapter to train instead of the model.
         dataset_text_field: the column with the text.
-        packing: whether to string texts together and cut them into sequences of `max_seq_length`.
-        formatting_func: makes a text of one row where texts are packed, a list of texts of a batch of rows
-            where they are not.
-        max_seq_length: longest sequence, in tokens; the tokenizer's own, and at most 1024, where None.
-        infinite: has no effect, and warns: `max_steps` sets the length of the run.
-        num_of_sequences: about how many sequences are packed at a time.
-        chars_per_token: an estimate, by which texts to pack are read.
-        dataset_num_proc: processes that tokenize, where texts are not packed.
-        dataset_batch_size: rows that are tokenized at a time, where texts are not packed.
-        neftune_noise_alpha: overrides the one in `args`.
-        model_init_kwargs: options for loading the model by name.
+        packing: whether to concatenate texts and cut them into sequences of `max_seq_length`.
+        formatting_func: with packing, maps one row to a text; without, maps a batch of rows to a list of
+            texts.
+        max_seq_length: the maximum length of a sequence, in tokens; by default the tokenizer's own, and at
+            most 1024.
+        infinite: has no effect except for a warning: `max_steps` sets the length of the run.
+        num_of_sequences: the approximate number of sequences that are packed at a time.
+        chars_per_token: an estimate that determines how many texts are read for packing.
+        dataset_num_proc: the number of tokenizing processes, without packing.
+        dataset_batch_size: the number of rows tokenized at a time, without packing.
+        neftune_noise_alpha: overrides the value in `args`.
+        model_init_kwargs: options to load the model by name.
         dataset_kwargs: options of `_prepare_dataset`: `append_concat_token`, `add_special_tokens`.
 
     Raises:
-        ValueError: options that contradict each other; a dataset without a text; too little text to pack.
+        ValueError: options contradict each other; a dataset has no text; there is too little text to pack.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "sft"]
@@ -174,7 +175,7 @@ class SFTTrainer(Transformers437Trainer):
             )
 
         self._draws = same_draws_everywhere()
-        # One process per machine does the work, and the others read what it has cached.
+        # One process per machine does the work, and the others read its cache.
         with args.main_process_first(desc="preparing datasets"):
             if train_dataset is not None:
                 train_dataset = prepared(train_dataset)
@@ -263,7 +264,7 @@ class SFTTrainer(Transformers437Trainer):
         add_special_tokens: bool = True,
         remove_unused_columns: bool = True,
     ) -> Dataset:
-        """Tokenize each row by itself, and cut what is too long."""
+        """Tokenize each row separately, and truncate long ones."""
 
         def tokenize(rows: Mapping[str, Any]) -> dict[str, Any]:
             texts = (
@@ -310,7 +311,7 @@ class SFTTrainer(Transformers437Trainer):
         append_concat_token: bool = True,
         add_special_tokens: bool = True,
     ) -> Dataset:
-        """Pack a dataset, once, in the cache of `datasets`."""
+        """Pack a dataset once; the result is kept in the cache of `datasets`."""
         if dataset_text_field is None and formatting_func is None:
             msg = (
                 "You need to pass a `dataset_text_field` or `formatting_func` argument to the SFTTrainer "
@@ -343,7 +344,7 @@ class SFTTrainer(Transformers437Trainer):
             raise ValueError(msg) from error
 
     def _trl_activate_neftune(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Have the embeddings of a model add noise while training, until `neftune_hook_handle.remove()`."""
+        """Make the embeddings of a model add noise in training, until `neftune_hook_handle.remove()`."""
         inner = self.accelerator.unwrap_model(model)
         embeddings = (inner.base_model.model if is_peft_model(inner) else inner).get_input_embeddings()
         embeddings.neftune_noise_alpha = self.neftune_noise_alpha
@@ -351,7 +352,7 @@ class SFTTrainer(Transformers437Trainer):
         return model
 
     def _activate_neftune(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The same by the name that transformers 4.37 and 4.53 have for it."""
+        """Do the same under the name of transformers 4.37 and 4.53."""
         return self._trl_activate_neftune(model)
 
 
@@ -361,19 +362,19 @@ def load_by_name(
     trainer: str,
     role: str = "model",
 ) -> PreTrainedModel | nn.Module | None:
-    """Load a causal model where its name is given.
+    """Load a causal model if its name is given.
 
     Args:
         model: a model, or the name of one.
-        options: for loading it.
-        trainer: who asks, for messages.
-        role: the argument, for messages.
+        options: options to load it.
+        trainer: the name of the trainer, for messages.
+        role: the name of the argument, for messages.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: there are options, and nothing is to be loaded.
+        ValueError: there are options, but `model` is not a name.
     """
     if not isinstance(model, str):
         if options is not None:
@@ -393,7 +394,7 @@ def load_by_name(
 
 
 def _sequences(rows: ConstantLengthDataset, draws: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-    """The packed sequences; by `draws`, what is cached under one seed is not read under another."""
+    """Yield the packed sequences; `draws` keeps the caches of different seeds apart."""
     yield from rows
 
 

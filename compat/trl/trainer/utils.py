@@ -146,13 +146,13 @@ class RunningMoments:
 def get_global_statistics(
     accelerator: Accelerator, xs: torch.Tensor, mask: torch.Tensor | None = None, device: str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Find mean, biased variance and count of numbers over all processes.
+    """Compute mean, biased variance and count of numbers over all processes.
 
     Args:
         accelerator: sums over the processes.
-        xs: numbers, in any shape; zero wherever `mask` is.
+        xs: numbers, in any shape; zero wherever `mask` is zero.
         mask: of the same shape, 1 where a number counts.
-        device: where the answers go.
+        device: the device of the results.
 
     Returns:
         Three scalars.
@@ -167,17 +167,17 @@ def get_global_statistics(
 
 
 def compute_accuracy(eval_pred: tuple[Any, Any]) -> dict[str, float]:
-    """Tell how often the chosen side has the higher reward.
+    """Compute the fraction of pairs in which the chosen side has the higher reward.
 
     Args:
-        eval_pred: rewards (batch, 2), chosen ones first, and labels (batch,), zero where the first is right;
+        eval_pred: rewards (batch, 2), chosen ones first, and labels (batch,), zero if the first is correct;
             arrays or tensors.
 
     Returns:
-        `{"accuracy": share}`.
+        `{"accuracy": fraction}`.
 
     Warns:
-        UserWarning: some pairs have equal rewards; they count for the first.
+        UserWarning: some pairs have equal rewards; they count for the first side.
     """
     predictions, labels = eval_pred
     ties = int((predictions[:, 0] == predictions[:, 1]).sum())
@@ -199,14 +199,14 @@ def disable_dropout_in_model(model: torch.nn.Module) -> None:
 
 
 def exact_div(a: int, b: int, a_str: str, b_str: str, custom_error_message: str = "") -> int:
-    """Divide without a remainder.
+    """Divide exactly, without a remainder.
 
     Args:
-        a: dividend.
-        b: divisor.
-        a_str: what `a` is called.
-        b_str: what `b` is called.
-        custom_error_message: begins the error.
+        a: the dividend.
+        b: the divisor.
+        a_str: the name of `a` in the error.
+        b_str: the name of `b` in the error.
+        custom_error_message: the beginning of the error.
 
     Returns:
         The quotient.
@@ -222,13 +222,13 @@ def exact_div(a: int, b: int, a_str: str, b_str: str, custom_error_message: str 
 
 
 class PerPromptStatTracker:
-    """Advantages of rewards against those that the same prompt has had lately.
+    """Computes advantages of rewards relative to recent rewards of the same prompt.
 
     Black et al., Training Diffusion Models with Reinforcement Learning (arXiv:2305.13301), section 4.2.
 
     Args:
-        buffer_size: rewards to remember for a prompt.
-        min_count: with fewer than these, the whole batch's mean and deviation are taken.
+        buffer_size: the number of rewards to store for a prompt.
+        min_count: with fewer rewards than this, the mean and deviation of the whole batch are used.
     """
 
     def __init__(self, buffer_size: int, min_count: int) -> None:
@@ -237,11 +237,11 @@ class PerPromptStatTracker:
         self.stats: dict[Any, deque[Any]] = {}
 
     def update(self, prompts: Sequence[str], rewards: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Remember a batch.
+        """Store the rewards of a batch, and compute its advantages.
 
         Args:
-            prompts: of each sample.
-            rewards: of each sample, floats; where they are integers, so are the advantages.
+            prompts: the prompt of each sample.
+            rewards: the reward of each sample, a float; integer rewards give integer advantages.
 
         Returns:
             Advantages (batch,).
@@ -257,7 +257,7 @@ class PerPromptStatTracker:
         return advantages
 
     def get_stats(self) -> dict[Any, dict[str, Any]]:
-        """For each prompt, `mean`, `std` and `count` of the rewards that are remembered."""
+        """Return `mean`, `std` and `count` of the stored rewards of each prompt."""
         return {
             prompt: {"mean": np.mean(known), "std": np.std(known), "count": len(known)}
             for prompt, known in self.stats.items()
@@ -269,13 +269,13 @@ def neftune_post_forward_hook(
     input: object,  # noqa: A002 (TRL's)
     output: torch.Tensor,
 ) -> torch.Tensor:
-    """Add uniform noise to embeddings while training; a forward hook.
+    """Add uniform noise to embeddings in training; a forward hook.
 
     Jain et al., NEFTune (arXiv:2310.05914): noise of magnitude alpha / sqrt(length * width).
 
     Args:
         module: an embedding; `module.neftune_noise_alpha` is alpha.
-        input: not looked at.
+        input: ignored.
         output: (batch, length, width).
 
     Returns:
@@ -291,7 +291,7 @@ _ENDS_OF_MODELS = re.compile("lm_head|embed_tokens|wte|wpe")
 
 
 def peft_module_casting_to_bf16(model: torch.nn.Module) -> None:
-    """Cast adapters, and embeddings and heads that are in fp32, to bf16, and norms to fp32, in place."""
+    """Cast adapters, and embeddings and heads in fp32, to bf16, and norms to fp32, in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     def wanted(name: str, module: torch.nn.Module) -> torch.dtype | None:
@@ -311,15 +311,15 @@ def peft_module_casting_to_bf16(model: torch.nn.Module) -> None:
 def trl_sanitze_kwargs_for_tagging(
     model: object, tag_names: list[str], kwargs: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Add a trainer's tags to what `push_to_hub` is given.
+    """Add a trainer's tags to the arguments of `push_to_hub`.
 
     Args:
-        model: its configuration shows whether Unsloth has patched it, which also becomes a tag.
-        tag_names: the trainer's; grows with what is found.
-        kwargs: what is given; `tags` is a list, a text, or missing.
+        model: the model; if its configuration shows that Unsloth has patched it, this also becomes a tag.
+        tag_names: the tags of the trainer; found tags are appended.
+        kwargs: the given arguments; `tags` is a list, a string, or missing.
 
     Returns:
-        `kwargs`, with all tags in a list; None where it was None.
+        `kwargs`, with all tags in a list; None if it was None.
     """
     if (
         is_unsloth_available()
@@ -338,7 +338,7 @@ def trl_sanitze_kwargs_for_tagging(
 
 
 def get_quantization_config(model_config: ModelConfig) -> BitsAndBytesConfig | None:
-    """Make what bitsandbytes needs of a `ModelConfig`; None where it asks for no quantization."""
+    """Make the quantization configuration of a `ModelConfig`; None if it requests no quantization."""
     if model_config.load_in_4bit:
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -350,7 +350,7 @@ def get_quantization_config(model_config: ModelConfig) -> BitsAndBytesConfig | N
 
 
 def get_kbit_device_map() -> dict[str, Any] | None:
-    """Put a whole quantized model on this process's device; None on a machine without an accelerator."""
+    """Return a device map for a quantized model on this process's device; None without an accelerator."""
     prefix = "xpu:" if is_xpu_available() else ""
     if not prefix and not torch.cuda.is_available():
         return None
@@ -359,7 +359,7 @@ def get_kbit_device_map() -> dict[str, Any] | None:
 
 
 def get_peft_config(model_config: ModelConfig) -> LoraConfig | None:
-    """Make a LoRA configuration for a causal model of a `ModelConfig`; None where it has no `use_peft`."""
+    """Make the LoRA configuration of a `ModelConfig`, for a causal model; None without `use_peft`."""
     if not model_config.use_peft:
         return None
     from peft import LoraConfig
