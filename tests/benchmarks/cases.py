@@ -138,11 +138,13 @@ def train_bare(data: Any, accumulation: int) -> None:
             optimizer.zero_grad()
 
 
+def accuracy(prediction: Any) -> dict[str, float]:
+    """A metric that costs little."""
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
 def passes(method: str, *, metric: bool) -> Callable[[str, Path], float]:
     """One batch of `evaluate` or `predict`, from passes of two lengths."""
-
-    def accuracy(prediction: Any) -> dict[str, float]:
-        return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
     def measure(package: str, folder: Path) -> float:
         few, many = rows(FEW), rows(MANY)

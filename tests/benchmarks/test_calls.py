@@ -6,7 +6,6 @@ where it is not, and more under pytest. They belong to the environment, and are 
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections import Counter
@@ -15,10 +14,11 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from typing_extensions import override
+
+from tests.benchmarks.cases import accuracy, rows, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 FEW, MANY = 10, 60
-BATCH_SIZE = 4
+BATCHES = 20
+"""Batches of an epoch."""
+STEPS = {"max_steps": MANY + 5}
 RANDOM_STATES = {"getstate": 1, "get_state": 2}
 """Calls that copy a state → how many make one copy of all states; torch and NumPy share a name."""
 
@@ -37,16 +39,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("accelerate.accelerator.is_lomo_available", lambda: False)
     with mock.patch.dict(os.environ):
         yield
-
-
-class Classifier(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        logits = self.head(inputs)
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
 class Counting:
@@ -96,28 +88,6 @@ class Syncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def rows(batches: int) -> list[dict[str, torch.Tensor]]:
-    return [{"inputs": torch.randn(8), "labels": torch.tensor(i % 2)} for i in range(batches * BATCH_SIZE)]
-
-
-def trainer_of(package: str, folder: Path, **options: Any) -> Any:
-    module = importlib.import_module(package)
-    torch.manual_seed(0)
-    arguments = module.TrainingArguments(
-        str(folder),
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        save_strategy="no",
-        max_steps=MANY + 5,
-        per_device_train_batch_size=BATCH_SIZE,
-        per_device_eval_batch_size=BATCH_SIZE,
-        dataloader_pin_memory=False,
-    )
-    return module.Trainer(Classifier(), arguments, train_dataset=rows(20), **options)
-
-
 def per_batch(run: Callable[[Any], object]) -> float:
     """Python calls for one more batch of a pass."""
     found = []
@@ -134,17 +104,12 @@ def per_batch(run: Callable[[Any], object]) -> float:
 
 def per_step(package: str, folder: Path) -> Counting:
     counting = Counting()
-    trainer = trainer_of(package, folder)
-    trainer.add_callback(Steady(counting))
+    trainer = trainer_of(package, folder, rows(BATCHES), options=STEPS, callbacks=[Steady(counting)])
     try:
         trainer.train()
     finally:
         counting.stop()
     return counting
-
-
-def accuracy(prediction: Any) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -169,7 +134,7 @@ def test_calls_of_an_update_step(tmp_path: Path) -> None:
 )
 def test_calls_of_a_batch(pass_: str, options: dict[str, Any], most: float, tmp_path: Path) -> None:
     hf, ours = (
-        per_batch(getattr(trainer_of(package, tmp_path, **options), pass_))
+        per_batch(getattr(trainer_of(package, tmp_path, None, **options), pass_))
         for package in ("transformers", "compat")
     )
     assert ours <= most * hf, (ours, hf)
@@ -178,7 +143,7 @@ def test_calls_of_a_batch(pass_: str, options: dict[str, Any], most: float, tmp_
 def test_copies_from_the_device(tmp_path: Path) -> None:
     counts = {}
     for package in ("transformers", "compat"):
-        trainer = trainer_of(package, tmp_path, compute_metrics=accuracy)
+        trainer = trainer_of(package, tmp_path, rows(BATCHES), options=STEPS, compute_metrics=accuracy)
         with Syncs() as training:
             trainer.train()
         with Syncs() as evaluation:
