@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -139,14 +139,12 @@ def build_trainer(
     return trainer
 
 
-def check_supported(plan: LightningPlan) -> None:
-    """Refuse a plan whose strategy cannot be built yet.
+def refuse_unsupported(plan: LightningPlan) -> NoReturn:
+    """Refuse a plan whose strategy is none of `STRATEGIES`.
 
     Raises:
         ArgumentError: names each argument that requests that strategy.
     """
-    if plan.strategy in STRATEGIES:
-        return
     causes = [
         f"`{shown(setting.field, setting.value)}`: this strategy is not supported yet. "
         "Remove the argument to train without it."

@@ -118,8 +118,12 @@ class FitHost(Protocol):
     def plan(self) -> LightningPlan:
         """What becomes of the arguments."""
 
-    def make_plan(self) -> LightningPlan:
-        """Makes the plan from the current arguments."""
+    @property
+    def strategy(self) -> str:
+        """The plan's strategy, by its name."""
+
+    def check_arguments(self) -> None:
+        """Reads the facts and checks the current arguments."""
 
     def build(self) -> pl.Trainer:
         """Builds a Lightning Trainer from the plan."""

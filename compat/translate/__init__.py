@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from compat.translate.plan import LightningPlan
-from compat.translate.planner import as_run, plan
+from compat.translate.planner import as_run, plan, strategy_of
 from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.setting import Setting
 
-__all__ = ["RULES", "Kind", "LightningPlan", "Rule", "Setting", "as_run", "plan"]
+__all__ = ["RULES", "Kind", "LightningPlan", "Rule", "Setting", "as_run", "plan", "strategy_of"]

@@ -63,16 +63,8 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
     """
     library = type(args).__name__
     args = as_run(args, facts)
-    problems = [problem for check in _CHECKS for problem in check(args, facts)]
-    if problems:
-        msg = "\n".join(problems)
-        raise ArgumentError(msg)
+    name = _strategy(args, facts, model)
     flags = getattr(args, "lightning", None) or {}
-    processes = _processes(flags, facts)
-    name = strategy_name(args, processes, facts.device_type, is_spread=_is_spread(model))
-    if name == "ddp" and processes == 1:
-        # There are no other processes.
-        name = "single_device"
     options = strategy_options(args, name)
     if name in {"fsdp", "model_parallel"} and getattr(model, "_no_split_modules", None):
         options.setdefault("transformer_layer_cls_to_wrap", sorted(model._no_split_modules))
@@ -90,6 +82,34 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
         strategy_options=plain(options),
         callbacks=_callbacks(args),
     )
+
+
+def strategy_of(args: TrainingArguments, facts: Facts, model: Any = None) -> str:
+    """Check HF arguments and choose the strategy, without the rest of the plan.
+
+    Args:
+        args: as of `plan`.
+        facts: as of `plan`.
+        model: as of `plan`.
+
+    Returns:
+        The name of the strategy: one of `compat.translate.strategy.CLASSES`.
+
+    Raises:
+        ArgumentError: lists every conflict.
+    """
+    return _strategy(as_run(args, facts), facts, model)
+
+
+def _strategy(args: AsLaunched, facts: Facts, model: Any) -> str:
+    problems = [problem for check in _CHECKS for problem in check(args, facts)]
+    if problems:
+        msg = "\n".join(problems)
+        raise ArgumentError(msg)
+    processes = _processes(getattr(args, "lightning", None) or {}, facts)
+    name = strategy_name(args, processes, facts.device_type, is_spread=_is_spread(model))
+    # There are no other processes.
+    return "single_device" if name == "ddp" and processes == 1 else name
 
 
 def _is_spread(model: object) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
@@ -20,9 +20,6 @@ CONFIGURATION_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 
 TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 """The values that accelerate treats as true, in lower case."""
-
-OPTIONAL_PACKAGES = ("deepspeed", "torch_xla")
-"""Packages that some arguments need."""
 
 LOCAL_SIZES = (
     "LOCAL_WORLD_SIZE",
@@ -37,6 +34,13 @@ LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "M
 """Variables in which launchers set the local rank of a process."""
 
 
+class _Installed:
+    """The packages that are installed, each looked for when it is asked for: a search reads folders."""
+
+    def __contains__(self, package: object) -> bool:
+        return importlib.util.find_spec(str(package)) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Here:
     """Properties of this machine and process; a plan for another machine does not use them.
@@ -44,13 +48,13 @@ class Here:
     Attributes:
         device_type: kind of the device that HF would choose: "cpu", "cuda", "mps", "xla", "npu", …
         devices: how many of them a job can use; None if there is no limit.
-        packages: the optional packages that are installed.
+        packages: holds the names of the packages that are installed.
         is_distributed: whether a launcher has started this process as part of a job, possibly of one process.
     """
 
     device_type: str = "cpu"
     devices: int | None = None
-    packages: frozenset[str] = frozenset()
+    packages: Container[str] = frozenset()
     is_distributed: bool = False
 
     @classmethod
@@ -62,7 +66,7 @@ class Here:
         return cls(
             device_type=kind,
             devices=None if kind in {"cpu", "xla"} else torch.accelerator.device_count(),
-            packages=frozenset(name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name)),
+            packages=_Installed(),
             is_distributed=is_distributed,
         )
 
@@ -138,8 +142,9 @@ class Facts:
     def device_type_here() -> str:
         """Return the kind of the device that HF would choose on this machine."""
         import torch
+        from transformers.utils import is_torch_xla_available
 
-        if importlib.util.find_spec("torch_xla"):
+        if is_torch_xla_available():
             return "xla"
         if torch.cuda.is_available():
             return "cuda"
@@ -175,7 +180,7 @@ def _first_number(names: tuple[str, ...], default: int) -> int:
 
 def configuration() -> dict[str, str]:
     """Return the variables that configure accelerate."""
-    return {k: v for k, v in os.environ.items() if k.startswith(CONFIGURATION_PREFIXES)}
+    return {name: os.environ[name] for name in os.environ if name.startswith(CONFIGURATION_PREFIXES)}
 
 
 def local_rank() -> int:
@@ -206,7 +211,7 @@ def contained() -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def concealed(prefixes: tuple[str, ...]) -> Iterator[None]:
     """Hide the variables with these prefixes from the block, and undo its changes to them."""
-    before = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    before = {name: os.environ[name] for name in os.environ if name.startswith(prefixes)}
     try:
         for name in before:
             del os.environ[name]

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import compat
-from compat.engine.build import check_supported
+from compat.engine.build import refuse_unsupported
 from compat.errors import ArgumentError
 from compat.translate import RULES, Kind, plan
 from compat.upstream.environment import Facts
@@ -112,7 +112,7 @@ def test_a_plan_that_cannot_be_built_is_refused() -> None:
     ):
         made = compat.plan({"output_dir": "out", **options}, accelerator="tpu", devices=8)
         with pytest.raises(ArgumentError) as caught:
-            check_supported(made)
+            refuse_unsupported(made)
         assert str(caught.value).startswith(text)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 LENDERS = {
     "newest": ".venv",
+    "trackers": ".venv",
     "colpali": ".venv",
     "gliner": ".venv",
     "pylate": ".venv",
@@ -73,6 +74,19 @@ LIBRARIES = (
         '`mlflow.transformers.autolog`, `mlflow.pytorch.autolog`, `report_to="mlflow"`',
         passing=("tracking.db", "mlruns/*"),
     ),
+    Library("wandb", "trackers", '`report_to="wandb"`, offline', passing=("wandb/*",)),
+    Library(
+        "comet-ml",
+        "trackers",
+        '`report_to="comet_ml"`, offline, its own logging of PyTorch',
+        passing=("comet/*",),
+    ),
+    Library(
+        "clearml",
+        "trackers",
+        '`report_to="clearml"`, offline, its own logging of PyTorch and Lightning',
+        passing=("clearml/*",),
+    ),
     Library("adapters", "adapters", "`AdapterTrainer`: bottlenecks, and their fusion"),
     Library("span-marker", "adapters", "`Trainer`"),
     Library(
@@ -122,6 +136,10 @@ ABSENT = {
     ("llm2vec", "0.2.3"): "Asks for transformers 4.44, below the oldest that `compat` supports.",
     ("llmcompressor", "0.14.0.1"): "No trainer any more.",
     ("lm-polygraph", "0.7.0"): "Does not train.",
+    (
+        "neptune",
+        "1.14.0.post2",
+    ): "Transformers' `NeptuneCallback` asks its server for the run's name, also offline.",
     ("nncf", "3.4.0"): "Does not use `transformers.Trainer`.",
     ("optimum", "2.3.0"): "No trainer any more.",
     ("pyreft", "0.1.0"): "Pins transformers 4.45.1, below the oldest that `compat` supports.",
@@ -130,6 +148,7 @@ ABSENT = {
     ("tevatron", "0.1.0"): "Its `compute_loss` lacks an argument that transformers gives since 4.46.",
     ("tner", "0.2.4"): "Asks for allennlp, which asks for torch 1.",
     ("unsloth", "2026.10.9"): "Needs a GPU.",
+    ("weave", "0.54.0"): "Does not instrument trainers.",
     ("vec2text", "0.0.13"): "Loads its metrics from the hub.",
 }
 """Libraries that cannot be run, with their newest release → why."""

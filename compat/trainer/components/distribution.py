@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from accelerate import ParallelismConfig
 
 from compat.callbacks.misplaced import check_place
-from compat.engine.build import check_supported
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
 from compat.translate import as_run
@@ -50,11 +49,10 @@ class Distribution(Component):
         """
         hf = self.hf
         refuse_patches()
-        plan = hf._fit.make_plan()
-        check_supported(plan)
-        if plan.strategy == "deepspeed":
+        hf._fit.check_arguments()
+        if hf._fit.strategy == "deepspeed":
             started.form_job_of_one()
-            hf._fit.make_plan()  # with the address of that job
+            hf._fit.check_arguments()  # with the address of that job
         for name in ("callbacks", "logger", "profiler"):
             given = hf._fit.flags.get(name)
             for one in given if isinstance(given, (list, tuple)) else (given,):
@@ -76,9 +74,9 @@ class Distribution(Component):
         fit, args = self.hf._fit, self.hf.args
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else fit.facts.mixed_precision
         written: Mapping[str, str] = getattr(args, "accelerate_environment", {})
-        if args.fsdp and fit.plan.strategy == FSDP_VERSIONS[NEWEST_FSDP]:
+        if args.fsdp and fit.strategy == FSDP_VERSIONS[NEWEST_FSDP]:
             written = {**written, "FSDP_VERSION": str(NEWEST_FSDP)}
-        if fit.plan.strategy == "deepspeed":
+        if fit.strategy == "deepspeed":
             # `accelerate launch --cpu` keeps accelerate off DeepSpeed; the device is chosen by now.
             written = {**written, "ACCELERATE_USE_CPU": "false"}
         return {"ACCELERATE_MIXED_PRECISION": precision, **written}
@@ -118,7 +116,7 @@ class Distribution(Component):
         """Enable FSDP on a CPU as well, and version 2 under transformers 4 as well."""
         hf = self.hf
         asked = as_run(hf.args, hf._fit.facts)
-        if hf.plan.strategy != "model_parallel" or not asked.fsdp:
+        if hf._fit.strategy != "model_parallel" or not asked.fsdp:
             return
         state = hf.accelerator.state
         missing = getattr(state, "fsdp_plugin", None) is None

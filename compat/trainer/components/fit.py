@@ -21,17 +21,18 @@ from compat.callbacks.loggers import shared_logger
 from compat.checkpoint import HFCheckpointIO
 from compat.checkpoint.deepspeed_files import make_universal, processes_of
 from compat.engine.accumulation import rescheduled, scheduler_among
-from compat.engine.build import attach_session, build_trainer
+from compat.engine.build import attach_session, build_trainer, refuse_unsupported
 from compat.engine.limits import limited
 from compat.engine.loaders import WindowLoader, require_equal_lengths
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
+from compat.engine.strategies import STRATEGIES
 from compat.engine.user_module import UserModuleAdapter, is_user_module
 from compat.errors import CompatError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset
-from compat.translate import plan
+from compat.translate import plan, strategy_of
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.instrumented import unheard_fit
@@ -67,31 +68,43 @@ class Fit(Component):
         self.built: pl.Trainer | None = None
         self._module: TrainerModule | None = None
         self._facts: Facts | None = None
+        self._strategy: str | None = None
         self._plan: LightningPlan | None = None
 
-    # The plan is made once for a trainer and once for each `train`.
+    # The arguments are checked once for a trainer and at each `train`; the plan is made when it is read.
 
-    def make_plan(self) -> LightningPlan:
-        """Make the plan from the current arguments.
+    def check_arguments(self) -> None:
+        """Read the facts and check the current arguments; the plan is made anew when it is next read.
 
         Raises:
             ArgumentError: lists every conflict among them.
         """
         hf = self.hf
-        self._facts = Facts.of(hf.args)
-        self._plan = plan(hf.args, self._facts, getattr(hf, "model", None))
-        return self._plan
+        self._facts, self._plan = Facts.of(hf.args), None
+        self._strategy = strategy_of(hf.args, self._facts, getattr(hf, "model", None))
+        if self._strategy not in STRATEGIES:
+            refuse_unsupported(self.plan)
 
     @property
     def plan(self) -> LightningPlan:
         """What becomes of the arguments."""
-        return self._plan or self.make_plan()
+        if self._plan is None:
+            self._plan = plan(self.hf.args, self.facts, getattr(self.hf, "model", None))
+        return self._plan
+
+    @property
+    def strategy(self) -> str:
+        """The plan's strategy, by its name."""
+        if self._strategy is None:
+            self.check_arguments()
+        assert self._strategy is not None
+        return self._strategy
 
     @property
     def facts(self) -> Facts:
         """What the plan knows of the machine and of the process."""
         if self._facts is None:
-            self.make_plan()
+            self.check_arguments()
         assert self._facts is not None
         return self._facts
 
@@ -213,7 +226,7 @@ class Fit(Component):
                 "which would not call it. Override `training_step` or `get_batch_samples`, or use a callback."
             )
             raise CompatError(msg)
-        self.make_plan()
+        self.check_arguments()
         hf.accelerator.free_memory()
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)
