@@ -88,8 +88,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(msg)
     if name in _OURS:
         importlib.import_module("compat.upstream.required").require()
-        # `compat.install` is a function that shares its name with the module it comes from.
-        value = getattr(importlib.import_module(_OURS[name]), name)
+        with importlib.import_module("compat.upstream.collector").paused():
+            # `compat.install` is a function that shares its name with the module it comes from.
+            value = getattr(importlib.import_module(_OURS[name]), name)
         globals()[name] = value
         return value
     try:

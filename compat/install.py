@@ -10,6 +10,7 @@ from typing import Any
 
 from compat.errors import InstallError
 from compat.patching import parsers_made_before, planned_changes
+from compat.upstream.collector import paused
 
 _ABSENT = object()
 
@@ -36,7 +37,8 @@ def install() -> None:
     with _lock:
         if installed():
             return
-        changes = planned_changes()
+        with paused():
+            changes = planned_changes()
         try:
             for owner, name, value in itertools.chain(changes, parsers_made_before()):
                 original = getattr(owner, name, _ABSENT)

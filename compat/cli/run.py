@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import importlib.machinery
 import importlib.util
 import os
@@ -57,9 +58,12 @@ def main(namespace: argparse.Namespace) -> int:
             f"compat run: `{namespace.script}`: no such script. Give its path, or a module with -m.\n"
         )
         return 2
-    from compat.errors import ArgumentError
-    from compat.install import install
-    from compat.upstream import launch, process, started
+    from compat.upstream.collector import paused
+
+    with paused():
+        from compat.errors import ArgumentError
+        from compat.install import install
+        from compat.upstream import launch, process, started
 
     # Started without `compat run`, the other processes would train under HF.
     process.command[:] = [sys.executable, "-m", "compat", *sys.argv[1:]]
@@ -76,6 +80,8 @@ def main(namespace: argparse.Namespace) -> int:
         from compat.trainer import Trainer
 
         Trainer.announces_plan = True
+    # HF collects garbage when a training starts: none of it lies among what is loaded by now.
+    gc.freeze()
     run_script(
         namespace.script, namespace.args, as_module=namespace.module, with_traceback=namespace.traceback
     )
