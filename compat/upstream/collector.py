@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector while modules are loaded."""
+"""Python's cyclic garbage collector, where traversing everything finds nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,22 @@ def paused() -> Iterator[None]:
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:
-            # There and back again: into the oldest generation, without being traversed.
-            gc.freeze()
-            gc.unfreeze()
+        with spared():
+            pass
         gc.enable()
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """Exempt all existing objects from the collections within the block.
+
+    Afterwards they are in the oldest generation. Where a process has frozen objects itself, nothing is done.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -191,7 +191,11 @@ def resumption(package: str, folder: Path) -> float:
         "save_steps": BEHIND,
         "per_device_train_batch_size": ROWS // 1000,
     }
-    trainer_of(package, folder, Numbers(), options=options, callbacks=[Stop(BEHIND)]).train()
+    if not (child := os.fork()):
+        # As when a job was stopped: in a process of its own.
+        trainer_of(package, folder, Numbers(), options=options, callbacks=[Stop(BEHIND)]).train()
+        os._exit(0)
+    os.waitpid(child, 0)
     again = trainer_of(package, folder, Numbers(), options=options, callbacks=[Stop(BEHIND + 1)])
     return spent(lambda: again.train(resume_from_checkpoint=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import accelerate
 import lightning
@@ -33,6 +33,7 @@ from compat.errors import CompatError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan, strategy_of
+from compat.upstream.collector import spared
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.instrumented import unheard_fit
@@ -62,6 +63,8 @@ class Fit(Component):
     Attributes:
         built: the Lightning Trainer of this run or of the last one; None before any.
     """
+
+    _has_run: ClassVar[bool] = False
 
     def __init__(self, trainer: TrainerHost) -> None:
         super().__init__(trainer)
@@ -227,7 +230,7 @@ class Fit(Component):
             )
             raise CompatError(msg)
         self.check_arguments()
-        hf.accelerator.free_memory()
+        self._free_memory()
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)
         hf._adopt_batch_size(batch_size)
@@ -302,6 +305,17 @@ class Fit(Component):
         hf.accelerator.wait_for_everyone()
         config = hf.accelerator.state.deepspeed_plugin.deepspeed_config
         config.setdefault("checkpoint", {})["load_universal"] = True
+
+    def _free_memory(self) -> None:
+        """Free the memory of earlier runs as HF does, whose accelerator collects garbage at each run's start.
+
+        In a big program that takes as long as hundreds of small steps. The first run of a process has no
+        earlier one to clear up after; on a device, where memory is scarce, it collects all the same.
+        """
+        is_first = not Fit._has_run and self.facts.device_type == "cpu"
+        Fit._has_run = True
+        with spared() if is_first else contextlib.nullcontext():
+            self.hf.accelerator.free_memory()
 
     def _leave_evaluation(self) -> None:
         """Restore the model to its state before an evaluation that preceded training."""
