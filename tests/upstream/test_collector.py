@@ -28,9 +28,11 @@ class Node:
 
 @pytest.fixture
 def garbage() -> Iterator[weakref.ref[Node]]:
+    gc.unfreeze()  # the tests' own
     gc.disable()
     yield weakref.ref(Node())
     gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture
