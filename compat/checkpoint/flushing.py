@@ -67,7 +67,8 @@ def flush_and_digest(file: Path, complete: threading.Event | None = None) -> str
 
 def _chunks(stream: FileIO, complete: threading.Event | None) -> Iterator[memoryview]:
     """Yield the bytes of a file, as they appear, and have them written back."""
-    buffer, position = memoryview(bytearray(_CHUNK)), 0
+    length = _CHUNK if complete is not None else min(_CHUNK, os.fstat(stream.fileno()).st_size + 1)
+    buffer, position = memoryview(bytearray(length)), 0
     while True:
         # In this order: what was written before the end was announced is in the size.
         is_complete = complete is None or complete.is_set()

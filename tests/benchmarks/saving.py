@@ -46,7 +46,7 @@ def work(contender: str, size: str) -> dict[str, Any]:
 
     Returns:
         Milliseconds that each save has held training up, seconds of the whole run, bytes of a checkpoint, and
-        the largest memory of the process in MB.
+        bytes that the saves have added to the largest memory of the process.
     """
     _, library, options = CONTENDERS[contender]
     torch.set_num_threads(1)
@@ -68,9 +68,10 @@ def work(contender: str, size: str) -> dict[str, Any]:
             **options,
         )
         trainer = library.Trainer(transformers.GPT2LMHeadModel(config), args, train_dataset=data)
-        pauses, save = [], trainer._save_checkpoint
+        pauses, memory, save = [], [], trainer._save_checkpoint
 
         def timed(*args: Any, **kwargs: Any) -> None:
+            memory.append(largest_memory())
             begin = time.perf_counter()
             save(*args, **kwargs)
             if contender == "flushed":
@@ -83,15 +84,18 @@ def work(contender: str, size: str) -> dict[str, Any]:
         seconds = time.perf_counter() - begin
         last = Path(folder, f"checkpoint-{STEPS}")
         written = sum(file.stat().st_size for file in last.iterdir())
-    # On Linux, in kB.
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {
         "contender": contender,
         "pauses": pauses,
         "seconds": seconds,
         "bytes": written,
-        "memory": memory,
+        "memory": largest_memory() - memory[0],
     }
+
+
+def largest_memory() -> int:
+    """Returns the largest resident memory that the process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def flush(folder: Path) -> None:
@@ -116,18 +120,18 @@ def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 def tabulate(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Returns the results as a Markdown table."""
-    rows = ["| contender | pause per save | whole run | memory of the process |", "|---|---:|---:|---:|"]
+    rows = ["| contender | pause per save | whole run | memory added |", "|---|---:|---:|---:|"]
     figures = {
         name: (
             median(pause for run in found for pause in run["pauses"]),
             median(run["seconds"] for run in found),
-            median(run["memory"] for run in found),
         )
         for name, found in runs.items()
     }
     for name, (title, _, _) in CONTENDERS.items():
         ratios = (own / of_hf for own, of_hf in zip(figures[name], figures["hf"], strict=True))
-        rows.append(f"| {title} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
+        added = median(run["memory"] / run["bytes"] for run in runs[name])
+        rows.append(f"| {title} | {' | '.join(f'{ratio:.2f}' for ratio in (*ratios, added))} |")
     return "\n".join(rows)
 
 
@@ -158,7 +162,8 @@ def main() -> None:
 Written by `make bench-saving`. All contenders train the same GPT-2 on one thread and save {STEPS // EVERY}
 times, {size:,.0f} MB each, on the disk of the folder they are started in. A pause is the time within one
 save, the median of {options.rounds} processes each, which take turns; the whole run has the wait for the last
-save in it. All figures are ratios to `transformers.Trainer`.{busy}
+save in it. Both are ratios to `transformers.Trainer`. The memory is what the saves add to the largest memory
+of the process, as a ratio to the bytes of a checkpoint.{busy}
 
 {tabulate(runs)}
 

@@ -454,7 +454,8 @@ class CheckpointWriter(Component):
         """
         hf = self.hf
         save = getattr(hf.model, "save_pretrained", None)
-        is_own = save is None or getattr(save, "__func__", None) is PreTrainedModel.save_pretrained
+        is_hf = getattr(save, "__func__", None) is PreTrainedModel.save_pretrained
+        is_own = save is None or (is_hf and not is_patched(PreTrainedModel, "save_pretrained"))
         if self._later is None or self.is_sharded or hf._saves_own_weights or not is_own:
             return contextlib.nullcontext()
         return weight_files_taken_by(self._take_weights)

@@ -193,6 +193,42 @@ def test_an_override_finds_the_weights_that_it_has_had_saved(
     assert threads == ["MainThread"] * 3
 
 
+class Config(transformers.PretrainedConfig):
+    """Of a model of one weight."""
+
+
+class Model(transformers.PreTrainedModel):
+    """A model of transformers' kind."""
+
+    config_class = Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.inner = Regression()
+        self.post_init()
+
+    def forward(self, x: Any, labels: Any = None) -> Any:
+        return self.inner(x, labels)
+
+
+class LookingModel(Model):
+    """Looks for the weights when they have been saved."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)
+        assert os.path.isfile(os.path.join(save_directory, "model.safetensors"))
+
+
+@pytest.mark.parametrize(("kind", "thread"), [(Model, "compat-writer"), (LookingModel, "MainThread")])
+def test_a_model_finds_the_weights_that_it_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Model], thread: str
+) -> None:
+    threads = threads_of_weights(monkeypatch)
+    trainer(tmp_path, model=kind(Config()), **ASYNC).train()
+    assert threads == [thread] * 3
+    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-6")
+
+
 def test_weights_that_share_memory_are_refused_as_ever(tmp_path: Path) -> None:
     found = []
     for options in (ASYNC, SAVING):
