@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from compat.checkpoint.flushing import flush
 from compat.checkpoint.layout import STATE, TRAINERS, is_one_of
 from compat.checkpoint.manifest import (
     MANIFEST,
     MANIFEST_ERRORS,
     differences,
     files_of,
-    flush,
     read,
     reseal,
     saved_as,

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compat.checkpoint.atomic import beside
+from compat.checkpoint.flushing import Traits, flush, traits
 from compat.checkpoint.manifest import (
     MANIFEST,
     MANIFEST_ERRORS,
-    Traits,
     differences,
     files_of,
-    flush,
     read,
     reseal,
-    traits,
 )
 from compat.checkpoint.verify import problems
 

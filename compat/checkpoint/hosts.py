@@ -19,8 +19,9 @@ from transformers.utils import logging
 from typing_extensions import override
 
 from compat.checkpoint.atomic import begin, close, delete, partial_of, place, sealed_partials, sweep
+from compat.checkpoint.flushing import flush
 from compat.checkpoint.layout import is_one_of
-from compat.checkpoint.manifest import MANIFEST, files_of, flush, reseal, saved_as
+from compat.checkpoint.manifest import MANIFEST, files_of, reseal, saved_as
 from compat.checkpoint.selection import Disk, is_plain, numbered
 from compat.checkpoint.verify import Report, judged, looked_at, problems
 from compat.errors import BrokenCheckpointError, CheckpointError, CompatError

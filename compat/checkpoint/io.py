@@ -22,9 +22,9 @@ from transformers.utils import logging
 from typing_extensions import override
 
 from compat.checkpoint.atomic import partial_of, put, writing
+from compat.checkpoint.flushing import flush, following
 from compat.checkpoint.layout import LAYOUT
-from compat.checkpoint.manifest import flush
-from compat.checkpoint.pickles import refused_class, with_entry
+from compat.checkpoint.pickles import named_in, refused_class, with_entry
 from compat.checkpoint.verify import damage
 from compat.errors import CheckpointError
 
@@ -52,6 +52,17 @@ PROJECTORS = (
 )
 """Module and name of classes that optimizers keep in their states. They hold tensors and numbers, and are
 loaded if the optimizer has imported them."""
+
+LOADABLE = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+    *(
+        f"torch.{kind}Storage"
+        for kind in ("BFloat16", "Bool", "Byte", "Double", "Float", "Half", "Int", "Long")
+    ),
+}
+"""Names in a pickle that each release of torch loads as weights only."""
 
 HAVE_PLAIN_STATES = "Have `state_dict()` return tensors, numbers, strings, lists and dicts"
 """The advice in the error if a state holds objects of a class."""
@@ -208,7 +219,8 @@ def _numpys_names() -> list[Any]:
 def save_plain(state: object, file: str) -> None:
     """Write a state with NumPy numbers converted to Python's, which torch loads as plain data."""
     plain = tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
-    torch.save(plain, file, pickle_module=_PICKLE)
+    with following(file):
+        torch.save(plain, file, pickle_module=_PICKLE)
 
 
 class _Pickler(pickle.Pickler):
@@ -249,6 +261,10 @@ def load_plain(file: str | IO[bytes], map_location: Any | None = "cpu") -> Any:
 
 def unloadable(file: str) -> str:
     """Return the class that prevents a weights-only load of a file; empty if there is none."""
+    with contextlib.suppress(CheckpointError):
+        # A load of tensors, even of none of their values, reads the header of each from the disk.
+        if LOADABLE.issuperset(named_in(file)):
+            return ""
     try:
         with _harmless_classes():
             torch.load(file, map_location="cpu", weights_only=True, mmap=True)

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compat.checkpoint.counting import listener
+from compat.checkpoint.digests import CURRENT, algorithm_of
+from compat.checkpoint.flushing import Traits, current_flusher, flush, flush_and_digest, traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from compat.checkpoint.digests import Algorithm
+    from compat.checkpoint.flushing import Flusher
 
 MANIFEST = "compat_manifest.json"
 """The name of the manifest. It is written last: a folder that has it is complete."""
 
 MANIFEST_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """The errors that reading a damaged manifest may raise."""
-
-Traits = tuple[int, int, int]
-"""A file's inode number, its size and the time of its last change."""
 
 MISSING = "missing"
 """The description of a missing file."""
@@ -48,15 +50,18 @@ class Save:
 def seal(folder: str | Path, save: Save | None = None) -> None:
     """Flush all files of a folder to its disk, and write its manifest.
 
+    Files that this thread's flusher has flushed and that have not changed since are not read again.
+
     Args:
         folder: a checkpoint to which nothing will be added.
         save: the save, if other disks hold other parts of it.
     """
     root = Path(folder)
     (root / MANIFEST).unlink(missing_ok=True)
-    names = list(files_of(root))
+    names, flusher = list(files_of(root)), current_flusher()
     with ThreadPoolExecutor(_THREADS) as pool:
-        entries = dict(zip(names, pool.map(lambda name: _flushed(root / name), names), strict=True))
+        found = pool.map(lambda name: _flushed(root / name, flusher), names)
+        entries = dict(zip(names, found, strict=True))
     _write(root, entries, save)
     for parent in {root, *((root / name).parent for name in names)}:
         flush(parent)
@@ -90,17 +95,11 @@ def reseal(folder: str | Path, known: Mapping[str, Traits] | None = None) -> Non
         flush(root)
 
 
-def traits(file: Path) -> Traits:
-    """Return the traits that identify an unchanged file."""
-    found = file.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def read(folder: str | Path) -> dict[str, Any]:
     """Read the entries of a manifest.
 
     Returns:
-        Path within the folder, with `/` → size in bytes and sha256.
+        Path within the folder, with `/` → size in bytes, and the digest under the name of its algorithm.
 
     Raises:
         MANIFEST_ERRORS: the manifest is missing or damaged.
@@ -160,18 +159,9 @@ def files_of(root: Path) -> Iterator[str]:
                 yield path
 
 
-def flush(path: str | Path) -> None:
-    """Flush a file or folder to its disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flushed(file: Path) -> dict[str, Any]:
-    flush(file)
-    return {"size": file.stat().st_size, "sha256": _digest(file)}
+def _flushed(file: Path, flusher: Flusher | None = None) -> dict[str, Any]:
+    early = None if flusher is None else flusher.digest_of(file)
+    return {"size": file.stat().st_size, CURRENT.name: early or flush_and_digest(file)}
 
 
 def _compared(root: Path, name: str, entry: dict[str, Any], tell: Callable[[int], object]) -> str:
@@ -180,16 +170,18 @@ def _compared(root: Path, name: str, entry: dict[str, Any], tell: Callable[[int]
         return MISSING
     if (size := file.stat().st_size) != entry["size"]:
         return f"{size} bytes, and {entry['size']} were written"
-    return "" if _digest(file, tell) == entry["sha256"] else "its content was changed since it was written"
+    algorithm = algorithm_of(entry)
+    is_as_written = _digest(file, algorithm, tell) == entry[algorithm.name]
+    return "" if is_as_written else "its content was changed since it was written"
 
 
-def _digest(file: Path, tell: Callable[[int], object] = lambda _: None) -> str:
-    digest = hashlib.sha256()
+def _digest(file: Path, algorithm: Algorithm, tell: Callable[[int], object]) -> str:
+    digest = algorithm.new()
     with open(file, "rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             tell(len(chunk))
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def _write(root: Path, entries: dict[str, Any], save: Save | None) -> None:
@@ -203,7 +195,7 @@ def _write(root: Path, entries: dict[str, Any], save: Save | None) -> None:
 def _is_entry(item: tuple[str, Any]) -> bool:
     name, entry = item
     is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return is_inside and isinstance(entry, dict) and set(entry) == {"size", "sha256"}
+    return is_inside and isinstance(entry, dict) and "size" in entry and algorithm_of(entry) is not None
 
 
 def _serialised(entries: dict[str, Any], save: Save | None) -> bytes:

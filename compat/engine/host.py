@@ -493,3 +493,7 @@ class TrainerHost(Protocol):
     @property
     def _loads_own_weights(self) -> bool:
         """Whether a subclass loads the weights of a checkpoint by itself."""
+
+    @property
+    def _saves_own_weights(self) -> bool:
+        """Whether code other than ours and HF's takes part in saving the weights."""

@@ -46,7 +46,7 @@ from compat.upstream.features import (
     REPO_CAN_BE_PRIVATE,
 )
 from compat.upstream.models import uncompiled
-from compat.upstream.patched import own_signature, show_source
+from compat.upstream.patched import is_patched, own_signature, show_source
 from compat.upstream.seams import TrainerSeams
 from compat.upstream.seams.common import determine_best_metric
 
@@ -562,6 +562,15 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def _loads_own_weights(self) -> bool:
         """Whether a subclass loads the weights of a checkpoint by itself."""
         return type(self)._load_from_checkpoint is not Trainer._load_from_checkpoint
+
+    @property
+    def _saves_own_weights(self) -> bool:
+        """Whether code other than ours and HF's takes part in saving the weights."""
+        return self._backports.saves_pickles or any(
+            getattr(getattr(self, name), "__func__", None) is not getattr(Trainer, name)
+            or is_patched(HFTrainer, name)
+            for name in ("save_model", "_save")
+        )
 
     def _load_best_model(self) -> None:
         if self._shutdown.is_left_early:

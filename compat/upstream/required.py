@@ -25,6 +25,7 @@ REQUIRED = {
     "torchmetrics": "1.2.1",
     "transformers": "4.53",
     "typing-extensions": "4.12",
+    "xxhash": "3.2",
 }
 """Distribution → its oldest release that works."""
 

@@ -1,4 +1,4 @@
-"""Measures how long saving blocks training: Hugging Face, `compat`, and `compat` with `save_async`.
+"""Measures how long saving blocks training: Hugging Face, also flushed, `compat`, also with `save_async`.
 
 ``saving.py`` lets the contenders take turns for several rounds, each time in a process of its own, and writes
 the medians to docs/saving.md. ``saving.py --contender NAME`` is such a process.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import compat
 
 CONTENDERS = {
     "hf": ("transformers.Trainer", transformers, {}),
+    "flushed": ("transformers.Trainer, each file then flushed to the disk", transformers, {}),
     "blocking": ("compat.Trainer", compat, {}),
     "async": ("compat.Trainer, save_async", compat, {"lightning": {"save_async": True}}),
 }
@@ -42,7 +45,8 @@ def work(contender: str, size: str) -> dict[str, Any]:
     """Trains with a save every few steps.
 
     Returns:
-        Milliseconds that each save has held training up, seconds of the whole run, bytes of a checkpoint.
+        Milliseconds that each save has held training up, seconds of the whole run, bytes of a checkpoint, and
+        bytes that the saves have added to the largest memory of the process.
     """
     _, library, options = CONTENDERS[contender]
     torch.set_num_threads(1)
@@ -64,11 +68,14 @@ def work(contender: str, size: str) -> dict[str, Any]:
             **options,
         )
         trainer = library.Trainer(transformers.GPT2LMHeadModel(config), args, train_dataset=data)
-        pauses, save = [], trainer._save_checkpoint
+        pauses, memory, save = [], [], trainer._save_checkpoint
 
         def timed(*args: Any, **kwargs: Any) -> None:
+            memory.append(largest_memory())
             begin = time.perf_counter()
             save(*args, **kwargs)
+            if contender == "flushed":
+                flush(Path(folder, f"checkpoint-{trainer.state.global_step}"))
             pauses.append((time.perf_counter() - begin) * 1e3)
 
         trainer._save_checkpoint = timed
@@ -77,7 +84,26 @@ def work(contender: str, size: str) -> dict[str, Any]:
         seconds = time.perf_counter() - begin
         last = Path(folder, f"checkpoint-{STEPS}")
         written = sum(file.stat().st_size for file in last.iterdir())
-    return {"contender": contender, "pauses": pauses, "seconds": seconds, "bytes": written}
+    return {
+        "contender": contender,
+        "pauses": pauses,
+        "seconds": seconds,
+        "bytes": written,
+        "memory": largest_memory() - memory[0],
+    }
+
+
+def largest_memory() -> int:
+    """Returns the largest resident memory that the process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def flush(folder: Path) -> None:
+    """Flushes each file of a folder, and the folder."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -94,11 +120,18 @@ def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 def tabulate(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Returns the results as a Markdown table."""
-    rows = ["| contender | pause per save, HF = 1 | whole run, HF = 1 |", "|---|---:|---:|"]
-    pauses = {name: median(p for run in found for p in run["pauses"]) for name, found in runs.items()}
-    seconds = {name: median(run["seconds"] for run in found) for name, found in runs.items()}
+    rows = ["| contender | pause per save | whole run | memory added |", "|---|---:|---:|---:|"]
+    figures = {
+        name: (
+            median(pause for run in found for pause in run["pauses"]),
+            median(run["seconds"] for run in found),
+        )
+        for name, found in runs.items()
+    }
     for name, (title, _, _) in CONTENDERS.items():
-        rows.append(f"| {title} | {pauses[name] / pauses['hf']:.2f} | {seconds[name] / seconds['hf']:.2f} |")
+        ratios = (own / of_hf for own, of_hf in zip(figures[name], figures["hf"], strict=True))
+        added = median(run["memory"] / run["bytes"] for run in runs[name])
+        rows.append(f"| {title} | {' | '.join(f'{ratio:.2f}' for ratio in (*ratios, added))} |")
     return "\n".join(rows)
 
 
@@ -108,6 +141,7 @@ def main() -> None:
     parser.add_argument("--contender", choices=CONTENDERS, help="be the worker for this one")
     parser.add_argument("--size", choices=SIZES, default="gpt2-45m")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", action="store_true", help="say so of the machine on the page")
     parser.add_argument("--quick", action="store_true", help="one round, no page written")
     options = parser.parse_args()
     if options.contender:
@@ -121,20 +155,35 @@ def main() -> None:
     packages = ["torch", "transformers", "lightning"]
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in packages)
     size = runs["hf"][0]["bytes"] / 1e6
+    busy = " The machine did other work at the same time." if options.busy else ""
     PAGE.write_text(
         f"""# How long saving blocks training
 
 Written by `make bench-saving`. All contenders train the same GPT-2 on one thread and save {STEPS // EVERY}
 times, {size:,.0f} MB each, on the disk of the folder they are started in. A pause is the time within one
-save, the median of {options.rounds} processes each; the whole run has the wait for the last save in it.
-
-What `compat` does beside writing: each file is flushed to the disk and has its digest taken before the
-checkpoint appears. With `lightning={{"save_async": True}}` training goes on while that is done, and while a
-copy of the optimizer's state is written.
-
-Python {platform.python_version()}, {versions}.
+save, the median of {options.rounds} processes each, which take turns; the whole run has the wait for the last
+save in it. Both are ratios to `transformers.Trainer`. The memory is what the saves add to the largest memory
+of the process, as a ratio to the bytes of a checkpoint.{busy}
 
 {tabulate(runs)}
+
+HF's pause ends when the files are in the page cache, from where a crash of the machine loses them. `compat`
+flushes each file to the disk and takes its digest before the checkpoint appears. The second line is HF's
+pause with a flush of each file, and without digests.
+
+Where the time of a save goes:
+
+- Most of HF's pause is the kernel's: it allocates new pages for what is written. `compat` flushes
+  `optimizer.pt` while it is written, takes its digest from the same pages, and gives the pages back, which
+  are used for the rest of the file. `model.safetensors` is flushed while `optimizer.pt` is written. What
+  remains at the end is the last part of both. This uses a second core. On a slow disk the flush is the
+  floor of a save whose files are to survive a crash.
+- With `lightning={{"save_async": True}}` the pause is a copy of weights and states, into memory that is kept
+  between saves, and the small files. Serialization, digests, flushes and rotation are the work of another
+  thread. The copy takes as much memory as the checkpoint has bytes. If a save begins before the last one is
+  written, it waits for it.
+
+Python {platform.python_version()}, {versions}.
 """,
         encoding="utf-8",
     )

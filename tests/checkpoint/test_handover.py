@@ -131,9 +131,9 @@ def test_what_was_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyt
     checkpoint = tmp_path / "checkpoint-2"
     read: list[str] = []
 
-    digest = manifest._digest
+    digest = manifest.flush_and_digest
     monkeypatch.setattr(
-        manifest, "_digest", lambda file, *rest: read.append(file.name) or digest(file, *rest)
+        manifest, "flush_and_digest", lambda file, *rest: read.append(file.name) or digest(file, *rest)
     )
     known = hand_over(checkpoint)
     tag(checkpoint)

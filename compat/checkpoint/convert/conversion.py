@@ -17,7 +17,7 @@ from compat.checkpoint.convert.common import Options
 from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
 from compat.checkpoint.convert.secrets import leave_out_secrets
 from compat.checkpoint.counting import telling
-from compat.checkpoint.manifest import flush
+from compat.checkpoint.flushing import flush
 from compat.errors import CheckpointError, CompatError
 
 if TYPE_CHECKING:

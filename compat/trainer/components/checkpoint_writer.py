@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import tempfile
 import threading
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 from transformers import trainer as hf_trainer
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
@@ -23,6 +23,7 @@ from transformers.utils import logging
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
 from compat.checkpoint.atomic import begin, close, commit, partial_of, place, remove, writing
+from compat.checkpoint.flushing import flush_written, flushing
 from compat.checkpoint.handover import forget, hand_over, take_back
 from compat.checkpoint.hosts import Disks, find_disks, gathered
 from compat.checkpoint.io import save_plain, unloadable
@@ -31,6 +32,7 @@ from compat.checkpoint.layout import OPTIMIZER_EXTRA, STATE, WEIGHTS, is_one_of
 from compat.checkpoint.manifest import Save, files_of, reseal
 from compat.checkpoint.rotation import rotate
 from compat.checkpoint.selection import numbered
+from compat.checkpoint.staging import Staging, are_plain
 from compat.checkpoint.writer import Writer
 from compat.engine.optimizer_state import held_state
 from compat.errors import ArgumentError, CheckpointError
@@ -38,11 +40,12 @@ from compat.trainer.component import Component
 from compat.upstream.environment import told_local_size
 from compat.upstream.patched import is_patched
 from compat.upstream.sharding import full_state_dict
+from compat.upstream.weight_files import weight_files_taken_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from compat.checkpoint.manifest import Traits
+    from compat.checkpoint.flushing import Traits
     from compat.engine.host import TrainerHost
     from compat.upstream.values import Trial
 
@@ -71,6 +74,7 @@ class CheckpointWriter(Component):
         # State of asynchronous writing.
         self._writer: Writer | None = None
         self._later: list[Callable[[], object]] | None = None
+        self._staging = Staging()
         self._unsent: str | None = None
         self._told: threading.Event | None = None
 
@@ -189,14 +193,15 @@ class CheckpointWriter(Component):
         """Write all files next to the final folder, then rename; with `save_async`, later."""
         disks = self.disks
         self._together(lambda: begin(checkpoint) if disks.leads_own else None)
-        with self._written_once():
-            self._together(lambda: self._write_parts(folder, checkpoint))
-        if self._later is not None:
-            return
-        if disks.are_several:
-            self._commit_on_all(checkpoint)
-        else:
-            self._together(lambda: commit(checkpoint) if disks.leads_own else None)
+        with flushing(partial_of(checkpoint)):
+            with self._written_once():
+                self._together(lambda: self._write_parts(folder, checkpoint))
+            if self._later is not None:
+                return
+            if disks.are_several:
+                self._commit_on_all(checkpoint)
+            else:
+                self._together(lambda: commit(checkpoint) if disks.leads_own else None)
 
     def _commit_on_all(self, checkpoint: str) -> None:
         """Move the parts of a checkpoint to their final folder on all disks, or on none."""
@@ -211,11 +216,14 @@ class CheckpointWriter(Component):
     def _write_parts(self, folder: str, checkpoint: str) -> None:
         hf = self.hf
         output_dir = str(partial_of(checkpoint))
-        hf.save_model(output_dir, _internal_call=True)
+        self._later = [] if self._saves_async else None
+        self._staging.begin()
+        with self._weights_taken():
+            hf.save_model(output_dir, _internal_call=True)
         if hf.args.should_save and not self.is_sharded:
             save_unsaved(hf.model, output_dir)
+            flush_written()
         self._note_best(folder, checkpoint)
-        self._later = [] if self._saves_async else None
         if not hf.args.save_only_model:
             hf._save_optimizer_and_scheduler(output_dir)
             hf._save_scaler(output_dir)
@@ -320,7 +328,7 @@ class CheckpointWriter(Component):
         if self._later is None:
             save_plain(held, file)
         else:
-            self._later.append(partial(save_plain, _snapshot(held), file))
+            self._later.append(partial(save_plain, self._staging.copied(held), file))
 
     def save_scaler(self, output_dir: str) -> None:
         """Write the state of the gradient scaler, if there is one.
@@ -341,7 +349,7 @@ class CheckpointWriter(Component):
         if self._later is None:
             save(states, output_dir)
         else:
-            self._later.append(partial(save, _snapshot(states), output_dir))
+            self._later.append(partial(save, self._staging.copied(states), output_dir))
 
     def _save_position(self, output_dir: str) -> None:
         session = self.hf._fit.session
@@ -439,6 +447,27 @@ class CheckpointWriter(Component):
     def _saves_async(self) -> bool:
         return bool(self.hf._fit.flags.get("save_async")) and not self.disks.are_several
 
+    def _weights_taken(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which weights are copied, to be written later, if only HF's code saves them.
+
+        Other code may look for the file that it has just had written.
+        """
+        hf = self.hf
+        save = getattr(hf.model, "save_pretrained", None)
+        is_hf = getattr(save, "__func__", None) is PreTrainedModel.save_pretrained
+        is_own = save is None or (is_hf and not is_patched(PreTrainedModel, "save_pretrained"))
+        if self._later is None or self.is_sharded or hf._saves_own_weights or not is_own:
+            return contextlib.nullcontext()
+        return weight_files_taken_by(self._take_weights)
+
+    def _take_weights(
+        self, tensors: dict[str, torch.Tensor], file: str, metadata: dict[str, str] | None
+    ) -> bool:
+        if self._later is None or not are_plain(tensors.values()):
+            return False
+        self._later.append(partial(save_file, self._staging.copied(tensors), file, metadata))
+        return True
+
     def _write_later(self, folder: str, checkpoint: str, work: list[Callable[[], object]]) -> None:
         hf = self.hf
         self._writer = self._writer or Writer()
@@ -447,9 +476,10 @@ class CheckpointWriter(Component):
         rotates = partial(rotate, folder, hf.args.save_total_limit, keep, saved=checkpoint)
 
         def write() -> None:
-            with writing(checkpoint):
+            with writing(checkpoint), flushing(partial_of(checkpoint)):
                 for step in work:
                     step()
+                    flush_written()
                 # Files that callbacks put into the folder of that name belong to the checkpoint.
                 told.wait(SECONDS_TO_BE_TOLD)
                 commit(checkpoint)
@@ -480,6 +510,7 @@ class CheckpointWriter(Component):
     def finish_saving(self) -> None:
         """Wait until the checkpoint in progress is complete for all processes."""
         self.finish_writing()
+        self._staging.release()
         if self._saves_async:
             self.meet()
 
@@ -505,6 +536,7 @@ class CheckpointWriter(Component):
         """Finish writing after another error has ended the run; that error is the one to report."""
         with contextlib.suppress(Exception):
             self.finish_writing()
+        self._staging.release()
 
     def _note_end(self) -> None:
         """Record that the run has ended itself, if a callback decides so when it is notified of a save."""
@@ -551,15 +583,3 @@ class CheckpointWriter(Component):
         else:
             return None
         return weights
-
-
-def _snapshot(states: dict[str, Any]) -> dict[str, Any]:
-    """Copy states, so that the next update step does not change them."""
-
-    def copied(value: object) -> object:
-        return (
-            value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-        )
-
-    snapshot: dict[str, Any] = tree_map(copied, states)
-    return snapshot

@@ -159,7 +159,8 @@ class Backports(Component):
     # Saving.
 
     @property
-    def _saves_pickles(self) -> bool:
+    def saves_pickles(self) -> bool:
+        """Whether this process saves weights as pickles, for `save_safetensors=False`."""
         return self._value("save_safetensors") is False and bool(self.hf.args.should_save)
 
     def weights_to_save(self, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -168,7 +169,7 @@ class Backports(Component):
         Args:
             state_dict: its argument; the model's own weights if None.
         """
-        if not self._saves_pickles:
+        if not self.saves_pickles:
             return state_dict
         # HF first writes safetensors, in which tensors must not share memory.
         return without_shared_memory(self.hf.model.state_dict() if state_dict is None else state_dict)
@@ -192,7 +193,7 @@ class Backports(Component):
             names = re.search(r"\{'.*'\}", str(error))
             tied = f" ({names[0]})" if names else ""
             raise ArgumentError(SHARED.format(type(hf.model).__name__, tied)) from error
-        if self._saves_pickles:
+        if self.saves_pickles:
             as_pickles(hf.args.output_dir if output_dir is None else output_dir)
 
     def search_scope(self) -> contextlib.AbstractContextManager[None]:

@@ -10,21 +10,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import safetensors.torch
 import transformers
 
+import compat
 from compat.checkpoint import atomic
 from compat.checkpoint.manifest import differences, read
 from compat.checkpoint.selection import last_whole
 from compat.checkpoint.writer import Writer
 from compat.errors import CheckpointError
 from compat.trainer.components import checkpoint_writer
-from tests.small import trainer, weights
+from tests.small import Regression, trainer, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import compat
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
 ASYNC = {**SAVING, "lightning": {"save_async": True}}
@@ -153,6 +153,91 @@ def test_what_is_written_in_the_background_is_pushed(tmp_path: Path) -> None:
     run.args.push_to_hub = True
     run.train()
     assert pushed == [(str(tmp_path / f"checkpoint-{step}"), True) for step in (2, 4, 6)]
+
+
+class Looking(compat.Trainer):
+    """Looks for the weights when they have been saved."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        assert output_dir is not None
+        self.found = os.path.isfile(os.path.join(output_dir, "model.safetensors"))
+
+
+def threads_of_weights(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that write weights."""
+    names: list[str] = []
+    honest = safetensors.torch.serialize_file
+
+    def serialize_file(*args: Any, **kwargs: Any) -> None:
+        names.append(threading.current_thread().name)
+        honest(*args, **kwargs)
+
+    monkeypatch.setattr(safetensors.torch, "serialize_file", serialize_file)
+    return names
+
+
+def test_the_writer_writes_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = threads_of_weights(monkeypatch)
+    trainer(tmp_path, **ASYNC).train()
+    assert threads == ["compat-writer"] * 3
+
+
+def test_an_override_finds_the_weights_that_it_has_had_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = threads_of_weights(monkeypatch)
+    run = trainer(tmp_path, Looking, **ASYNC)
+    run.train()
+    assert run.found
+    assert threads == ["MainThread"] * 3
+
+
+class Config(transformers.PretrainedConfig):
+    """Of a model of one weight."""
+
+
+class Model(transformers.PreTrainedModel):
+    """A model of transformers' kind."""
+
+    config_class = Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.inner = Regression()
+        self.post_init()
+
+    def forward(self, x: Any, labels: Any = None) -> Any:
+        return self.inner(x, labels)
+
+
+class LookingModel(Model):
+    """Looks for the weights when they have been saved."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)
+        assert os.path.isfile(os.path.join(save_directory, "model.safetensors"))
+
+
+@pytest.mark.parametrize(("kind", "thread"), [(Model, "compat-writer"), (LookingModel, "MainThread")])
+def test_a_model_finds_the_weights_that_it_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Model], thread: str
+) -> None:
+    threads = threads_of_weights(monkeypatch)
+    trainer(tmp_path, model=kind(Config()), **ASYNC).train()
+    assert threads == [thread] * 3
+    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-6")
+
+
+def test_weights_that_share_memory_are_refused_as_ever(tmp_path: Path) -> None:
+    found = []
+    for options in (ASYNC, SAVING):
+        model = Regression()
+        model.again = model.out
+        with pytest.raises(compat.errors.ArgumentError, match="share memory") as caught:
+            trainer(tmp_path, model=model, **options).train()
+        found.append(str(caught.value))
+    assert found[0] == found[1]
 
 
 class Interrupted(transformers.TrainerCallback):
