@@ -1,9 +1,15 @@
-"""HF's removal of unused columns, with only a copy if there is nothing to remove."""
+"""HF's removal of unused columns, with at most a copy if there is nothing to remove."""
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from transformers.data.data_collator import (
+    DefaultDataCollator,
+    default_data_collator,
+    torch_default_data_collator,
+)
 from transformers.trainer_utils import RemoveColumnsCollator
 from typing_extensions import override
 
@@ -13,12 +19,30 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch
 
 
+_READERS = tuple(
+    collator
+    for collator in (default_data_collator, torch_default_data_collator)
+    if is_upstream(collator, "transformers")
+)
+
+
+def _only_reads(collator: object) -> bool:
+    """Whether a collator is one of HF's that change no row."""
+    return type(collator) is DefaultDataCollator or any(collator is reader for reader in _READERS)
+
+
 class ColumnsCollator(RemoveColumnsCollator):  # type: ignore[misc]
     """HF's collator, changed to filter a row only if the model does not accept all of its columns."""
 
     @override
     def __call__(self, features: list[Any]) -> Batch:
         columns = frozenset(self.signature_columns)
+        if (
+            _only_reads(self.data_collator)
+            and set(map(type, features)) == {dict}
+            and columns.issuperset(chain(*features))
+        ):
+            return self.data_collator(features)
         return self.data_collator(
             [
                 dict(row) if type(row) is dict and row.keys() <= columns else self._remove_columns(row)

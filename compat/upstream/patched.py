@@ -152,13 +152,21 @@ def is_patched(owner: type[Any] | ModuleType, name: str) -> bool:
         owner: the class or the module.
         name: its attribute.
     """
-    # Asked at each micro-step, and all targets are in their owner's own namespace.
+    # All targets are in their owner's own namespace. Asked several times in a micro-step.
     value = vars(owner).get(name)
+    if value is _known_own.get((owner, name), _known_own):
+        return False
     if isinstance(value, str):
         return value != FILES[name]
     module: str = owner.__name__ if isinstance(owner, ModuleType) else owner.__module__
     is_own = getattr(value, "__name__", "") == name and is_upstream(value, module.partition(".")[0])
+    if is_own:
+        _known_own[owner, name] = value
     return not is_own
+
+
+_known_own: dict[tuple[type[Any] | ModuleType, str], Any] = {}
+"""Owner and name → the library's own attribute."""
 
 
 def refuse_patches() -> None:

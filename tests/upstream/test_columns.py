@@ -4,6 +4,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from transformers import DefaultDataCollator, default_data_collator
 from transformers.trainer_utils import RemoveColumnsCollator
 
 from compat.upstream.columns import ColumnsCollator, copying_whole_rows
@@ -46,6 +47,14 @@ def test_a_collator_may_change_its_rows() -> None:
     collator = copying_whole_rows(RemoveColumnsCollator(take, ["a"]))
     assert type(collator) is ColumnsCollator
     assert [collator(data), collator(data)] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("own", [default_data_collator, DefaultDataCollator()])
+def test_a_collator_of_hf_that_only_reads_gets_the_rows_themselves(own: Any) -> None:
+    for data in ([{"a": 1}, {"a": 2}], [{"a": 1, "extra": 0}, {"a": 2, "extra": 0}]):
+        collator, seen = copying_whole_rows(RemoveColumnsCollator(own, ["a"])), [dict(row) for row in data]
+        assert {name: values.tolist() for name, values in collator(data).items()} == {"a": [1, 2]}
+        assert data == seen
 
 
 def test_a_patch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
