@@ -88,8 +88,6 @@ KINDS = {
     ),
 }
 
-GENERATORS = tuple(kind.type for kind in KINDS.values())
-
 
 class Generators:
     """Random number generators that the parts of a loader own.
@@ -139,9 +137,14 @@ def _touch(loader: Loader) -> None:
 
 
 def _kind_of(value: object) -> str | None:
-    if not isinstance(value, GENERATORS) or isinstance(value, random.SystemRandom):
-        return None  # the last has no state
-    return next((name for name, kind in KINDS.items() if isinstance(value, kind.type)), None)
+    return _kind_of_type(type(value))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(1024)
+def _kind_of_type(found: type) -> str | None:
+    if issubclass(found, random.SystemRandom):
+        return None  # it has no state
+    return next((name for name, kind in KINDS.items() if issubclass(found, kind.type)), None)
 
 
 def reachable(root: object) -> Iterator[tuple[str, Any]]:
@@ -157,12 +160,17 @@ def reachable(root: object) -> Iterator[tuple[str, Any]]:
     while waiting and len(seen) < MOST_OBJECTS:
         path, holder = waiting.popleft()
         for name, value in _parts(holder):
-            if isinstance(value, CLOSED) or id(value) in seen:
+            if _is_closed(type(value)) or id(value) in seen:  # type: ignore[arg-type]
                 continue
             seen.add(id(value))
             here = f"{path}.{name}" if path else name
             yield here, value
             waiting.append((here, value))
+
+
+@functools.lru_cache(1024)
+def _is_closed(found: type) -> bool:
+    return issubclass(found, CLOSED)
 
 
 def _parts(holder: object) -> Iterator[tuple[str, Any]]:
