@@ -23,11 +23,6 @@ def test_imports_beyond_hf() -> None:
     added = loaded_by(OURS) - loaded_by(HF, LIGHTNING)
     foreign = {name for name in added if name.partition(".")[0] != "compat"}
     packages = {name.partition(".")[0] for name in foreign}
-    # Modules of packages that HF's Trainer, or Lightning, has loaded in part.
-    assert packages <= {
-        "lightning",
-        "torch",
-        "transformers",
-        "accelerate",
-    }
+    # Of these, HF's Trainer or Lightning has loaded other modules.
+    assert packages <= {"accelerate", "lightning", "multiprocessing", "torch", "transformers"}
     assert len(foreign) <= 25, sorted(foreign)
