@@ -21,7 +21,8 @@ from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Handling
 from compat.engine.any_device import accelerator_of
 from compat.engine.logs import LoggerConnector
-from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop, is_observed
+from compat.engine.loops import EvaluationLoop, FitLoop, PredictionLoop
+from compat.engine.observers import hears_all, is_observed
 from compat.engine.precision import HFPrecision
 from compat.engine.signals import SignalConnector
 from compat.engine.strategies import STRATEGIES
@@ -179,10 +180,12 @@ def attach_session(trainer: pl.Trainer, session: Session) -> None:
     trainer.fit_loop = FitLoop(trainer, session, session.schedule.epochs)
     trainer.fit_loop.epoch_loop.max_steps = session.schedule.max_steps
     _show_evaluation_schedule(trainer, session.hf.args)
-    session.is_observed = is_observed(trainer, has_user_module=is_user_module(session.hf.model))
+    has_user_module = is_user_module(session.hf.model)
+    session.is_observed = is_observed(trainer, has_user_module=has_user_module)
+    session.hears_all = hears_all(trainer, has_user_module=has_user_module)
     is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     needs_closures = getattr(trainer.strategy, "needs_closures", True)
-    session.needs_closures = session.is_observed or needs_closures or is_scaled
+    session.needs_closures = session.hears_all or needs_closures or is_scaled
 
 
 def _show_evaluation_schedule(trainer: pl.Trainer, args: TrainingArguments) -> None:

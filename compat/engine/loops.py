@@ -13,12 +13,12 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.prediction_loop import _PredictionLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
+from compat.engine.observers import WITHIN_STEPS, is_profiled, listens
 from compat.engine.windows import ENDLESS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class AutomaticOptimization(_AutomaticOptimization):
         super().__init__(trainer)
         self._session = session
 
-    def run_alone(self, strategy: Any, batch: Batch, batch_idx: int) -> None:
+    def run_alone(self, strategy: Any, batch: Batch, batch_idx: int) -> Tensor:
         """Run a micro-batch without Lightning's closure, by calling the parts of a step themselves.
 
         The closure is needed only for hooks, for an optimizer that calls it, for a gradient scaler, and for a
@@ -73,20 +73,24 @@ class AutomaticOptimization(_AutomaticOptimization):
             strategy: one of the strategies in `compat.engine.strategies`.
             batch: the batch as HF's collator returned it.
             batch_idx: its index in the epoch.
+
+        Returns:
+            The loss of the micro-batch, as `training_step` returned it.
         """
         session, module = self._session, strategy.lightning_module
         hf, micro = session.hf, session.micro
-        module.training_step(batch, batch_idx)
+        loss: Tensor = module.training_step(batch, batch_idx)
         if session.pending_loss is not None:
-            loss, options = session.take_pending_loss()
+            pending, options = session.take_pending_loss()
             with hf._fit.sync_context(micro, session.model):
-                hf.accelerator.run_backward(loss, **options)
+                hf.accelerator.run_backward(pending, **options)
         if micro.syncs:
             optimizer, step = strategy.optimizers[0], self.optim_progress.optimizer.step
             step.increment_ready()
             module.configure_gradient_clipping(optimizer)
             module.optimizer_step(session.epoch, batch_idx, optimizer)
             step.increment_completed()
+        return loss
 
     @override
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Optimizer) -> None:
@@ -164,7 +168,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         session, progress, connector = self._session, self.batch_progress, self.trainer._logger_connector
         if self.trainer.callbacks and not session.is_observed:  # type: ignore[attr-defined]
             # A callback was added just now.
-            session.is_observed = session.needs_closures = True
+            session.is_observed = True
         batch, _, _ = next(data_fetcher)
         if session.is_over:
             self.trainer.lightning_module.look_at(batch)  # type: ignore[operator]
@@ -215,13 +219,22 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         progress.increment_completed()
 
     def _run_micro_batch(self, batch: Batch, batch_idx: int) -> Output:
-        trainer, inputs = self.trainer, self._build_kwargs(OrderedDict(), batch, batch_idx)
+        trainer, optimization = self.trainer, self.automatic_optimization
+        if not self._session.needs_closures and not listens(trainer, *WITHIN_STEPS):
+            strategy: Any = trainer.strategy
+            with _current_hook(strategy.lightning_module, "training_step"):
+                loss = optimization.run_alone(strategy, batch, batch_idx)  # type: ignore[attr-defined]
+            return UndividedResult(loss).asdict()
+        inputs = self._build_kwargs(OrderedDict(), batch, batch_idx)
         with trainer.profiler.profile("run_training_batch"):
-            return self.automatic_optimization.run(trainer.optimizers[0], batch_idx, inputs)
+            return optimization.run(trainer.optimizers[0], batch_idx, inputs)
 
     def _call(self, hook: str, *args: object) -> Any:
         """Call a hook of callbacks and module; callbacks that monitor a metric are called last."""
-        trainer = self.trainer
+        trainer, module = self.trainer, self.trainer.lightning_module
+        if not self._session.hears_all and not listens(trainer, hook):
+            with _current_hook(module, hook):
+                return getattr(module, hook)(*args)
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=False)
         answer = call._call_lightning_module_hook(trainer, hook, *args)
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=True)
@@ -513,15 +526,12 @@ class PredictionLoop(_PredictionLoop):
             super()._on_predict_model_train()
 
 
-def is_observed(trainer: pl.Trainer, *, has_user_module: bool) -> bool:
-    """Whether a Lightning callback, a user module or a profiler observes the loops; loggers don't."""
-    connected: Any = trainer
-    return bool(connected.callbacks or is_profiled(trainer) or has_user_module)
-
-
-def is_profiled(trainer: pl.Trainer) -> bool:
-    """Whether a profiler measures Lightning's loops."""
-    return not isinstance(cast("Any", trainer).profiler, PassThroughProfiler)
+@contextlib.contextmanager
+def _current_hook(module: pl.LightningModule, name: str) -> Iterator[None]:
+    """Name the hook in progress, on which `LightningModule.log` depends."""
+    before, module._current_fx_name = module._current_fx_name, name
+    yield
+    module._current_fx_name = before
 
 
 def _do_nothing() -> None:

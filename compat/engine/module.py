@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer import call
 from typing_extensions import override
 
+from compat.engine.observers import listens
 from compat.engine.optimizer import take_in_new_groups
 from compat.engine.resumption import count_pass
 
@@ -298,7 +299,7 @@ class TrainerModule(pl.LightningModule):
         if not run.micro.syncs:
             run.fire("on_substep_end")
             return
-        if run.is_observed:
+        if run.is_observed and (run.hears_all or listens(self.trainer, "on_before_zero_grad")):
             call._call_callback_hooks(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
             call._call_lightning_module_hook(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
         run.model.zero_grad()  # type: ignore[union-attr]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 
 from compat.engine.loaders import EvaluationLoader
-from compat.engine.loops import EvaluationLoop, PredictionLoop, is_observed
+from compat.engine.loops import EvaluationLoop, PredictionLoop
+from compat.engine.observers import is_observed
 from compat.engine.signals import propagating
 
 if TYPE_CHECKING:

@@ -49,6 +49,7 @@ class Session:
         defers_backward: whether Lightning's closure runs the backward (`training_step` is HF's own), or the
             accelerator runs it at once (a subclass may want to see gradients).
         is_observed: whether a Lightning callback, a user module or a profiler observes the run.
+        hears_all: whether a user module or a profiler takes part in every hook.
         needs_closures: whether a micro-step runs in Lightning's closure.
         epochs_trained: completed epochs of a resumed run.
         steps_trained: completed micro-steps of its current epoch.
@@ -84,6 +85,7 @@ class Session:
     accumulation: int
     replays_data: bool = False
     is_observed: bool = True
+    hears_all: bool = True
     needs_closures: bool = True
     epochs_trained: int = 0
     steps_trained: int = 0

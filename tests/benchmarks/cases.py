@@ -37,11 +37,13 @@ class Case:
         about: what it is, in print.
         measure: package and folder → the number.
         has_bare: whether a bare loop's number is taken off both sides, so that what is compared is overhead.
+        reference: the package that `compat` is compared with.
     """
 
     about: str
     measure: Callable[[str, Path], float]
     has_bare: bool = False
+    reference: str = "transformers"
 
 
 class Tiny(nn.Module):
@@ -123,6 +125,48 @@ def whole_training(accumulation: int) -> Callable[[str, Path], float]:
         return spent(trainer.train)
 
     return measure
+
+
+def observed_training(package: str, folder: Path) -> float:
+    """`train` with a callback and a logger of Lightning's, or plain Lightning's `fit` with the same."""
+    import lightning.pytorch as pl
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+            self.seen = getattr(self, "seen", 0) + 1
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Tiny()
+
+        def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.model(**batch)["loss"]
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), 5e-5)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    data = rows(MICRO_STEPS)
+    if package == "bare":
+        return whole_training(1)(package, folder)
+    watches = {"callbacks": [Watch()], "logger": pl.loggers.CSVLogger(folder)}
+    if package == "compat":
+        return spent(trainer_of(package, folder, data, options={"lightning": watches}).train)
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=1,
+        gradient_clip_val=1.0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **watches,
+    )
+    module, batches = Module(), loader(data)
+    module.configure_optimizers()  # loads what a Trainer has loaded by then
+    return spent(lambda: trainer.fit(module, batches))
 
 
 def train_bare(data: Any, accumulation: int) -> None:
@@ -248,6 +292,12 @@ def start(package: str, folder: Path) -> float:
 CASES = {
     "train": Case("`train()` of 1,500 micro-steps, overhead", whole_training(1), has_bare=True),
     "train_8": Case("the same, accumulation 8", whole_training(8), has_bare=True),
+    "observed": Case(
+        "`train()` with a Lightning callback and logger, plain Lightning = 1",
+        observed_training,
+        has_bare=True,
+        reference="lightning",
+    ),
     "evaluate": Case("`evaluate()`, overhead of a batch", passes("evaluate", metric=False), has_bare=True),
     "metric": Case("the same with `compute_metrics`", passes("evaluate", metric=True), has_bare=True),
     "predict": Case("`predict()`, overhead of a batch", passes("predict", metric=True), has_bare=True),

@@ -26,7 +26,7 @@ from page import DOCS, versions, write_section
 ROOT = Path(__file__).parents[2]
 HEADING = "What else a script waits for"
 MARK = "measured: "
-HF, OURS, BARE, BEFORE = "transformers", "compat", "bare", "before"
+OURS, BARE, BEFORE = "compat", "bare", "before"
 
 Times = dict[tuple[str, str], float]
 """Case and contender → its median."""
@@ -56,12 +56,12 @@ def start(case: str, contender: str, tree: Path) -> float:
     return float(lines[-1].removeprefix(MARK))
 
 
-def contenders(case: str, reference: str) -> list[str]:
+def contenders(case: str, reference: str | None) -> list[str]:
     """Who takes turns in a case."""
-    return [*([BARE] if CASES[case].has_bare else []), reference, OURS]
+    return [*([BARE] if CASES[case].has_bare else []), reference or CASES[case].reference, OURS]
 
 
-def measure(cases: list[str], rounds: int, reference: str, trees: dict[str, Path]) -> Times:
+def measure(cases: list[str], rounds: int, reference: str | None, trees: dict[str, Path]) -> Times:
     """Let the contenders take turns, and return the medians."""
     found: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
@@ -72,15 +72,15 @@ def measure(cases: list[str], rounds: int, reference: str, trees: dict[str, Path
     return {key: median(values) for key, values in found.items()}
 
 
-def ratio(times: Times, case: str, reference: str) -> float:
+def ratio(times: Times, case: str, reference: str | None) -> float:
     """Our number in units of the reference's, without the bare loop's where the case has one."""
     bare = times.get((case, BARE), 0.0)
-    return (times[case, OURS] - bare) / (times[case, reference] - bare)
+    return (times[case, OURS] - bare) / (times[case, reference or CASES[case].reference] - bare)
 
 
-def tabulate(times: Times, cases: list[str], reference: str) -> str:
+def tabulate(times: Times, cases: list[str], reference: str | None) -> str:
     """The ratios as a Markdown table."""
-    rows = [f"| what | `{OURS}`, {'HF' if reference == HF else reference} = 1 |", "|---|---:|"]
+    rows = [f"| what | `{OURS}`, {reference or 'HF'} = 1 |", "|---|---:|"]
     rows += [f"| {CASES[case].about} | {ratio(times, case, reference):.2f} |" for case in cases]
     return "\n".join(rows)
 
@@ -93,7 +93,7 @@ def draw(times: Times, cases: list[str], path: Path) -> None:
     axes = figure.subplots()
     bars = axes.barh(
         [CASES[case].about.replace("`", "") for case in cases],
-        [ratio(times, case, HF) for case in cases],
+        [ratio(times, case, None) for case in cases],
         0.6,
     )
     axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
@@ -118,7 +118,7 @@ Times are processor times; from the command to the first step the clock counts.
 
 ![Ratios to transformers.Trainer](ratios.png)
 
-{tabulate(times, cases, HF)}""",
+{tabulate(times, cases, None)}""",
     )
 
 
@@ -139,7 +139,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, help="be the worker for this one")
-    parser.add_argument("--contender", choices=[BARE, HF, OURS])
+    references = sorted({case.reference for case in CASES.values()})
+    parser.add_argument("--contender", choices=[BARE, OURS, *references])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -160,8 +161,8 @@ def main() -> None:
             times = measure(options.cases, options.rounds, BEFORE, trees)
         print(tabulate(times, options.cases, BEFORE))
         return
-    times = measure(options.cases, options.rounds, HF, {})
-    print(tabulate(times, options.cases, HF))
+    times = measure(options.cases, options.rounds, None, {})
+    print(tabulate(times, options.cases, None))
     if options.cases == list(CASES):
         write_page(times, options.cases, options.rounds)
 
