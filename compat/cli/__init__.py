@@ -7,14 +7,15 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-from compat.cli import convert, explain, fit, run
+from compat import __version__
+from compat.cli import convert, env, explain, fit, run
 from compat.errors import DependencyError
 from compat.upstream.required import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = (run, explain, convert, fit)
+COMMANDS = (run, explain, convert, fit, env)
 """Each module adds commands: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 
@@ -32,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Hugging Face training scripts on PyTorch Lightning.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"compat {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser.print_help()
+        return 0
     work = _chosen(parser, words)
     try:
         require()

@@ -30,6 +30,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--quiet", action="store_true", help="do not print what became of the arguments")
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what became of the arguments, and stop where training would begin",
+    )
+    parser.add_argument(
         "--devices",
         type=int,
         help="start the script for so many devices, a process on each; for each GPU where it is not given",
@@ -76,10 +81,11 @@ def main(namespace: argparse.Namespace) -> int:
         return 2
     install()
     _replace_trl(namespace.script, as_module=namespace.module)
-    if not namespace.quiet:
+    if not namespace.quiet or namespace.dry_run:
         from compat.trainer import Trainer
 
         Trainer.announces_plan = True
+        Trainer.stops_before_training = namespace.dry_run
     # HF collects garbage when a training starts: none of it lies among what is loaded by now.
     gc.freeze()
     run_script(

@@ -467,6 +467,8 @@ class TrainerHost(Protocol):
 
     announces_plan: bool
     """Whether `train` prints the plan first."""
+    stops_before_training: bool
+    """Whether `train` ends the process where training would begin."""
     carries_windows: bool
     """Whether an accumulation window may span two epochs."""
     _callbacks: CallbacksHost

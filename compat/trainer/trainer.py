@@ -93,6 +93,9 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     announces_plan: ClassVar[bool] = False
     """Whether `train` first prints the plan to stderr; `compat run` sets it."""
 
+    stops_before_training: ClassVar[bool] = False
+    """Whether `train` ends the process where training would begin; `compat run --dry-run` sets it."""
+
     carries_windows: ClassVar[bool] = False
     """Whether an incomplete accumulation window continues in the next epoch, as in 4.37."""
 

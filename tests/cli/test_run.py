@@ -142,6 +142,16 @@ def test_quiet_prints_nothing_of_its_own(tmp_path: Path) -> None:
     assert "compat:" not in run([*COMPAT, "--quiet", script], tmp_path).stderr
 
 
+def test_a_dry_run_stops_where_training_would_begin(tmp_path: Path) -> None:
+    script = write(tmp_path, TRAINS)
+    done = run([*COMPAT, "--dry-run", script], tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "learning_rate=0.1" in done.stderr
+    assert "  Total optimization steps = " in done.stderr
+    assert done.stderr.rstrip().endswith("compat: stopped before training.")
+
+
 BAD = """
     from transformers import TrainingArguments
 

@@ -393,31 +393,38 @@ class Fit(Component):
 
         Args:
             session: of the run.
+
+        Raises:
+            SystemExit: the run is to stop before it trains.
         """
         hf, schedule = self.hf, session.schedule
         trainable = hf_trainer.get_model_param_count(hf.model, trainable_only=True)
-        if hf.announces_plan and hf.is_world_process_zero():
-            self._print_plan()
-        logger.info("***** Running training *****")
-        for name, value in (
-            ("Num examples", schedule.num_examples),
-            ("Num Epochs", schedule.num_train_epochs),
-            ("Num update steps per epoch", schedule.num_update_steps_per_epoch),
-            ("Instantaneous batch size per device", hf.args.per_device_train_batch_size),
-            (
-                "Total train batch size (w. parallel, distributed & accumulation)",
-                schedule.total_train_batch_size,
+        lengths = {
+            "Num examples": schedule.num_examples,
+            "Num Epochs": schedule.num_train_epochs,
+            "Num update steps per epoch": schedule.num_update_steps_per_epoch,
+            "Instantaneous batch size per device": hf.args.per_device_train_batch_size,
+            "Total train batch size (w. parallel, distributed & accumulation)": (
+                schedule.total_train_batch_size
             ),
-            ("Gradient Accumulation steps", hf.args.gradient_accumulation_steps),
-            ("Total optimization steps", schedule.max_steps),
-            ("Number of trainable parameters", trainable),
-        ):
-            logger.info(f"  {name} = {value:,}")
+            "Gradient Accumulation steps": hf.args.gradient_accumulation_steps,
+            "Total optimization steps": schedule.max_steps,
+            "Number of trainable parameters": trainable,
+        }
+        lines = [f"  {name} = {value:,}" for name, value in lengths.items()]
         if session.resume_from_checkpoint is not None:
-            logger.info(
+            lines.append(
                 f"  Resuming from update step {hf.state.global_step}: "
                 f"skipping {session.epochs_trained} epochs and {session.steps_trained} batches"
             )
+        if hf.announces_plan and hf.is_world_process_zero():
+            self._print_plan()
+        for line in ("***** Running training *****", *lines):
+            logger.info(line)
+        if hf.stops_before_training:
+            if hf.is_world_process_zero():
+                sys.stderr.write("\n".join([*lines, "compat: stopped before training.", ""]))
+            raise SystemExit(0)
 
     def _print_plan(self) -> None:
         flags = self.plan.flags
