@@ -7,14 +7,14 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-from compat.cli import convert, explain, fit, run
+from compat.cli import convert, explain, fit, run, verify
 from compat.errors import DependencyError
 from compat.upstream.required import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = (run, explain, convert, fit)
+COMMANDS = (run, explain, verify, convert, fit)
 """Each module adds commands: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 
