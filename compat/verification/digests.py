@@ -20,6 +20,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from compat.verification.mirror import Mirror
+
 SAMPLE: Final = 256
 """Values of a tensor that are kept, evenly spaced; all of a smaller tensor."""
 
@@ -169,6 +171,8 @@ READERS: tuple[tuple[str, Callable[[str], object]], ...] = (
     ("*.md", _present),  # names releases and times
     ("*.distcp", _present),
     (".metadata", _present),
+    ("tokenizer.json", _read_bytes),
+    ("vocab*.json", _read_bytes),
     ("*.safetensors", _read_safetensors),
     ("*.bin", _read_torch),
     ("*.pt", _read_torch),
@@ -178,24 +182,26 @@ READERS: tuple[tuple[str, Callable[[str], object]], ...] = (
 )
 """Pattern of a file's name → what of it is compared; the first one that matches."""
 
-SKIPPED = ("events.out.tfevents*", "*.lock")
+SKIPPED = ("events.out.tfevents*", "*.lock", "*.pyc")
 """Files that are not compared, nor is their presence."""
 
 
-def files(home: str, skipped: Sequence[str] = ()) -> Leaves:
-    """Return all files below a folder, flattened as `leaves` does.
+def files(mirror: Mirror, home: str, skipped: Sequence[str] = ()) -> Leaves:
+    """Return all files that a run has written, flattened as `leaves` does.
 
     Args:
-        home: the folder.
+        mirror: the tree of the run.
+        home: the working folder in it; paths are relative to that.
         skipped: patterns of names to leave out, besides `SKIPPED`.
     """
     found: Leaves = {}
-    for folder, _, names in sorted(os.walk(home)):
+    for folder, _, names in sorted(os.walk(mirror.root)):
         for name in sorted(names):
-            if any(fnmatch.fnmatch(name, pattern) for pattern in (*SKIPPED, *skipped)):
-                continue
             path = os.path.join(folder, name)
-            found.update(_read(path, os.path.relpath(path, home).replace(os.sep, "/"), home))
+            is_skipped = any(fnmatch.fnmatch(name, pattern) for pattern in (*SKIPPED, *skipped))
+            if is_skipped or not mirror.is_new(path):
+                continue
+            found.update(_read(path, os.path.relpath(path, home).replace(os.sep, "/"), mirror.root))
     return found
 
 

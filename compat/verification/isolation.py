@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from compat.verification.mirror import Mirror
+
 SERVICES: Final = {
     "WANDB_MODE": "disabled",
     "COMET_MODE": "disabled",
@@ -32,10 +34,9 @@ FIXED: Final[dict[str, Any]] = {"push_to_hub": False, "report_to": []}
 """Arguments that have another value in a run than in the script."""
 
 NOTES: Final = (
-    "Each run has its own output folder: `output_dir`, `logging_dir` and the folders of `save_model` and "
-    "`save_pretrained` are redirected, and removed afterwards. Files that the script writes by itself are "
-    "written.",
-    "`push_to_hub=False` and `report_to=[]` apply, and calls of `push_to_hub` do nothing.",
+    "Each run works in a copy of the working folder, made of links, with output folders of its own, and the "
+    "copy is removed. What the script itself writes to other absolute paths or existing folders is written.",
+    "Nothing is pushed or reported: `push_to_hub=False`, `report_to=[]`.",
 )
 """What reports say about it."""
 
@@ -74,34 +75,34 @@ class Isolation:
     """Redirects what a script writes.
 
     Args:
-        home: the folder for all of it. The folder for temporary files has to be the run's own, too.
+        mirror: the tree for all of it; the working folder is in it.
     """
 
-    def __init__(self, home: str) -> None:
-        self.home = os.path.realpath(home)
-        self.temporary = os.path.realpath(tempfile.gettempdir())
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
         self._patched: set[tuple[str, str, str]] = set()
 
-    def inside(self, path: Any) -> str:
-        """Return the folder of the run that stands for a folder of the script's.
+    def inside(self, path: Any) -> Any:
+        """Return the path that the run writes to in place of one of the script's, and make it free.
 
         Args:
-            path: any folder; one below the run's, or below that for temporary files, stays.
+            path: any folder. One that is relative, in the tree, or temporary stays as it is.
         """
-        real = os.path.realpath(os.path.expanduser(os.fspath(path)))
-        if _is_below(real, self.home) or _is_below(real, self.temporary):
-            return str(path)
-        relative = os.path.relpath(real, os.getcwd())
-        if relative.startswith(os.pardir) or os.path.isabs(relative):
-            relative = os.path.join("elsewhere", os.path.splitdrive(real)[1].lstrip(os.sep))
-        return os.path.join(self.home, relative)
+        absolute = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        temporary = os.path.realpath(tempfile.gettempdir())
+        if os.path.realpath(absolute).startswith(temporary + os.sep):
+            return path
+        inside = self.mirror.of(absolute)
+        self.mirror.free(inside)
+        return path if inside == absolute else inside
 
     def written(self, path: Any) -> Any:
-        """Return the folder of the run in place of `path`, if the script has written there."""
-        if not isinstance(path, (str, os.PathLike)):
+        """Return the path in the tree in place of an absolute one, if the script has written there."""
+        if not isinstance(path, (str, os.PathLike)) or not os.path.isabs(path):
             return path
-        inside = self.inside(path)
-        return inside if os.path.exists(inside) else path
+        inside = self.mirror.of(os.path.abspath(path))
+        is_written = os.path.isdir(inside) and not os.path.islink(inside)
+        return inside if is_written else path
 
     def argument(self, name: str, value: Any) -> Any:
         """Return the value that an argument has in a run."""
@@ -170,7 +171,3 @@ def _with_folder(original: Any, folder: Callable[[Any], Any]) -> Any:
         return original(self, *args, **kwargs)
 
     return wrapped
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder + os.sep)

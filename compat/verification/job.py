@@ -21,19 +21,21 @@ class Job:
     Attributes:
         engine: a key of `ENGINES`.
         folder: for the records and the logs; it exists.
+        place: the working folder, in the tree of the run.
         steps: the update steps after which a call of `train` is ended; 0 trains to the end.
         seed: of the generators of Python, NumPy and torch, set before the script begins.
     """
 
     engine: str
     folder: str
+    place: str
     steps: int
     seed: int
 
     @property
     def home(self) -> str:
-        """The folder that takes the place of the script's output folders."""
-        return os.path.join(self.folder, "output")
+        """The tree in which the run works."""
+        return root_of(self.folder)
 
     @property
     def temporary(self) -> str:
@@ -56,3 +58,8 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """Return the job of a text."""
         return cls(**json.loads(text))
+
+
+def root_of(folder: str) -> str:
+    """Return the tree in the folder of a run."""
+    return os.path.join(folder, "root")

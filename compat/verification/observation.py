@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from compat.verification.mirror import Mirror
 from compat.verification.recorder import Recording
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ def observed(job: Job, rank: int, run: Callable[[], None]) -> None:
         rank: of this process.
         run: trains, with whatever Trainer it makes.
     """
-    recording = Recording(job, rank)
+    os.chdir(job.place)
+    recording = Recording(job, rank, Mirror(job.home))
     recording.attach()
     random.seed(job.seed)
     np.random.seed(job.seed)  # noqa: NPY002 (the generator that scripts draw from)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
     from compat.verification.job import Job
+    from compat.verification.mirror import Mirror
 
 EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
 FLAGS = tuple(f"should_{what}" for what in ("training_stop", "epoch_stop", "save", "evaluate", "log"))
@@ -152,11 +154,14 @@ class Recording:
     Args:
         job: the run.
         rank: the process, from 0.
+        mirror: the tree in which the run works.
     """
 
-    def __init__(self, job: Job, rank: int) -> None:
+    def __init__(self, job: Job, rank: int, mirror: Mirror) -> None:
         self.job = job
         self.rank = rank
+        self.mirror = mirror
+        self.home = os.getcwd()
         self.file = open(job.records(rank), "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process)
         self.trainings = 0
         self.passes = 0
@@ -172,7 +177,7 @@ class Recording:
 
     def attach(self) -> None:
         """Patch the engine's Trainer in this process, so that all trainers are recorded and isolated."""
-        isolation = Isolation(self.job.home)
+        isolation = Isolation(self.mirror)
         isolation.patch_arguments()
         kind = importlib.import_module(ENGINES[self.job.engine]).Trainer
         for name, wrap in (
@@ -189,7 +194,7 @@ class Recording:
         """Record the files of the run, when the script has ended."""
         if self.rank == 0:
             self.write(kind="machine", **_machine())
-            self.write(kind="files", files=files(self.job.home, _ours(self.job.engine)))
+            self.write(kind="files", files=files(self.mirror, self.home, _ours(self.job.engine)))
         self.write(kind="finished")
         self.file.close()
 
@@ -216,7 +221,7 @@ class Recording:
     def _end(self, number: int, trainer: Trainer) -> None:
         drawn = generators()  # ahead of all that might draw
         optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
-        home = self.job.home
+        home = self.mirror.root
         self.write(
             kind="end",
             train=number,

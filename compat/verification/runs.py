@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from compat.errors import VerificationError
 from compat.upstream import children
 from compat.verification.isolation import SERVICES
-from compat.verification.job import Job
+from compat.verification.job import Job, root_of
+from compat.verification.mirror import Mirror
 from compat.verification.records import Run, read
 
 if TYPE_CHECKING:
@@ -105,17 +106,19 @@ class Runs:
             VerificationError: the disk is full.
         """
         self.count += 1
-        job = Job(engine, os.path.join(self.folder, f"{self.count}-{engine}"), self.steps, self.seed)
+        folder = os.path.join(self.folder, f"{self.count}-{engine}")
         try:
-            for folder in (job.home, job.temporary):
-                os.makedirs(folder)
+            os.makedirs(folder)
+            place = Mirror(root_of(folder)).make(os.getcwd())
+            job = Job(engine, folder, place, self.steps, self.seed)
+            os.makedirs(job.temporary)
             status = self._wait(job, self._start(job))
             tail = "" if not status else _tail(job, self.devices)
             if status and any(text in tail for text in FULL):
                 raise VerificationError(_full(self.folder, tail))
             return read(job, self.devices, status, tail)
         finally:
-            shutil.rmtree(job.folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, job: Job) -> list[children.Child]:
         of_runs = {"TMPDIR": job.temporary, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
