@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from compat.errors import CompatError, MissingLibraryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+    from collections.abc import Callable
 
     from rich.progress import Progress
 
@@ -33,7 +30,11 @@ examples:
   compat verify --self
 """
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 OBSERVED = (sys.executable, "-W", "ignore", "-m", "compat.cli.observed")
+"""What starts a run."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -102,14 +103,13 @@ def main(namespace: argparse.Namespace) -> int:
             return 0
         namespace.devices = max(namespace.devices, local)
     try:
-        with _ended_by_signals():
-            return _survey(namespace) if namespace.itself else _verify(namespace)
+        return _survey(namespace) if namespace.itself else _verify(namespace)
     except CompatError as error:
         sys.stderr.write(f"compat verify: {error}\n")
         return 2
-    except _EndedError as ended:
-        sys.stderr.write("compat verify: ended; its runs are stopped, their folders removed.\n")
-        return 128 + ended.number
+    except KeyboardInterrupt:
+        sys.stderr.write("compat verify: interrupted. Its runs are ended, their folders removed.\n")
+        return INTERRUPTED
 
 
 def _problem(namespace: argparse.Namespace) -> str:
@@ -192,12 +192,12 @@ def _draw(report: Report, path: str) -> str:
 
 
 def _bars() -> Progress:
-    """Return bars on stderr, which vanish at the end."""
+    """Return bars on stderr, which vanish at the end; none where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _showing(bars: Progress, title: str, steps: int) -> Callable[[str, int], None]:
@@ -225,31 +225,3 @@ def _showing(bars: Progress, title: str, steps: int) -> Callable[[str, int], Non
         bars.update(bars.task_ids[-1], completed=done, total=max(steps, done) if steps else None)
 
     return show
-
-
-class _EndedError(BaseException):
-    """A signal ends the command."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Turn signals into an exception, upon which the runs are ended and their folders removed."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # while cleaning up
-        raise _EndedError(number)
-
-    before = {number: signal.signal(number, end) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

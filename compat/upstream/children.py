@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from compat.upstream.process import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.process import BaseProcess
+    from types import FrameType
 
 SECONDS_TO_END = 5
 """How long a process may continue after it was told to end."""
@@ -147,7 +148,7 @@ def start_function(function: Callable[[], None], variables: Mapping[str, str], l
 
 def _run_forked(function: Callable[[], None], variables: dict[str, str], log: str) -> None:
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -184,6 +185,35 @@ def _outlive(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """Have signals that end this process raise first, so that it ends its children and removes its files.
+
+    Ctrl-C raises `KeyboardInterrupt`, the others `SystemExit` with the status that shells give. Further
+    signals are ignored meanwhile. In threads other than the main one, which receive no signals, nothing
+    changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, unwind) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a process unless it handles them."""
 
 
 def end(children: Sequence[Child]) -> None:

@@ -54,7 +54,8 @@ def _walk(value: Any, home: str, path: str) -> Iterator[tuple[str, object]]:
         yield path, digest(value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _walk(item, home, f"{path}.{key}" if path else str(key))
+            dot = "." if path and not path.endswith(" ") else ""
+            yield from _walk(item, home, f"{path}{dot}{key}")
     elif isinstance(value, (list, tuple)) and len(value) >= LONG and _has_numbers_only(value):
         yield path, digest(np.asarray(value))
     elif isinstance(value, (list, tuple, np.ndarray)):
@@ -87,19 +88,24 @@ def digest(array: torch.Tensor | np.ndarray[Any, Any]) -> dict[str, Any]:
     tensor = torch.as_tensor(array) if not isinstance(array, np.ndarray) else _of_numpy(array)
     if hasattr(tensor, "to_local"):
         tensor = tensor.to_local()
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.is_sparse or tensor.is_quantized:
-        tensor = tensor.to_dense() if tensor.is_sparse else tensor.dequantize()
-    flat = tensor.reshape(-1)
+    tensor = tensor.detach().cpu()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    flat = tensor.contiguous().reshape(-1)
     sample = flat[:: max(1, -(-flat.numel() // SAMPLE))]
     kind = torch.float64 if tensor.is_floating_point() else None
     return {
-        # Through a memoryview, which copies nothing.
-        "sha256": hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest(),
+        "sha256": hashlib.sha256(_bytes(flat)).hexdigest(),
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "shape": list(tensor.shape),
         "sample": torch.view_as_real(sample).tolist() if tensor.is_complex() else sample.to(kind).tolist(),
     }
+
+
+def _bytes(flat: torch.Tensor) -> memoryview:
+    """Return the bytes of a tensor without a copy."""
+    # An empty one may have strides that no view takes.
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _of_numpy(array: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COPIED: Final = 2**20
+COPIED: Final = 2**18
 """Bytes up to which files in the working folder are copied, so that a script may write them."""
 
 

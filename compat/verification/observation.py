@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ def observed(job: Job, rank: int, run: Callable[[], None]) -> None:
         run: trains, with whatever Trainer it makes.
     """
     os.chdir(job.place)
+    tempfile.tempdir = job.temporary  # TMPDIR says so, too, but may have been read before
     recording = Recording(job, rank, Mirror(job.home))
     recording.attach()
     random.seed(job.seed)

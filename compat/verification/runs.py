@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,9 @@ TAIL = 15
 POLL = 0.1
 """Seconds between two looks at the processes of a run."""
 
-FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+FULL = tuple(
+    os.strerror(getattr(errno, name)) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)
+)
 """What the system says when a file cannot grow."""
 
 
@@ -62,7 +63,10 @@ class Function:
         return children.start_function(lambda: self._run(job, rank), variables, job.log(rank))
 
     def _run(self, job: Job, rank: int) -> None:
-        tempfile.tempdir = job.temporary  # found out before the fork
+        import torch
+
+        # The threads of a parent that has computed are not in a fork, which would wait for them forever.
+        torch.set_num_threads(1)
         from compat.install import install, uninstall
         from compat.verification.observation import observed
 
@@ -103,7 +107,7 @@ class Runs:
             What was recorded, whether or not the run has failed.
 
         Raises:
-            VerificationError: the disk is full.
+            VerificationError: the folder cannot be written to, as on a full disk.
         """
         self.count += 1
         folder = os.path.join(self.folder, f"{self.count}-{engine}")
@@ -117,6 +121,8 @@ class Runs:
             if status and any(text in tail for text in FULL):
                 raise VerificationError(_full(self.folder, tail))
             return read(job, self.devices, status, tail)
+        except OSError as error:
+            raise VerificationError(_full(self.folder, str(error))) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from compat.errors import ArgumentError, VerificationError
+from compat.upstream.children import unwound_by_signals
 from compat.verification.comparison import compare
 from compat.verification.isolation import NOTES
 from compat.verification.job import TITLES
@@ -41,7 +42,8 @@ def verify(
     For notebooks and other code without a script; `compat verify SCRIPT` is the same for scripts. `function`
     runs several times, each time in processes that are forked from this one, with nothing installed for HF's
     Trainer and after `compat.install()` for compat's. It has to make its model, arguments and Trainer itself,
-    from the names of transformers or of a library on top of it. Nothing in this process is changed.
+    from the names of transformers or of a library on top of it. On a CPU, it trains with one thread: those of
+    this process are not there after a fork. Nothing in this process is changed.
 
     Args:
         function: trains; takes no argument. It need not be importable.
@@ -119,7 +121,7 @@ def verified(
             msg = f"`{name}={settings[name]}`: it must be {least} or more. Give another number."
             raise ArgumentError(msg)
     report = Report(NOTHING, "", {"target": title, **settings}, notes=NOTES)
-    with _folder(folder) as own:
+    with unwound_by_signals(), _folder(folder) as own:
         runs = Runs(target, own, steps, seed, devices, progress, variables or {})
         for _ in range(repeats):
             if _run(runs, report) is not None:
