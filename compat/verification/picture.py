@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from compat.verification.report import Report
 
 COLORS = {"hf": "tab:orange", "compat": "tab:blue"}
-NOTHING_BELOW = 1e-12
-"""Where the axis of differences begins if there are none."""
 
 
 def draw(report: Report, path: str) -> None:
@@ -33,13 +31,15 @@ def draw(report: Report, path: str) -> None:
         msg = 'no picture: matplotlib is not installed. Run `pip install "lightning-hf-compat[plot]"`.'
         raise MissingLibraryError(msg)
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 8), layout="constrained")
     losses, gaps, times = figure.subplots(3, 1, sharex=True)
     for run, style in ((report.theirs[0], "-"), (report.ours[0], "--")):
-        losses.plot(_losses(run), style, color=COLORS[run.engine], label=TITLES[run.engine])
+        numbers = range(1, len(run.steps) + 1)
+        losses.plot(numbers, _losses(run), style, color=COLORS[run.engine], label=TITLES[run.engine])
         milliseconds = [1e3 * step["seconds"] for step in run.steps]
-        times.plot(milliseconds, style, color=COLORS[run.engine], label=TITLES[run.engine])
+        times.plot(numbers, milliseconds, style, color=COLORS[run.engine], label=TITLES[run.engine])
     pairs = [("compat against HF", "tab:blue", report.ours[0])]
     if len(report.theirs) > 1:
         pairs.append(("HF against itself", "tab:orange", report.theirs[1]))
@@ -48,10 +48,10 @@ def draw(report: Report, path: str) -> None:
     losses.set_ylabel("loss")
     gaps.set_ylabel("difference of the loss")
     gaps.set_yscale("log")
-    gaps.set_ylim(bottom=NOTHING_BELOW)
     times.set_ylabel("ms per step")
     times.set_yscale("log")
     times.set_xlabel("update step of the script")
+    times.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (losses, gaps, times):
         axes.legend()
     figure.suptitle(report.verdict.partition(":")[0])
@@ -60,9 +60,10 @@ def draw(report: Report, path: str) -> None:
 
 def _draw_gaps(axes: Any, one: list[float], other: list[float], label: str, color: str) -> None:
     differences = [abs(left - right) for left, right in zip(one, other, strict=False)]
-    places = [place for place, value in enumerate(differences) if value > 0]
-    zero = "" if places else ": none"
-    axes.plot(places, [differences[place] for place in places], ".-", color=color, label=f"{label}{zero}")
+    # A logarithm has no place for those that are 0.
+    found = [(step, value) for step, value in enumerate(differences, start=1) if value > 0]
+    none = "" if found else ": none"
+    axes.plot(*(zip(*found, strict=True) if found else ((), ())), ".-", color=color, label=label + none)
 
 
 def _losses(run: Run) -> list[float]:

@@ -123,16 +123,25 @@ class Report:
         cells = []
         seconds = [_best(run.seconds_per_step for run in runs) for runs in (self.theirs, self.ours)]
         if None not in seconds:
-            count = min(len(self.theirs), len(self.ours))
-            cells.append(
-                ("time per step", *(f"{1e3 * (value or 0):.1f} ms" for value in seconds), _of_runs(count))
-            )
+            times = (f"{1e3 * (value or 0):.1f} ms" for value in seconds)
+            cells.append(("time per step", *times, f"median of the steps, first one left out{self._vary()}"))
         for kind in self.theirs[0].peak_memory:
             peaks = [_best(run.peak_memory.get(kind) for run in runs) for runs in (self.theirs, self.ours)]
             if None not in peaks:
                 memory = (f"{(value or 0) / 2**20:.0f} MiB" for value in peaks)
                 cells.append((f"peak memory, {kind}", *memory, PEAKS[kind]))
         return cells
+
+    def _vary(self) -> str:
+        """Say by how much the time of one Trainer varies: a difference of less than that means nothing."""
+        ratios = []
+        for runs in (self.theirs, self.ours):
+            seconds = [run.seconds_per_step for run in runs if run.seconds_per_step]
+            if len(seconds) > 1:
+                ratios.append(max(seconds) / min(seconds) - 1)
+        if not ratios:
+            return ""
+        return f"; the fastest run, runs of one Trainer vary by {max(ratios):.0%}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; numbers that JSON does not have are texts."""
@@ -232,10 +241,6 @@ SMALLEST: Final = 1e-300
 def _best(values: Any) -> float | None:
     found = [value for value in values if value is not None]
     return min(found) if found else None
-
-
-def _of_runs(count: int) -> str:
-    return "median of the steps, first one left out" + (f"; the faster of {count} runs" if count > 1 else "")
 
 
 def sentence(difference: Difference) -> str:
