@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -257,5 +258,5 @@ def _outcome(report: Report) -> tuple[str, str]:
     assert report.comparison is not None
     if report.comparison.is_exact:
         return "equal", ""
-    amount = max(row.amount for row in report.comparison.rows)
+    amount = max(row.amount for row in report.comparison.rows if math.isfinite(row.amount))
     return "within spread", f"HF's Trainer differs from itself; compat is at most {amount:.2g} away from it"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import shutil
 import time
@@ -51,9 +53,13 @@ class Mirror:
         os.makedirs(self.root)
         self._fill(self.root, os.path.abspath(os.sep))
         self.free(os.path.join(inside, "any"))
+        copies = {}
         for entry in list(os.scandir(inside)):
             if entry.is_symlink() and entry.is_file() and entry.stat().st_size <= COPIED:
                 self._copy(entry.path)
+                copies[entry.path] = os.lstat(entry.path).st_mtime_ns
+        with open(self._copies, "w", encoding="utf-8") as file:
+            json.dump(copies, file)
         return inside
 
     def free(self, path: str) -> None:
@@ -78,10 +84,19 @@ class Mirror:
 
     def is_new(self, path: str) -> bool:
         """Whether a file in the tree has been written by the run."""
-        original = os.path.join(os.sep, os.path.relpath(path, self.root))
-        if os.path.islink(path):
-            return False
-        return not os.path.exists(original) or os.stat(original).st_mtime_ns != os.stat(path).st_mtime_ns
+        # Not by the original, which may change meanwhile.
+        return not os.path.islink(path) and os.stat(path).st_mtime_ns != self._times.get(path)
+
+    @property
+    def _copies(self) -> str:
+        """The file that tells all processes of a run when the copies were written last."""
+        return f"{self.root}.json"
+
+    @functools.cached_property
+    def _times(self) -> dict[str, int]:
+        with open(self._copies, encoding="utf-8") as file:
+            times: dict[str, int] = json.load(file)
+        return times
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -107,6 +122,5 @@ class Mirror:
     def _copy(self, link: str) -> None:
         original = os.path.realpath(link)
         with contextlib.suppress(PermissionError):
-            # With its times, by which a file that a script writes is told from one that it has not.
             shutil.copy2(original, f"{link}.copy")
             os.replace(f"{link}.copy", link)

@@ -68,3 +68,5 @@ def test_a_copy_that_nobody_writes_is_not_new(place: Path, tmp_path: Path) -> No
     inside = mirror.make(str(place))
     assert not mirror.is_new(os.path.join(inside, "metrics.json"))
     assert not mirror.is_new(os.path.join(inside, "big.bin"))
+    (place / "metrics.json").write_text("of another program, meanwhile")
+    assert not Mirror(mirror.root).is_new(os.path.join(inside, "metrics.json"))
