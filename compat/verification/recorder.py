@@ -54,11 +54,13 @@ class StepRecorder(TrainerCallback):
     Args:
         recording: where to write.
         number: of the call, from 1.
+        trainer: whose it is. SetFit gives another model to callbacks.
     """
 
-    def __init__(self, recording: Recording, number: int) -> None:
+    def __init__(self, recording: Recording, number: int, trainer: Trainer) -> None:
         self.recording = recording
         self.number = number
+        self.trainer = trainer
         self.losses: list[torch.Tensor] = []
         self.start: int | None = None
         self.mark = 0.0
@@ -77,14 +79,7 @@ class StepRecorder(TrainerCallback):
         if event in INTERRUPTS:
             self.mark = time.perf_counter()
 
-    def end_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module,
-        **given: object,
-    ) -> None:
+    def end_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         """Record a step, have it logged, and end training after the last one that was asked for."""
         losses = [leaves(loss.item())[""] for loss in self.losses]
         self.losses.clear()
@@ -95,7 +90,7 @@ class StepRecorder(TrainerCallback):
             train=self.number,
             step=state.global_step,
             losses=losses,
-            weight_sum=weight_sum(model),
+            weight_sum=weight_sum(self.trainer.model),
             seconds=seconds,
             memory=_peak_memory(),
         )
@@ -117,11 +112,11 @@ def _event(name: str) -> Callable[..., None]:
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **given: Any,
+        **given: object,
     ) -> None:
         self.note(name, state, control)
         if name == "on_step_end":
-            self.end_step(args, state, control, **given)
+            self.end_step(args, state, control)
 
     return method
 
@@ -202,7 +197,7 @@ class Recording:
         @functools.wraps(original)
         def train(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
             self.trainings += 1
-            recorder = StepRecorder(self, self.trainings)
+            recorder = StepRecorder(self, self.trainings, trainer)
             isolation.patch_classes()
             trainer.add_callback(recorder)
             self.recorders.append(recorder)

@@ -180,7 +180,9 @@ def _tail(job: Job, devices: int) -> str:
     for rank in range(devices):
         try:
             with open(job.log(rank), encoding="utf-8", errors="replace") as file:
-                texts.append("\n".join(file.read().replace("\r", "\n").rstrip().splitlines()[-TAIL:]))
+                # Paths in the tree of the run are shown as the script's own.
+                text = file.read().replace("\r", "\n").replace(job.home, "")
+                texts.append("\n".join(text.rstrip().splitlines()[-TAIL:]))
         except FileNotFoundError:
             continue
     # The others only say that one of them has gone.

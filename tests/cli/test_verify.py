@@ -235,6 +235,7 @@ def test_a_script_that_fails_under_hf_is_not_compared(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "\nnothing verified: the script fails under HF's own Trainer (status 1):" in done.stdout
     assert "\nZeroDivisionError: division by zero\n" in done.stdout
+    assert f'File "{tmp_path}/script.py", line ' in done.stdout
     assert [run["engine"] for run in report_of(tmp_path)["runs"]] == ["hf"]
     assert [*own(tmp_path).iterdir()] == []
 
