@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compat.rebasing import on_lightning
     from compat.trainer import Seq2SeqTrainer, Trainer
     from compat.upstream.notebook import notebook_launcher
+    from compat.verification.verifying import verify
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _OURS = {
     "on_lightning": "compat.rebasing",
     "plan": "compat.planning",
     "uninstall": "compat.install",
+    "verify": "compat.verification.verifying",
 }
 
 # Names that HF scripts import besides the Trainer; any other public name of transformers also works.
@@ -78,6 +80,7 @@ __all__ = [  # noqa: PLE0604 (every entry is a string)
     "on_lightning",
     "plan",
     "uninstall",
+    "verify",
     *_TRANSFORMERS,
 ]
 

@@ -37,6 +37,10 @@ class RebaseError(CompatError, TypeError):
     """`compat.on_lightning()` received a class derived from neither HF's Trainer nor HF's arguments."""
 
 
+class VerificationError(CompatError, RuntimeError):
+    """A verification cannot be made, or cannot be written down; nothing is claimed about the two Trainers."""
+
+
 class MissingLibraryError(CompatError, ImportError):
     """An optional library that is needed here is not installed."""
 

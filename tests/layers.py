@@ -20,6 +20,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("compat",),
+    ("verification",),
     ("trl", "sentence_transformers"),
     ("install",),
     ("patching",),

@@ -8,14 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from compat import __version__
-from compat.cli import convert, env, explain, fit, run
+from compat.cli import convert, env, explain, fit, run, verify
 from compat.errors import DependencyError
 from compat.upstream.required import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMANDS = (run, explain, convert, fit, env)
+COMMANDS = (run, explain, verify, convert, fit, env)
 """Each module adds commands: `add_parser(subparsers)`, and `main(namespace)` → exit status."""
 
 

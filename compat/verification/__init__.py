@@ -1,0 +1,3 @@
+"""Verifies on a user's own script, data and machine that both Trainers give the same results."""
+
+from __future__ import annotations
