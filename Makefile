@@ -28,6 +28,10 @@ PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 TRY_OUT := 'import compat, sys; from compat import Trainer, TrainingArguments; \
 	assert compat.__file__.startswith(sys.prefix), compat.__file__; print(compat.__file__, Trainer)'
 
+# What a user installs is tried in environments that have nothing else, with each Python that is there.
+PYTHONS := 3.10 3.11 3.12 3.13 3.14
+TORCH := torch==2.13.0
+
 # DeepSpeed is tried where it is installed, in environments that borrow the rest likewise. It runs on a CPU.
 LEGS := $(NEWEST)
 WITH_ZERO := $(addprefix tests/distributed/test_,deepspeed.py preferences.py::test_equal_under_zero \
@@ -52,7 +56,7 @@ FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch zoo lint format types docs site serve bench bench-ratios bench-saving wheel clean
+	test-newest-torch zoo test-pythons lint format types docs site serve bench bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +134,20 @@ wheel: $(NEWEST)/ready ## Build the wheel and try it outside the checkout
 	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(TRIAL)/bin/python -c $(PACKAGES))/borrowed.pth"
 	cd / && $(CURDIR)/$(TRIAL)/bin/python -I -c $(TRY_OUT)
 	cd / && $(CURDIR)/$(TRIAL)/bin/compat --help
+
+test-pythons: $(NEWEST)/ready ## Install wheel and source archive in empty environments and train; PYTHONS="3.10 3.13" selects
+	rm -rf dist && $(NEWEST)/bin/python -m build
+	for version in $(PYTHONS); do \
+		python=$$(ls -d ~/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -1); \
+		python=$${python:-$$(command -v python$$version)}; \
+		test -n "$$python" || { echo "Python $$version: not on this machine, not tried"; continue; }; \
+		for archive in dist/*.whl dist/*.tar.gz; do \
+			$$python -m venv --clear build/pythons/$$version && \
+			build/pythons/$$version/bin/python -m pip install -qq --no-compile $(TORCH) $$archive && \
+			$(TEST_ENV) build/pythons/$$version/bin/python -I tests/smoke.py && \
+			build/pythons/$$version/bin/compat --version || exit 1; \
+		done; \
+	done
 
 clean: ## Remove environments, caches, builds and runs
 	rm -rf .venv* build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compat.upstream.notebook import notebook_launcher
     from compat.verification.verifying import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _OURS = {
     "HFDataModule": "compat.modules.hf_datamodule",

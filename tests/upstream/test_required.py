@@ -114,4 +114,4 @@ def test_it_is_said_by_each_command(tmp_path: Path, words: list[str]) -> None:
 def test_importing_compat_asks_for_nothing(tmp_path: Path) -> None:
     code = "import sys, compat; print('importlib.metadata' in sys.modules, compat.__version__)"
     shown = with_old_torch(tmp_path, "-S", "-c", code)
-    assert shown.stdout == "False 0.1.0\n"
+    assert shown.stdout == "False 0.2.0\n"
