@@ -56,7 +56,7 @@ FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch zoo test-pythons lint format types docs site serve bench bench-ratios bench-saving wheel clean
+	test-newest-torch zoo test-pythons lint format types docs site screenshots serve bench bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ docs: $(NEWEST)/ready ## Write docs/arguments.md from the tables that the code r
 
 site: $(NEWEST)/ready ## Build the site into build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(NEWEST)/bin/mkdocs build --quiet --strict
+
+screenshots: site ## Look at each page of the site in Debian's Chromium, at two widths; ARGS=--pictures keeps pictures
+	$(NEWEST)/bin/python tests/screenshots.py $(ARGS)
 
 serve: $(NEWEST)/ready ## Show the site while its pages are written
 	NO_MKDOCS_2_WARNING=1 $(NEWEST)/bin/mkdocs serve
