@@ -46,17 +46,19 @@ BORROWERS = $(addprefix build/releases/,$(RELEASES))
 LENDER = $(if $(filter 4.%,$(1)),$(OLDEST),$(NEWEST))
 SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.py seams.py)
 
-# The oldest releases that pyproject.toml declares, all at once, and the newest torch: both download a torch of
-# several GB. What only the tests need is not declared, and is as pip finds it.
+# The oldest releases that pyproject.toml declares, all at once, the newest torch, and torch_xla with the torch that
+# it needs: each downloads a torch of several GB. What only the tests need is not declared, and is as pip finds it.
 LOWEST := build/lowest
 NEWEST_TORCH := build/newest-torch
+XLA := build/xla
 FOR_TESTS := pytest pytest-timeout pytest-xdist tensorboard
 FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test_loggers.py tests/cli
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch zoo test-pythons lint format types docs site screenshots serve bench bench-ratios bench-saving wheel clean
+	test-newest-torch test-xla test-pythons zoo lint format types docs site screenshots serve bench \
+	bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +94,9 @@ test-lowest: $(LOWEST)/ready ## Run the parity set-ups with the oldest releases 
 
 test-newest-torch: $(NEWEST_TORCH)/ready ## Run the parity set-ups with the newest torch
 	$(TEST_ENV) $(NEWEST_TORCH)/bin/python $(PYTEST) $(SETUPS) $(ARGS)
+
+test-xla: $(XLA)/ready ## Run the tests of XLA devices on a CPU
+	$(TEST_ENV) PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -n 1 tests/xla $(ARGS)
 
 zoo: environments ## Train with libraries from PyPI on both Trainers, compare all to the bit; ARGS="trl peft", GROUPS="newest" select
 	$(TEST_ENV) $(NEWEST)/bin/python -m tests.zoo.zoo $(ARGS) $(if $(GROUPS),--groups $(GROUPS))
@@ -193,4 +198,10 @@ $(NEWEST_TORCH)/ready: pyproject.toml $(NEWEST)/ready
 	$(NEWEST)/bin/python -m venv --clear $(@D)
 	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --no-compile --upgrade --ignore-installed torch
+	@touch $@
+
+$(XLA)/ready: $(NEWEST)/ready
+	$(NEWEST)/bin/python -m venv --clear $(@D)
+	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --no-compile torch==2.9.1 torch_xla==2.9.0
 	@touch $@

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from compat.arguments.checks import nearest
+from compat.arguments.machine import XLA
 from compat.arguments.names import native_defaults
 from compat.arguments.resolve import resolve
 from compat.arguments.seq2seq import Seq2SeqTrainingArguments
@@ -93,7 +94,7 @@ def _facts(
 ) -> Facts:
     here = Facts.device_type_here()
     wanted = accelerator or (launch.device_type if launch else None) or "auto"
-    kind = "cpu" if args.use_cpu else {"gpu": "cuda", "auto": here}.get(wanted, wanted)
+    kind = "cpu" if args.use_cpu else {"gpu": "cuda", "tpu": XLA, "auto": here}.get(wanted, wanted)
     return Facts(
         device_type=kind,
         devices=devices or (launch.devices if launch else 1),

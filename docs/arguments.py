@@ -143,6 +143,8 @@ def conditions(optimizer: Optimizer) -> str:
         "fused": ("one process, no fp16", "`compat.Trainer` alone"),
     }
     device = (f"on {optimizer.device} alone",) if optimizer.device else ()
+    if optimizer.never_on:
+        device = (f"not on {optimizer.never_on}",)
     return "; ".join((*device, *of_backward[optimizer.steps_in_backward]))
 
 

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
     from compat.upstream.environment import Here
 
-XLA = frozenset({"tpu", "xla"})
-"""Kinds of devices that torch_xla drives."""
+XLA = "xla"
+"""The kind of devices that torch_xla drives: TPUs, which Lightning calls "tpu", and others. A device whose
+type is "tpu" in torch itself is not among them."""
+
+BY_LIGHTNINGS_NAME = {"gpu": {"cuda", "mps"}, "tpu": {XLA, "tpu"}}
+"""Lightning's name of an accelerator → the kinds of devices that it may mean, where these differ."""
 
 WITHOUT_FIRST = frozenset({"cpu", "mps"})
 """Kinds of devices that version 1 of FSDP does not run on."""
@@ -45,14 +49,15 @@ def machine_problems(args: TrainingArguments, device_type: str, here: Here | Non
             f"`ddp_backend='nccl'`: NCCL connects CUDA devices, and the device of this run is "
             f"{device_type!r}. Give 'gloo', or leave the argument out: the device decides then."
         )
+    yield from _against_xla(args, device_type, here)
     yield from _missing_packages(args, here)
 
 
 def _other_device(flags: Mapping[str, Any], device_type: str) -> Iterator[str]:
     wanted = flags.get("accelerator")
-    known = {"gpu": {"cuda", "mps"}, "tpu": XLA, "auto": {device_type}}
+    known = {**BY_LIGHTNINGS_NAME, "auto": {device_type}}
     if isinstance(wanted, str) and device_type not in known.get(wanted, {wanted}):
-        lacks = ", which takes torch_xla (`pip install torch_xla`)" if wanted in XLA else ""
+        lacks = ", which takes torch_xla (`pip install torch_xla`)" if wanted in {"tpu", XLA} else ""
         yield (
             f"`lightning={{'accelerator': {wanted!r}}}`: the device of this run is {device_type!r}. "
             f"Start it where there is such a device{lacks}, or remove the flag."
@@ -63,7 +68,7 @@ def _unfit_for_sharding(args: TrainingArguments, device_type: str) -> Iterator[s
     """Yield the problems of FSDP with these devices."""
     if not args.fsdp or wants_xla(args):
         return
-    if device_type in XLA:
+    if device_type == XLA:
         yield (
             f"`{shown('fsdp', args.fsdp)}`: torch's own FSDP does not run on {device_type!r}. Give "
             "fsdp_config={'xla': True}."
@@ -73,6 +78,23 @@ def _unfit_for_sharding(args: TrainingArguments, device_type: str) -> Iterator[s
             f"`{shown('fsdp', args.fsdp)}` with `fsdp_config={{'version': 1}}`: version 1 of FSDP needs a "
             f"GPU, and the device of this run is {device_type!r}. Give 'full_shard' or 'shard_grad_op' with "
             "'version': 2, which also run on a CPU."
+        )
+
+
+def _against_xla(args: TrainingArguments, device_type: str, here: Here) -> Iterator[str]:
+    """Yield the arguments that request another kind of device than torch_xla leaves to a run."""
+    stays_on_cpu = args.use_cpu or device_type == "cpu"
+    if here.device_type == XLA and stays_on_cpu:
+        cause = "`use_cpu=True`" if args.use_cpu else "`ACCELERATE_USE_CPU`"
+        yield (
+            f"{cause}: where torch_xla is installed, transformers trains on its device all the same. Set the "
+            "variable USE_TORCH_XLA=0 before Python starts to train without torch_xla."
+        )
+    elif wants_xla(args) and "torch_xla" in here.packages and device_type != XLA:
+        yield (
+            f"`fsdp_config={{'xla': True}}`: torch_xla is installed and switched off, and the device of this "
+            f"run is {device_type!r}. Start without USE_TORCH_XLA=0, or remove the entry to shard with "
+            "torch's own FSDP."
         )
 
 

@@ -27,6 +27,7 @@ class Optimizer:
             their own; "fused", in the hooks of one without a step; empty if a step follows.
         cannot: why no run can use it.
         releases: the releases of transformers that have the name, if not all do.
+        never_on: a kind of device that it does not work on; empty if there is none.
     """
 
     module: str = ""
@@ -36,6 +37,7 @@ class Optimizer:
     steps_in_backward: str = ""
     cannot: str = ""
     releases: str = ""
+    never_on: str = ""
 
 
 _BITSANDBYTES = Optimizer("bitsandbytes", "bitsandbytes")
@@ -45,9 +47,8 @@ _GALORE = Optimizer("galore_torch", "galore-torch")
 _APOLLO = Optimizer("apollo_torch", "apollo-torch")
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    **dict.fromkeys(
-        ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"), Optimizer()
-    ),
+    **dict.fromkeys(("adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop"), Optimizer()),
+    "adamw_torch_fused": Optimizer(never_on="xla"),
     "adamw_torch_xla": Optimizer("torch_xla", "torch_xla", "xla"),
     "adamw_torch_npu_fused": Optimizer("torch_npu", "torch_npu", "npu"),
     "adamw_apex_fused": Optimizer("apex", "NVIDIA's apex", "cuda", "adamw_torch_fused", releases="4.53"),
@@ -123,6 +124,11 @@ def _problems(
         yield (
             f"`optim={name!r}`: {optimizer.package} has it for {optimizer.device} alone, and the model is on "
             f"{device.type}. Give {instead}."
+        )
+    if optimizer.never_on == device.type:
+        yield (
+            f"`optim={name!r}`: torch has no fused step for {device.type}, where the model is. HF takes this "
+            f"optimizer where none is given. Give {instead}."
         )
     if not optimizer.steps_in_backward:
         return

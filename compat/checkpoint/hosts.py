@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from transformers.utils import logging
+from transformers.utils import is_torch_xla_available, logging
 from typing_extensions import override
 
 from compat.checkpoint.atomic import begin, close, delete, partial_of, place, sealed_partials, sweep
@@ -472,7 +472,15 @@ def find_disks(
 
 
 def gathered(value: object) -> list[Any]:
-    """Gather a value from each process of a job, by rank; a collective call."""
+    """Gather a value from each process of a job, by rank; a collective call.
+
+    Processes on XLA devices have no process group; torch_xla gathers what `torch.load` reads as plain data.
+    """
+    if not dist.is_initialized() and is_torch_xla_available():
+        import torch_xla.core.xla_model as xm
+
+        by_rank: list[Any] = xm.mesh_reduce("compat.gathered", value, list)
+        return by_rank
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

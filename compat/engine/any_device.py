@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
+from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry, XLAAccelerator
 from typing_extensions import override
 
 from compat.upstream.environment import device_module
@@ -71,6 +72,19 @@ class AnyDevice(Accelerator):
         return cls.kind
 
 
+class XLADevice(AnyDevice, XLAAccelerator):  # type: ignore[misc]
+    """The accelerator of XLA devices of any PJRT client; Lightning's own knows TPUs only."""
+
+    kind = "xla"
+
+    @override
+    def get_device_stats(self, device: Any) -> dict[str, Any]:
+        # Clients without a memory of their own, such as the CPU's, report none.
+        with contextlib.suppress(RuntimeError):
+            return XLAAccelerator.get_device_stats(self, device)
+        return {}
+
+
 @functools.cache
 def _class_of(kind: str) -> type[AnyDevice]:
     return type(f"{kind.title()}Accelerator", (AnyDevice,), {"kind": kind})
@@ -82,7 +96,10 @@ def accelerator_of(kind: str) -> Accelerator:
     Args:
         kind: as in `torch.device(kind)`.
     """
-    if kind in AcceleratorRegistry:
+    if kind == XLADevice.kind:
+        return XLADevice()
+    # A device that torch calls "tpu" is not driven by torch_xla, as the one that Lightning calls so.
+    if kind in AcceleratorRegistry and kind != XLAAccelerator.name():
         accelerator: Accelerator = AcceleratorRegistry.get(kind)
         return accelerator
     return _class_of(kind)()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -17,7 +17,6 @@ from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core import rank_zero
 
-from compat.arguments.fields import shown
 from compat.arguments.lightning import FLAGS, Handling
 from compat.engine.any_device import accelerator_of
 from compat.engine.logs import LoggerConnector
@@ -73,11 +72,6 @@ PASSED_ON = frozenset(
     if flag.handling is Handling.PASSED and flag.name not in (*BUILT_HERE, *DONE_ELSEWHERE)
 )
 """Flags of `lightning={...}` that Lightning's Trainer itself acts on."""
-
-ASK_FOR_STRATEGIES = frozenset(
-    {"fsdp", "deepspeed", "parallelism_config"} | {f"lightning.{name}" for name in BUILT_HERE}
-)
-"""Arguments that request a strategy."""
 
 
 def build_trainer(
@@ -138,24 +132,6 @@ def build_trainer(
     trainer.validate_loop = EvaluationLoop(trainer, TrainerFn.VALIDATING)
     trainer.predict_loop = PredictionLoop(trainer)
     return trainer
-
-
-def refuse_unsupported(plan: LightningPlan) -> NoReturn:
-    """Refuse a plan whose strategy is none of `STRATEGIES`.
-
-    Raises:
-        ArgumentError: names each argument that requests that strategy.
-    """
-    causes = [
-        f"`{shown(setting.field, setting.value)}`: this strategy is not supported yet. "
-        "Remove the argument to train without it."
-        for setting in plan.settings
-        if setting.field in ASK_FOR_STRATEGIES and setting.value
-    ]
-    kind = plan.flags["accelerator"]
-    devices = f"devices of kind {kind!r} take strategy {plan.strategy!r}, which is not supported yet. "
-    msg = "\n".join(causes) or f"`use_cpu=False`: {devices}Give `use_cpu=True` to train without them."
-    raise ArgumentError(msg)
 
 
 def _plugins(asked: object, strategy: Strategy) -> list[Any]:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import (
     has_length,
 )
 
+from compat.arguments.machine import XLA
 from compat.engine.limits import LimitedLoader
 from compat.engine.outputs import Gathering, make_container
 from compat.engine.torchmetrics import TorchMetrics
@@ -72,8 +73,12 @@ class Evaluation:
             if isinstance(hf.compute_metrics, (Metric, MetricCollection))
             else None
         )
-        concatenates = hf.args.eval_do_concat_batches
-        self._kept = {name: make_container(concatenates=concatenates) for name in KEPT}
+        how = {
+            "concatenates": hf.args.eval_do_concat_batches,
+            # On XLA, operations are executed with those that follow, and none follow the last batch.
+            "joins_once": hf.args.device.type != XLA,
+        }
+        self._kept = {name: make_container(**how) for name in KEPT}
         self._gathering = Gathering(hf)
         # Lightning's loop runs without gradients; `prediction_step` decides whether a step computes them.
         self._grad_enabled = torch.is_grad_enabled()
@@ -106,6 +111,7 @@ class Evaluation:
             kept_inputs = None
             if "inputs" in args.include_for_metrics:
                 kept_inputs = hf._prepare_input(inputs[getattr(hf.model, "main_input_name", "input_ids")])
+            hf.accelerator.mark_step()
             gathered = self._gather(losses, logits, labels, kept_inputs)
             self._keep(gathered)
             hf.control = hf.callback_handler.on_prediction_step(args, hf.state, hf.control)

@@ -217,6 +217,13 @@ class CheckpointReaderHost(Protocol):
         """The position of the resumed run in its data."""
 
 
+class DistributionHost(Protocol):
+    """The component that sets up a distributed job."""
+
+    def shard_batches(self, dataloader: Loader) -> Loader:
+        """Has torch_xla split batches over its devices, if it shards the model."""
+
+
 class HubUploadsHost(Protocol):
     """The component that follows pushes to the Hub."""
 
@@ -295,6 +302,8 @@ class TrainerHost(Protocol):
     """Whether DeepSpeed trains."""
     is_fsdp_enabled: bool
     """Whether FSDP shards."""
+    is_fsdp_xla_enabled: bool
+    """Whether torch_xla shards."""
     is_tp_enabled: bool
     """Whether the model is tensor-parallel."""
     model_accepts_loss_kwargs: bool
@@ -342,8 +351,8 @@ class TrainerHost(Protocol):
     def prediction_loop(self, *args: Any, **kwargs: Any) -> Output:
         """`evaluation_loop` under its older name."""
 
-    def create_optimizer(self) -> Optimizer:
-        """Builds the optimizer."""
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Builds the optimizer, of the trainer's own model if none is given."""
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """The floating-point operations of a batch."""
@@ -474,6 +483,7 @@ class TrainerHost(Protocol):
     _callbacks: CallbacksHost
     _checkpoint_reader: CheckpointReaderHost
     _checkpoint_writer: CheckpointWriterHost
+    _distribution: DistributionHost
     _fit: FitHost
     _hub_uploads: HubUploadsHost
     _shutdown: ShutdownHost

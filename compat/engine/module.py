@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer import call
 from typing_extensions import override
 
+from compat.arguments.machine import XLA
 from compat.engine.observers import listens
 from compat.engine.optimizer import take_in_new_groups
 from compat.engine.resumption import count_pass
@@ -238,7 +239,9 @@ class TrainerModule(pl.LightningModule):
 
     def _add_up(self, hf: TrainerHost, loss: torch.Tensor) -> None:
         total = hf._tr_loss
-        if hf.args.logging_nan_inf_filter and not math.isfinite(loss.item()):
+        # HF filters no losses on XLA, where each look at a number executes a program.
+        filters = hf.args.logging_nan_inf_filter and loss.device.type != XLA
+        if filters and not math.isfinite(loss.item()):
             # A NaN or infinite loss is replaced by the average of the losses since the last log.
             loss = total / (1 + hf.state.global_step - hf._globalstep_last_logged)
         elif total.device != loss.device:
@@ -328,6 +331,7 @@ class TrainerModule(pl.LightningModule):
             run.hf._fit.warn_of_empty_epoch(run)
         if run.has_ended:
             run.hf.control.should_training_stop = True
+        run.hf.accelerator.mark_step()
         run.fire("on_epoch_end")
         run.epoch_is_over = True
         self._log_save_evaluate(run)

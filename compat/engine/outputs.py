@@ -112,16 +112,17 @@ class JoinedOnce(EvalLoopContainer):  # type: ignore[misc]
         super().to_cpu_and_numpy()
 
 
-def make_container(*, concatenates: bool) -> Any:
+def make_container(*, concatenates: bool, joins_once: bool = True) -> Any:
     """A container for the outputs of one kind.
 
     Args:
         concatenates: whether the batches become one array; otherwise they stay a list.
+        joins_once: whether they may be concatenated when the array is read.
 
     Returns:
         An instance of `transformers.trainer.EvalLoopContainer`, or of the class that has replaced it there.
     """
     kind = hf_trainer.EvalLoopContainer
-    return (JoinedOnce if kind is EvalLoopContainer and is_upstream(kind, "transformers") else kind)(
-        concatenates, padding_index=PADDING
-    )
+    if joins_once and kind is EvalLoopContainer and is_upstream(kind, "transformers"):
+        kind = JoinedOnce
+    return kind(concatenates, padding_index=PADDING)

@@ -12,6 +12,8 @@ from accelerate.utils import convert_to_fp32
 from lightning.pytorch.plugins.precision import Precision
 from typing_extensions import override
 
+from compat.engine.xla import reduced
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -199,7 +201,7 @@ class HFPrecision(Precision):
             optimizer.step(**kwargs)
             return
         inner = getattr(optimizer, "optimizer", optimizer)
-        with _noting_step(inner) as calls:
+        with reduced(optimizer), _noting_step(inner) as calls:
             self.scaler.step(inner, **kwargs)
         self.scaler.update()
         # A fused optimizer is called even if gradients overflowed, and skips the step itself; accelerate

@@ -14,15 +14,17 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from compat.engine import xla
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
+from compat.engine.xla import ReducingOptimizer
 from compat.errors import ArgumentError
 from compat.upstream.environment import detached
 from compat.upstream.patched import is_own_training_step, is_patched
 from compat.upstream.sharding import embeddings_with_the_rest, tied_again, wrap_by_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
     import lightning.pytorch as pl
@@ -215,11 +217,43 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
     def prepare_optimizer(self, optimizer: Optimizer, device_placement: bool | None = None) -> Optimizer:
         """Wrap an optimizer, to step only at the end of accumulation windows; Lightning steps it."""
         if not isinstance(optimizer, SyncedOptimizer):
-            optimizer = SyncedOptimizer(optimizer, self.gradient_state)
+            kind = ReducingOptimizer if self._is_on_xla else SyncedOptimizer
+            optimizer = kind(optimizer, self.gradient_state)
         self.has_lomo_optimizer |= hasattr(optimizer.optimizer, "fused_backward")
         # accelerate unscales the gradients of these: a gradient scaler identifies an optimizer by its `id`.
         self._optimizers.append(optimizer.optimizer)
         return optimizer
+
+    @property
+    def _is_on_xla(self) -> bool:
+        return bool(self.distributed_type == DistributedType.XLA)
+
+    def mark_step(self) -> None:
+        """Execute the operations that an XLA device has collected; other devices execute each at once."""
+        if self._is_on_xla:
+            xla.mark_step()
+
+    @override
+    def clip_grad_norm_(
+        self, parameters: Iterable[torch.Tensor], max_norm: float, norm_type: float = 2
+    ) -> torch.Tensor | None:
+        """Clip gradients, which are reduced first on XLA devices.
+
+        Args:
+            parameters: with the gradients.
+            max_norm: the largest norm that remains.
+            norm_type: the kind of norm.
+
+        Returns:
+            The norm of all gradients together before clipping, a scalar; None if the engine does not have it.
+        """
+        norm: torch.Tensor | None
+        if not self._is_on_xla:
+            norm = super().clip_grad_norm_(parameters, max_norm, norm_type)
+            return norm
+        xla.reduce_gradients(self._optimizers, self.gradient_state)
+        self.unscale_gradients()
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
 
     @override
     def prepare_scheduler(self, scheduler: LRScheduler) -> LRScheduler:
@@ -301,10 +335,13 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         Returns:
             The innermost model.
         """
-        unwrapped: nn.Module = super().unwrap_model(model, keep_torch_compile=keep_torch_compile)
+        unwrapped: Any = super().unwrap_model(model, keep_torch_compile=keep_torch_compile)
+        while type(unwrapped).__module__.startswith("torch_xla."):
+            unwrapped = unwrapped.module
+        bare: nn.Module = unwrapped
         if not keep_fp32_wrapper:
-            set_autocast(unwrapped, self.device.type, "no")
-        return unwrapped
+            set_autocast(bare, self.device.type, "no")
+        return bare
 
     @override
     def lomo_backward(self, loss: torch.Tensor, learning_rate: float) -> None:

@@ -152,7 +152,10 @@ def first_label_counted(first: FirstStep) -> str:
     is_models = hf.compute_loss_func is None and _whose_loss(hf) != _own_loss(hf)
     if is_idle or not is_models or not counts_first_label(hf):
         return ""
-    if not isinstance(labels, torch.Tensor) or labels.dim() == 1 or bool((labels[:, 0] == IGNORED).all()):
+    if not isinstance(labels, torch.Tensor) or labels.dim() == 1:
+        return ""
+    # Copied as they are: on XLA, a comparison on the device would be a program to compile.
+    if bool((labels.cpu()[:, 0] == IGNORED).all()):
         return ""
     return (
         f"`model={type(unwrapped(hf.model)).__name__}`: it predicts no first label of a row, and "

@@ -401,6 +401,8 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
 
     def _wrap_model(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._wrap_model(*args, **kwargs)
+        if model is not self.model:
+            self._distribution.complete_sharding_by_xla(model)
         self._backports.set_static_graph()
         return model
 

@@ -11,7 +11,7 @@ from compat.arguments.fields import masked, shown
 from compat.arguments.generations import ALONE, migration
 from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Handling, count
-from compat.arguments.machine import machine_problems, one_process_problems
+from compat.arguments.machine import XLA, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
 from compat.arguments.sharding import READ, sharding_problems
 from compat.errors import ArgumentError
@@ -22,6 +22,7 @@ from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.setting import Setting, plain, scalar
 from compat.translate.strategy import (
     CLASSES,
+    UNTRIED,
     deepspeed_settings,
     fsdp_settings,
     strategy_name,
@@ -129,7 +130,7 @@ def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Sett
     for flag, value, note in (
         ("devices", facts.devices, _why_devices(facts)),
         ("num_nodes", facts.num_nodes, "machines of the job"),
-        ("strategy", name, f"Lightning's {CLASSES.get(name, name)}"),
+        ("strategy", name, "; ".join(filter(None, (f"Lightning's {CLASSES[name]}", UNTRIED.get(name))))),
     ):
         if flags.get(flag) is None:
             yield Setting(
@@ -322,7 +323,7 @@ def _log_every(args: TrainingArguments, facts: Facts) -> int:
 
 
 def _accelerator(args: TrainingArguments, facts: Facts) -> str:
-    return facts.device_type
+    return "tpu" if facts.device_type == XLA else facts.device_type
 
 
 _FLAGS: dict[str, Callable[[Any, Facts], Any]] = {

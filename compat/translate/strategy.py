@@ -29,6 +29,12 @@ CLASSES = {
 }
 """Name of a strategy → Lightning's class."""
 
+UNTRIED = {
+    "xla": "not tried: the tests have no TPU, and a CPU is a single XLA device",
+    "single_xla": "tried with XLA on a CPU, not on a TPU",
+}
+"""Name of a strategy → what about it has not been tried."""
+
 AS_IT_IS = "DeepSpeed's own; handed on as it is"
 
 FSDP_VERSIONS = {1: "fsdp", fsdp_entries.NEWEST_FSDP: "model_parallel"}
@@ -53,13 +59,17 @@ def strategy_name(
     if args.fsdp:
         config = fsdp_config(args)
         version = int(config.get("version", NEWEST_FSDP))
-        return "xla" if is_on(config.get("xla")) else FSDP_VERSIONS[version]
+        return _on_xla(processes) if is_on(config.get("xla")) else FSDP_VERSIONS[version]
     mesh = mesh_sizes(getattr(args, "parallelism_config", None))
     if is_spread or any(size > 1 for size in mesh.values()):
         return "model_parallel"
-    if device_type in XLA:
-        return "xla" if processes > 1 else "single_xla"
+    if device_type == XLA:
+        return _on_xla(processes)
     return "ddp" if processes > 1 else "single_device"
+
+
+def _on_xla(processes: int) -> str:
+    return "xla" if processes > 1 else "single_xla"
 
 
 def fsdp_config(args: TrainingArguments) -> dict[str, Any]:
@@ -113,17 +123,19 @@ def fsdp_settings(args: TrainingArguments, name: str) -> list[Setting]:
 
 
 BY_SIZE_ALONE = "no effect without 'auto_wrap_policy': 'SIZE_BASED_WRAP'"
-ACT_WITH_FSDP = ("fsdp", "model_parallel", "xla")
+ON_XLA = ("xla", "single_xla")
+ACT_WITH_FSDP = ("fsdp", "model_parallel", *ON_XLA)
 """Strategies that use `fsdp_config`."""
 
 
 def _fsdp_setting(key: str, value: object, name: str, idle: frozenset[str]) -> Setting:
     entry, strategy = FSDP_CONFIG[key], CLASSES.get(name, name)
-    target = {"fsdp": entry.first, "model_parallel": entry.second, "xla": entry.xla}.get(name, "")
+    targets = {"fsdp": entry.first, "model_parallel": entry.second, **dict.fromkeys(ON_XLA, entry.xla)}
+    target = targets.get(name, "")
     note = entry.note
-    if key in idle and name != "xla":
+    if key in idle and name not in ON_XLA:
         target, note = "", BY_SIZE_ALONE
-    elif name not in ACT_WITH_FSDP or (name == "xla" and not target):
+    elif name not in ACT_WITH_FSDP or (name in ON_XLA and not target):
         note = f"no effect with {strategy}"
     elif key == "version" and name == "fsdp":
         note = f"{', '.join(fsdp_entries.OF_FIRST)} are of version 1 alone"

@@ -77,7 +77,7 @@ ACCELERATOR: dict[str, str] = {
     "accumulate": AS_IT_IS,
     "autocast": "in this trainer's precision, whatever another trainer in the process has",
     "backward": "left to Lightning's closure, or run at once where somebody looks at gradients",
-    "clip_grad_norm_": AS_IT_IS,
+    "clip_grad_norm_": "on XLA devices, averages the gradients first; accelerate's elsewhere",
     "clip_grad_value_": AS_IT_IS,
     "join_uneven_inputs": AS_IT_IS,
     "lomo_backward": "finds LOMO's optimizers, which no wrapper hides",

@@ -41,6 +41,7 @@ _TORCH = ("torch 2.13.0",)
 _HUB = ("huggingface_hub 0.36.2", "huggingface_hub 2.4.0")
 
 _TRAINER = "transformers.trainer:Trainer."
+_XLA = "lightning.pytorch.strategies.xla:XLAStrategy"
 _FABRIC_DEEPSPEED = "lightning.fabric.strategies.deepspeed:DeepSpeedStrategy."
 _EPOCH = "lightning.pytorch.loops.training_epoch_loop:_TrainingEpochLoop."
 _FIT = "lightning.pytorch.loops.fit_loop:_FitLoop."
@@ -184,6 +185,8 @@ PRIVATE = (
     Private(_FABRIC_DEEPSPEED + "_init_deepspeed_distributed", _PL, "called as Lightning does"),
     Private(_FABRIC_DEEPSPEED + "_format_config", _PL, "called as Lightning does"),
     Private(_FABRIC_DEEPSPEED[:-1] + "#_config_initialized", _PL, "asked and set as Lightning does"),
+    Private(_XLA + "._configure_launcher", _PL, "overridden: HF's launcher has started the processes"),
+    Private(_XLA + "#_launched", _PL, "set: HF's launcher has started the processes"),
     Private("lightning.fabric.wrappers:_FabricModule#_forward_module", _PL, "taken: the model as DDP has it"),
     Private("lightning.fabric.loggers.csv_logs:CSVLogger#_experiment", _PL, "asked: whether it is open"),
     Private("lightning.pytorch.loggers.litlogger:LitLogger#_experiment", _PL, "asked: whether it is open"),

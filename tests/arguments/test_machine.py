@@ -21,7 +21,7 @@ CPU = Here()
 
 def asked(**options: Any) -> SimpleNamespace:
     nothing = {"lightning": None, "ddp_backend": None, "deepspeed": None, "fsdp": None, "fsdp_config": None}
-    return SimpleNamespace(**{**nothing, **options})
+    return SimpleNamespace(**{**nothing, "use_cpu": False, **options})
 
 
 def found(here: Here | None, device_type: str | None = None, **options: Any) -> str:
@@ -69,7 +69,32 @@ def test_any_number_of_processes_on_the_cpu_of_a_machine_with_gpus() -> None:
 def test_what_a_machine_lacks(options: dict[str, Any], texts: list[str]) -> None:
     assert [text for text in texts if text not in found(CPU, **options)] == []
     everything = Here(device_type="cuda", devices=8, packages=frozenset({"deepspeed", "torch_xla"}))
-    assert found(everything, **options) == ""
+    on_xla = Here(device_type="xla", packages=everything.packages)
+    assert found(on_xla if "xla" in str(options) else everything, **options) == ""
+
+
+XLA = Here(device_type="xla", packages=frozenset({"torch_xla"}))
+SWITCHED_OFF = Here(device_type="cpu", packages=frozenset({"torch_xla"}))
+
+
+@pytest.mark.parametrize(
+    ("here", "device_type", "options", "text"),
+    [
+        (XLA, "cpu", {"use_cpu": True}, "`use_cpu=True`: where torch_xla is installed"),
+        # HF's arguments have chosen the device by then.
+        (XLA, "xla", {"use_cpu": True}, "the variable USE_TORCH_XLA=0 before Python starts"),
+        (XLA, "cpu", {}, "`ACCELERATE_USE_CPU`: where torch_xla is installed"),
+        (SWITCHED_OFF, "cpu", {"fsdp": True, "fsdp_config": {"xla": True}}, "Start without USE_TORCH_XLA=0"),
+        (XLA, "xla", {"fsdp": True, "fsdp_config": {"xla": True}}, ""),
+        (XLA, "xla", {"lightning": {"accelerator": "tpu"}}, ""),
+        (SWITCHED_OFF, "tpu", {"lightning": {"accelerator": "tpu"}}, ""),
+        (SWITCHED_OFF, "cpu", {"use_cpu": True}, ""),
+    ],
+)
+def test_what_torch_xla_overrules(here: Here, device_type: str, options: dict[str, Any], text: str) -> None:
+    told = found(here, device_type, **options)
+    assert text in told
+    assert bool(told) == bool(text)
 
 
 def test_another_machine_is_not_this_one() -> None:
@@ -104,7 +129,8 @@ def test_all_is_told_at_once_before_anything_is_started(tmp_path: Path) -> None:
         ("mps", {"fsdp": True, "fsdp_config": {"fsdp_version": "1"}}, ["`fsdp=True`", "needs a GPU"]),
         ("cpu", {"fsdp": "full_shard"}, []),
         ("cuda", {"fsdp": "hybrid_shard"}, []),
-        ("tpu", {"fsdp": True}, ["does not run on 'tpu'", "fsdp_config={'xla': True}"]),
+        ("xla", {"fsdp": True}, ["does not run on 'xla'", "fsdp_config={'xla': True}"]),
+        ("tpu", {"fsdp": True}, []),
         ("xla", {"fsdp": True, "fsdp_config": {"xla": "true"}}, []),
     ],
 )

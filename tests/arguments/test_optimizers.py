@@ -68,6 +68,16 @@ def test_what_an_optimizer_lacks_is_told(
         assert re.search(text, problem)
 
 
+def test_hfs_default_is_refused_on_xla() -> None:
+    fused, device = given("adamw_torch_fused"), torch.device("xla")
+    assert optimizer_problems(fused, CPU) == optimizer_problems(given("adamw_torch"), device) == []
+    (problem,) = optimizer_problems(fused, device)
+    assert problem == (
+        "`optim='adamw_torch_fused'`: torch has no fused step for xla, where the model is. HF takes this "
+        "optimizer where none is given. Give optim='adamw_torch'."
+    )
+
+
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compat.arguments.optimizers.find_spec", lambda _: None)
     (problem,) = optimizer_problems(given("schedule_free_sgd"), CPU)

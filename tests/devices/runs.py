@@ -89,5 +89,6 @@ def run(package: str, name: str, folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        results = {name: run(sys.argv[1], name, Path(place) / name) for name in CASES}
+        names = sys.argv[2:] or CASES
+        results = {name: run(sys.argv[1], name, Path(place) / name) for name in names}
     print("RESULTS " + json.dumps(results))

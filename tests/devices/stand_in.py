@@ -1,4 +1,6 @@
-"""A device of type `npu` made of the CPU: its tensors hold those of the CPU, its random numbers are its own.
+"""A device made of the CPU: its tensors hold those of the CPU, its random numbers are its own.
+
+Its type is `npu`, or what the variable STAND_IN names.
 
 Imported before transformers, it makes torch, transformers and accelerate believe in such a device, so that
 placement, random states, autocast and the gradient scaler can be tried on any machine. Needs torch 2.13.
@@ -7,6 +9,7 @@ placement, random states, autocast and the gradient scaler can be tried on any m
 from __future__ import annotations
 
 import contextlib
+import os
 import types
 from collections import Counter
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-KIND = "npu"
+KIND = os.environ.get("STAND_IN", "npu")
 COUNTS: Counter[str] = Counter()
 """Copies from the device: "item" for a number, "copy" for a tensor."""
 

@@ -19,14 +19,18 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
+    return outcomes(HERE / "packages")
+
+
+def outcomes(*paths: Path, cases: tuple[str, ...] = (), **variables: str) -> dict[str, Any]:
     """Package → case → what came of it."""
-    path = os.pathsep.join(map(str, (HERE / "packages", HERE.parents[1])))
+    path = os.pathsep.join(map(str, (*paths, HERE.parents[1])))
     found = {}
     for package in ("transformers", "compat"):
         # Not a process that has imported torch: the device comes first.
         done = subprocess.run(
-            [sys.executable, "-m", "tests.devices.runs", package],
-            env=os.environ | {"PYTHONPATH": path},
+            [sys.executable, "-m", "tests.devices.runs", package, *cases],
+            env=os.environ | {"PYTHONPATH": path} | variables,
             capture_output=True,
             text=True,
             check=False,
@@ -62,3 +66,11 @@ def test_no_more_copies_from_the_device(results: dict[str, Any], case: str) -> N
 def test_gradients_overflow(results: dict[str, Any]) -> None:
     norms = [log["grad_norm"] for log in results["compat"]["overflow"]["logs"] if "grad_norm" in log]
     assert not all(map(math.isfinite, norms))
+
+
+def test_a_device_that_torch_calls_tpu_is_no_xla_device() -> None:
+    # transformers knows no such device; accelerate takes it from the variable.
+    found = outcomes(cases=("plain",), STAND_IN="tpu", ACCELERATE_TORCH_DEVICE="tpu")
+    hf, ours = found["transformers"]["plain"], found["compat"]["plain"]
+    assert ours["logs"] == hf["logs"]
+    assert ours["weights"] == hf["weights"]

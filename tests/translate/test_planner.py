@@ -11,7 +11,6 @@ import torch
 import transformers
 
 import compat
-from compat.engine.build import refuse_unsupported
 from compat.errors import ArgumentError
 from compat.translate import RULES, Kind, plan
 from compat.upstream.environment import Facts
@@ -103,17 +102,6 @@ def test_conflicts_are_reported_together_before_anything_is_built(tmp_path: Path
     assert both.startswith("`fsdp='full_shard'` and `deepspeed='zero.json'`: both shard the model")
     assert file.startswith("`deepspeed='zero.json'`: no such file")
     assert best.startswith("`save_only_model=True` and `load_best_model_at_end=True` with `fsdp`")
-
-
-def test_a_plan_that_cannot_be_built_is_refused() -> None:
-    for options, text in (
-        ({}, "`use_cpu=False`: devices of kind 'tpu' take strategy 'xla'"),
-        ({"fsdp": True, "fsdp_config": {"xla": True}}, "`fsdp=True`: this strategy is not supported yet"),
-    ):
-        made = compat.plan({"output_dir": "out", **options}, accelerator="tpu", devices=8)
-        with pytest.raises(ArgumentError) as caught:
-            refuse_unsupported(made)
-        assert str(caught.value).startswith(text)
 
 
 def test_summary_names_what_was_changed_and_nothing_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from compat.engine.strategies.deepspeed_strategy import deepspeed
 from compat.engine.strategies.fsdp_strategy import fsdp
 from compat.engine.strategies.model_parallel_strategy import model_parallel
 from compat.engine.strategies.single_strategy import single_device
+from compat.engine.strategies.xla_strategy import single_xla, xla
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,5 +22,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fsdp": fsdp,
     "model_parallel": model_parallel,
     "deepspeed": deepspeed,
+    "xla": xla,
+    "single_xla": single_xla,
 }
 """A plan's name of a strategy → what builds it."""

@@ -16,6 +16,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from transformers import PreTrainedModel, TrainerState
 from transformers.utils import logging
 
+from compat.arguments.machine import XLA
 from compat.checkpoint.adapters import load_adapters
 from compat.checkpoint.atomic import sweep
 from compat.checkpoint.changed import changes, other_length
@@ -101,7 +102,13 @@ class CheckpointReader(Component):
                 outcome[0] = self._choose_alone(asked)
             except Exception as error:  # noqa: BLE001 (raised on all)
                 outcome[1] = error if isinstance(error, CompatError) else CheckpointError(repr(error))
-        torch.distributed.broadcast_object_list(outcome, src=0)
+        if hf.args.device.type == XLA:
+            # Plain data alone is gathered there.
+            told = [str(part) if isinstance(part, (Path, Exception)) else part for part in outcome]
+            chosen, failure = gathered(told)[0]
+            outcome = [chosen, failure and CheckpointError(failure)]
+        else:
+            torch.distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]

@@ -20,6 +20,7 @@ from transformers import trainer as hf_trainer
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
+from compat.arguments.machine import XLA
 from compat.arguments.training import fit_to_save
 from compat.checkpoint.adapters import save_unsaved
 from compat.checkpoint.atomic import begin, close, commit, partial_of, place, remove, writing
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     from compat.upstream.values import Trial
 
 logger = logging.get_logger("transformers.trainer")
+
+OF_SPMD_WRAPPER = "_orig_module."
+"""What the wrapper of torch_xla's SPMD puts before the names of the parameters in it."""
 
 SECONDS_TO_BE_TOLD = 60.0
 """Seconds that an asynchronously written checkpoint waits for `on_save` callbacks, which may wait for it."""
@@ -82,7 +86,8 @@ class CheckpointWriter(Component):
     def is_sharded(self) -> bool:
         """Whether model and optimizer are sharded among processes."""
         hf = self.hf
-        return bool(hf.is_fsdp_enabled or hf.is_deepspeed_enabled)
+        by_xla = getattr(hf, "is_fsdp_xla_v1_enabled", False)
+        return bool(hf.is_fsdp_enabled or hf.is_deepspeed_enabled or by_xla)
 
     # The disks of a job.
 
@@ -295,6 +300,7 @@ class CheckpointWriter(Component):
         hf = self.hf
         if hf.args.save_strategy == "no" or not hf.state.best_global_step:
             return
+        self._meet_on_xla()
         best = os.path.join(folder, f"checkpoint-{hf.state.best_global_step}")
         if best == checkpoint or os.path.exists(best):
             hf.state.best_model_checkpoint = best
@@ -320,6 +326,7 @@ class CheckpointWriter(Component):
             output_dir: the checkpoint's folder.
         """
         hf = self.hf
+        self._meet_on_xla()
         self._save_parts({"optimizer": hf.optimizer, "lr_scheduler": hf.lr_scheduler}, output_dir)
         held = held_state(hf.optimizer, hf.model)
         if not held or not hf.args.should_save:
@@ -338,6 +345,7 @@ class CheckpointWriter(Component):
         """
         hf = self.hf
         if hf.accelerator.scaler is not None:
+            self._meet_on_xla()
             self._save_parts({"scaler": hf.accelerator.scaler}, output_dir)
 
     def _save_parts(self, parts: dict[str, Any], output_dir: str) -> None:
@@ -345,11 +353,13 @@ class CheckpointWriter(Component):
         if not hf.args.should_save:
             return
         states = {name: part.state_dict() for name, part in parts.items()}
+        if self._is_on_xla or self._later is not None:
+            states = self._staging.copied(states)
         save = hf.lightning.strategy.checkpoint_io.save_checkpoint
         if self._later is None:
             save(states, output_dir)
         else:
-            self._later.append(partial(save, self._staging.copied(states), output_dir))
+            self._later.append(partial(save, states, output_dir))
 
     def _save_position(self, output_dir: str) -> None:
         session = self.hf._fit.session
@@ -410,6 +420,15 @@ class CheckpointWriter(Component):
         hf = self.hf
         if hf.args.world_size > 1:
             hf.accelerator.wait_for_everyone()
+
+    @property
+    def _is_on_xla(self) -> bool:
+        return bool(self.hf.args.device.type == XLA)
+
+    def _meet_on_xla(self) -> None:
+        """Wait for all processes on XLA devices, as HF does even with one: it advances their random state."""
+        if self._is_on_xla:
+            self.hf.accelerator.wait_for_everyone()
 
     def files_of_run(self) -> dict[str, torch.Tensor]:
         """Collect the files of a checkpoint except weights, optimizer and scheduler; a collective call.
@@ -580,6 +599,10 @@ class CheckpointWriter(Component):
         elif hf.is_tp_enabled and not getattr(hf, "is_distributed_loading_by_transformers", False):
             # transformers 4 gathers tensors only in the first process, which waits for the others.
             weights = full_state_dict(hf.model.state_dict())
+        elif getattr(hf, "is_fsdp_xla_v2_enabled", False) and hf.model_wrapped is hf.model:
+            # HF would write them under the names of the wrappers.
+            found = hf.model.state_dict()
+            weights = {name.replace(OF_SPMD_WRAPPER, ""): value.cpu() for name, value in found.items()}
         else:
             return None
         return weights

@@ -6,7 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from accelerate import ParallelismConfig
+from transformers.integrations.tpu import tpu_spmd_dataloader
 
+from compat.arguments.machine import wants_xla
 from compat.callbacks.misplaced import check_place
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
@@ -27,11 +29,26 @@ from compat.upstream.sharding import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from torch import nn
+
     from compat.engine.host import TrainerHost
+    from compat.upstream.values import Loader
 
 
-UNSUPPORTED = frozenset({"MEGATRON_LM", "XLA"})
+UNSUPPORTED = frozenset({"MEGATRON_LM"})
 """Distribution types of accelerate for which `compat` has no strategy yet."""
+
+
+SEVERAL_SHARD = (
+    "`fsdp_config={'xla': True}`: sharding by torch_xla is tried with one process alone, and this job has "
+    "several. Start a single one that sees all devices, and give 'xla_fsdp_v2': True, which shards over them."
+)
+
+
+SHARDS_ARE_NOT_LOADED = (
+    "`load_best_model_at_end=True` with `fsdp_config={'xla': True}`: no weights are loaded into a model that "
+    "torch_xla has sharded. Leave it out, and load the best checkpoint with `from_pretrained` after training."
+)
 
 
 class Distribution(Component):
@@ -53,12 +70,23 @@ class Distribution(Component):
         if hf._fit.strategy == "deepspeed":
             started.form_job_of_one()
             hf._fit.check_arguments()  # with the address of that job
+        if wants_xla(hf.args):
+            self._check_sharding_by_xla()
         for name in ("callbacks", "logger", "profiler"):
             given = hf._fit.flags.get(name)
             for one in given if isinstance(given, (list, tuple)) else (given,):
                 check_distribution(one, f"lightning.{name}")
                 if name == "callbacks" and one is not None:
                     check_place(one, "lightning.callbacks", takes_hf=False)
+
+    def _check_sharding_by_xla(self) -> None:
+        problems = []
+        if self.hf.args.world_size > 1:
+            problems.append(SEVERAL_SHARD)
+        if self.hf.args.load_best_model_at_end:
+            problems.append(SHARDS_ARE_NOT_LOADED)
+        if problems:
+            raise ArgumentError("\n".join(problems))
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
@@ -100,6 +128,26 @@ class Distribution(Component):
         _refuse_unsupported(self.hf.accelerator.distributed_type.value)
         self._lay_mesh()
         self._shard()
+
+    def shard_batches(self, dataloader: Loader) -> Loader:
+        """Have torch_xla split the batches of a train dataloader over its devices, if it shards the model.
+
+        Args:
+            dataloader: as accelerate has prepared it.
+        """
+        spreads = getattr(self.hf, "is_fsdp_xla_v2_enabled", False)
+        return tpu_spmd_dataloader(dataloader) if spreads else dataloader
+
+    def complete_sharding_by_xla(self, model: nn.Module) -> None:
+        """Prepare a model that torch_xla has just sharded, and create its optimizer, which HF omits.
+
+        Args:
+            model: the wrapper of the model.
+        """
+        hf = self.hf
+        if hf.is_fsdp_xla_enabled and hf.optimizer is None:
+            hf.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+            hf.create_optimizer(model)
 
     def _lay_mesh(self) -> None:
         """Create a mesh on a CPU as well, and for a model that has sharded its own tensors."""

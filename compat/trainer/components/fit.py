@@ -21,13 +21,12 @@ from compat.callbacks.loggers import shared_logger
 from compat.checkpoint import HFCheckpointIO
 from compat.checkpoint.deepspeed_files import make_universal, processes_of
 from compat.engine.accumulation import rescheduled, scheduler_among
-from compat.engine.build import attach_session, build_trainer, refuse_unsupported
+from compat.engine.build import attach_session, build_trainer
 from compat.engine.limits import limited
 from compat.engine.loaders import WindowLoader, require_equal_lengths
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
-from compat.engine.strategies import STRATEGIES
 from compat.engine.user_module import UserModuleAdapter, is_user_module
 from compat.errors import CompatError
 from compat.trainer.component import Component
@@ -85,8 +84,6 @@ class Fit(Component):
         hf = self.hf
         self._facts, self._plan = Facts.of(hf.args), None
         self._strategy = strategy_of(hf.args, self._facts, getattr(hf, "model", None))
-        if self._strategy not in STRATEGIES:
-            refuse_unsupported(self.plan)
 
     @property
     def plan(self) -> LightningPlan:
@@ -123,9 +120,11 @@ class Fit(Component):
     @property
     def lightning_module(self) -> TrainerModule:
         """The LightningModule around the model."""
-        if self._module is None or self._module.model is not self.hf.model:
-            self._module = self.make_module()
-        return self._module
+        module = self._module
+        # A run keeps its module where sharding replaces the model by a wrapper of it.
+        if module is None or (module.session is None and module.model is not self.hf.model):
+            module = self._module = self.make_module()
+        return module
 
     @property
     def session(self) -> Session | None:
@@ -234,7 +233,8 @@ class Fit(Component):
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)
         hf._adopt_batch_size(batch_size)
-        dataloader = self.limited(hf.get_train_dataloader(), "limit_train_batches")
+        dataloader = hf._distribution.shard_batches(hf.get_train_dataloader())
+        dataloader = self.limited(dataloader, "limit_train_batches")
         require_equal_lengths(dataloader, hf.accelerator)
         schedule = hf._measure_training(dataloader)
         if (scheduler := scheduler_among(self.callbacks, hf.args)) is not None:
