@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
+from compat.arguments.machine import XLA
 from compat.arguments.training import fit_to_save
 from compat.callbacks.loggers import reporting
 from compat.callbacks.misplaced import check_place, is_lightning_callback
@@ -632,7 +634,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             raise ArgumentError(NO_MODEL)
         weights = self._checkpoint_writer.gather_weights(is_internal=_internal_call)
         if weights is None:
-            super().save_model(output_dir, _internal_call)
+            # On XLA, HF pickles the arguments without calling `_save`.
+            on_xla = self.args.device.type == XLA
+            with fit_to_save(self.args) if on_xla else contextlib.nullcontext():
+                super().save_model(output_dir, _internal_call)
             return
         self._save(output_dir or self.args.output_dir, state_dict=weights)
         if self.args.push_to_hub and not _internal_call:

@@ -33,3 +33,7 @@ def test_a_client_without_memory_has_no_statistics(found: dict[str, Any]) -> Non
 
 def test_the_strategy_of_several_processes_trains_in_one(found: dict[str, Any]) -> None:
     assert found["several"] == ["XLAStrategy", 6]
+
+
+def test_a_callback_sees_each_batch_and_no_token_is_saved(found: dict[str, Any]) -> None:
+    assert found["observed"] == [6, False]
