@@ -14,6 +14,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from compat.engine.manual_optimization import is_manual
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
 from compat.errors import ArgumentError
@@ -238,6 +239,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if not self.has_lomo_optimizer:
             # LOMO fuses the update into the backward, so HF passes the learning rate to it.
             kwargs.pop("learning_rate", None)
+        if self._session is not None and is_manual(self._session.hf.model):
+            _require_no_graph(loss, self._session.hf)
+            return
         if is_patched(accelerate.Accelerator, "backward"):
             super().backward(loss, **kwargs)
             return
@@ -387,6 +391,17 @@ class AcceleratorAttribute:
     def __delete__(self, trainer: TrainerHost) -> None:
         self.__get__(trainer)
         del vars(trainer)["accelerator"]
+
+
+def _require_no_graph(loss: torch.Tensor, hf: TrainerHost) -> None:
+    """Refuse a loss of a Trainer's own where the module has already run backward and stepped."""
+    if not loss.requires_grad:
+        return
+    msg = (
+        f"`{type(hf).__name__}`: it adds a loss to that of `{type(hf.model).__name__}`, which optimizes "
+        "manually and has already stepped. Compute it in the module's `training_step`."
+    )
+    raise ArgumentError(msg)
 
 
 def _is_in_own_training_step() -> bool:

@@ -37,6 +37,15 @@ META = "meta.pt"
 EXTRA = "optimizer_extra"
 """The key of the values that an optimizer keeps outside of its state, as saved by `HFModule`."""
 
+OPTIMIZERS, SCHEDULERS = "optimizers", "schedulers"
+"""The entries of `optimizer.pt` and `scheduler.pt` of a module that optimizes manually: a list of states."""
+
+NO_GROUPS: Mapping[str, Any] = {"state": {}, "param_groups": []}
+"""The rest of such an `optimizer.pt`."""
+
+MANUAL = "epoch_loop.manual_optimization.optim_step_progress"
+"""The entry of Lightning's fit loop that counts the steps of manual optimization."""
+
 SCALER = "MixedPrecision"
 """The key under which Lightning keeps the scaler: the name of its plugin."""
 
@@ -86,7 +95,10 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
         checkpoint.notes.append(f"{len(names) - len(of_model)} tensors outside of `{prefix}` left out")
     checkpoint.weights = saved(of_model) if checkpoint.has_adapters else saved_once(of_model, skeleton)
     schedules = tree.get("lr_schedulers") or []
-    if len(optimizers) > 1 or len(schedules) > 1:
+    if _steps_of_manual(tree):
+        checkpoint.optimizer = {**NO_GROUPS, OPTIMIZERS: optimizers}
+        checkpoint.scheduler = {SCHEDULERS: schedules}
+    elif len(optimizers) > 1 or len(schedules) > 1:
         checkpoint.notes.append("the states of several optimizers left out")
     elif optimizers:
         checkpoint.optimizer, named = numbered(optimizers[0])
@@ -95,6 +107,17 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
         ]
         checkpoint.scheduler = schedules[0] if schedules else None
     return checkpoint
+
+
+def _steps_of_manual(tree: Mapping[str, Any]) -> int:
+    """Return the optimizer steps of manual optimization; 0 where Lightning stepped by itself."""
+    progress = tree.get("loops", {}).get("fit_loop", {}).get(MANUAL, {})
+    return int(progress.get("total", {}).get("completed", 0))
+
+
+def _states(state: dict[str, Any] | None, several: str) -> list[Any]:
+    """Return a state, or the several that it holds, as Lightning lists them."""
+    return [] if state is None else state.get(several, [state])
 
 
 def _content(tree: Any) -> torch.Tensor:
@@ -121,8 +144,8 @@ def write(checkpoint: Checkpoint, path: Path, options: Options) -> None:
         "state_dict": {f"{PREFIX}{name}": tensor for name, tensor in weights.items()},
         "loops": told.loops(),
         "callbacks": {},
-        "optimizer_states": [] if checkpoint.optimizer is None else [checkpoint.optimizer],
-        "lr_schedulers": [] if checkpoint.scheduler is None else [checkpoint.scheduler],
+        "optimizer_states": _states(checkpoint.optimizer, OPTIMIZERS),
+        "lr_schedulers": _states(checkpoint.scheduler, SCHEDULERS),
     }
     if checkpoint.scaler is not None:
         tree[SCALER] = checkpoint.scaler
