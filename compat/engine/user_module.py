@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from accelerate.utils import AutocastKwargs
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.core.optimizer import (
     _configure_optimizers,
@@ -147,7 +148,10 @@ class UserModuleAdapter(TrainerModule):
             model: the model as HF calls it.
             batch: on its device.
         """
-        with self._calling(name) as user_module, _train_of(user_module, None):
+        # As Lightning does: the step computes its loss, so autocast covers all of it. Weights that were cast
+        # are not kept, because the step may change them.
+        autocast = self.hf.accelerator.autocast(AutocastKwargs(cache_enabled=False))
+        with self._calling(name) as user_module, _train_of(user_module, None), autocast:
             takes_index = is_param_in_hook_signature(getattr(user_module, name), "batch_idx", min_args=2)
             args = (batch, self.batch_idx) if takes_index else (batch,)
             return self._redirect(model, user_module, name, *args)

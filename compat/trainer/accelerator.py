@@ -17,6 +17,7 @@ from typing_extensions import override
 from compat.engine.manual_optimization import is_manual
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
+from compat.engine.user_module import is_user_module
 from compat.errors import ArgumentError
 from compat.upstream.environment import detached
 from compat.upstream.patched import is_own_training_step, is_patched
@@ -183,7 +184,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         places = self.device_placement if device_placement is None else device_placement
         if places and not self.verify_device_map(model):
             model = model.to(self.device)
-        set_autocast(model, self.device.type, self._autocast_precision(), **self._autocast_options())
+        # Around the steps of a LightningModule, its adapter sets autocast.
+        precision = "no" if is_user_module(model) else self._autocast_precision()
+        set_autocast(model, self.device.type, precision, **self._autocast_options())
         if not evaluation_mode:
             model = self._wrap(model)
         plugin = self.state.dynamo_plugin

@@ -93,6 +93,14 @@ def test_it_trains_to_the_bit_as_under_lightning(tmp_path: Path, kind: type[GAN]
     assert logged(trainer, "eval_loss")[-1] == theirs.callback_metrics["val_loss"]
 
 
+def test_bf16_covers_the_whole_step(tmp_path: Path) -> None:
+    theirs = plain(precision="bf16-mixed")
+    trainer = trained(ours(tmp_path, bf16=True))
+    assert same(trainer.model, theirs.lightning_module)
+    assert not same(trainer.model, plain().lightning_module)
+    assert logged(trainer, "eval_loss")[-1] == theirs.callback_metrics["val_loss"]
+
+
 def test_hf_logs_what_the_module_returns(tmp_path: Path) -> None:
     losses: list[float] = []
 
