@@ -32,16 +32,18 @@ class Shard(Data):
 
 
 class Accumulates(GAN):
-    """Reduces the discriminator's gradients on every other batch alone."""
+    """Steps one optimizer on every other batch, and reduces gradients there alone."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        output = super().training_step(batch, batch_idx)
+        closes = batch_idx % 2 == 1
         _, optimizer = self.optimizers()
-        with optimizer.toggle_model(sync_grad=batch_idx % 2 == 1):
-            self.manual_backward(self.judge(batch[0], is_real=True) / 2)
-        if batch_idx % 2:
+        with optimizer.toggle_model(sync_grad=closes):
+            loss = self.judge(batch[0], is_real=True)
+            self.manual_backward(loss / 2)
+        if closes:
             optimizer.step()
-        return output
+            optimizer.zero_grad()
+        return loss
 
 
 def train(by: str, kind: type[GAN], folder: Path) -> GAN:
