@@ -18,6 +18,9 @@ T = TypeVar("T")
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)
 """Types of tensors that `copy_` copies whole."""
 
+_WITH_MEMORY = ("cpu", "cuda")
+"""Kinds of devices on which a tensor is a piece of memory; on XLA it is a program that makes one."""
+
 
 def are_plain(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether tensors are contiguous and share no memory, so that their copies are written as they are."""
@@ -27,7 +30,8 @@ def are_plain(tensors: Iterable[torch.Tensor]) -> bool:
 
 
 def _is_plain(value: torch.Tensor) -> bool:
-    return type(value) in _PLAIN and value.layout is torch.strided
+    is_memory = value.device.type in _WITH_MEMORY and value.layout is torch.strided
+    return is_memory and type(value) in _PLAIN
 
 
 class Staging:

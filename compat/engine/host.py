@@ -46,6 +46,11 @@ class RunState(Protocol):
     has_ended: bool
     """Whether the resumed run had ended before its last update step."""
 
+    losses_since_log: int
+    """Losses that a module that optimizes manually has returned since HF's last log."""
+    has_losses: bool
+    """Whether such a module has returned any loss."""
+
     @property
     def schedule(self) -> Schedule:
         """How long it is."""
@@ -89,7 +94,13 @@ class UserModuleHost(Protocol):
     """The component for a user's LightningModule."""
 
     config: LRSchedulerConfig | None
-    """The optimizer and scheduler that the module configures; None if they are HF's."""
+    """The scheduler that Lightning steps for the module; None if HF or the module itself does."""
+    configured: Any
+    """What `configure_optimizers` of a module that optimizes manually returned."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the optimizers are those that the module configures."""
 
 
 class FitHost(Protocol):

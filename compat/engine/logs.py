@@ -109,5 +109,5 @@ class LoggerConnector(_LoggerConnector):
         if not isinstance(loop, FitLoop) or every == 0:
             return super().should_update_logs
         # Before the optimizer steps, the question is about the upcoming step.
-        step = loop.epoch_loop.global_step + (not loop.is_counted)
+        step = loop.epoch_loop._batches_that_stepped + (not loop.is_counted)
         return step % every == 0 or self.trainer.should_stop

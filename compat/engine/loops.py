@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
+from compat.engine.manual_optimization import ManualOptimization
 from compat.engine.observers import WITHIN_STEPS, is_profiled, listens
 from compat.engine.windows import ENDLESS
 
@@ -127,6 +128,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         self._session = session
         self._told_to_stop = False
         self.automatic_optimization = AutomaticOptimization(trainer, session)
+        self.manual_optimization = ManualOptimization(trainer, session)
 
     @property
     @override
@@ -149,7 +151,9 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     @property
     def _batches_that_stepped(self) -> int:
         """Completed update steps: the axis of HF's logs, on which Lightning's callbacks also log."""
-        return self.global_step
+        # Manual optimization counts the steps of every optimizer as `global_step`.
+        is_manual = not self.trainer.lightning_module.automatic_optimization
+        return self._session.hf.state.global_step if is_manual else self.global_step
 
     @_batches_that_stepped.setter
     def _batches_that_stepped(self, value: int) -> None:
@@ -220,6 +224,9 @@ class TrainingEpochLoop(_TrainingEpochLoop):
 
     def _run_micro_batch(self, batch: Batch, batch_idx: int) -> Output:
         trainer, optimization = self.trainer, self.automatic_optimization
+        if not trainer.lightning_module.automatic_optimization:
+            with trainer.profiler.profile("run_training_batch"):
+                return self.manual_optimization.run(self._build_kwargs(OrderedDict(), batch, batch_idx))
         if not self._session.needs_closures and not listens(trainer, *WITHIN_STEPS):
             strategy: Any = trainer.strategy
             with _current_hook(strategy.lightning_module, "training_step"):
@@ -276,8 +283,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     def has_foreign_scheduler(self) -> bool:
         """Whether Lightning steps the scheduler: a user module's own, or one that a callback installed."""
         hf, configs = self._session.hf, self.trainer.strategy.lr_scheduler_configs
-        is_own = hf._user_module.config is not None
-        return bool(configs) and (is_own or configs[0].scheduler is not hf.lr_scheduler)
+        return bool(configs) and (hf._user_module.is_own or configs[0].scheduler is not hf.lr_scheduler)
 
     @override
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:

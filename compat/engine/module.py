@@ -228,7 +228,7 @@ class TrainerModule(pl.LightningModule):
         if surprises is not None:
             run.surprises = None
             surprises.tell(batch, num_items, hf.current_gradient_accumulation_steps)
-        self._add_up(hf, loss)
+        self.add_up(hf, loss)
         hf.current_flos += float(hf.floating_point_ops(batch))
         hf._count_tokens_after_step(self.named(batch))
         return loss
@@ -237,7 +237,8 @@ class TrainerModule(pl.LightningModule):
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         self.hf.accelerator.run_backward(loss, *args, **kwargs)
 
-    def _add_up(self, hf: TrainerHost, loss: torch.Tensor) -> None:
+    def add_up(self, hf: TrainerHost, loss: torch.Tensor) -> None:
+        """Add the loss of a micro-batch to those since HF's last log."""
         total = hf._tr_loss
         # HF filters no losses on XLA, where each look at a number executes a program.
         filters = hf.args.logging_nan_inf_filter and loss.device.type != XLA
@@ -289,6 +290,11 @@ class TrainerModule(pl.LightningModule):
         was_skipped = hf.accelerator.optimizer_step_was_skipped
         if not (was_skipped or is_foreign or hf._fit.scheduler_waits_for_metrics()):
             hf.lr_scheduler.step()
+        self._count_batch()
+
+    def _count_batch(self) -> None:
+        run = self.run
+        hf = run.hf
         hf.state.global_step += 1
         run.behind = run.micro.step + 1
         hf.state.epoch = run.epoch + run.behind / run.schedule.steps_in_epoch
@@ -302,15 +308,21 @@ class TrainerModule(pl.LightningModule):
         if not run.micro.syncs:
             run.fire("on_substep_end")
             return
+        self.zero_gradients()
+        run.fire("on_step_end")
+        self.log_save_evaluate(run)
+        run.hf._checkpoint_writer.check_writing()
+
+    def zero_gradients(self) -> None:
+        """Zero the gradients after an update step, with Lightning's hook before it."""
+        run = self.run
         if run.is_observed and (run.hears_all or listens(self.trainer, "on_before_zero_grad")):
             call._call_callback_hooks(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
             call._call_lightning_module_hook(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
         run.model.zero_grad()  # type: ignore[union-attr]
-        run.fire("on_step_end")
-        self._log_save_evaluate(run)
-        run.hf._checkpoint_writer.check_writing()
 
-    def _log_save_evaluate(self, run: Session) -> None:
+    def log_save_evaluate(self, run: Session) -> None:
+        """Log, evaluate and save as HF's control requests."""
         run.hf._maybe_log_save_evaluate(
             run.hf._tr_loss,
             run.grad_norm,
@@ -334,7 +346,7 @@ class TrainerModule(pl.LightningModule):
         run.hf.accelerator.mark_step()
         run.fire("on_epoch_end")
         run.epoch_is_over = True
-        self._log_save_evaluate(run)
+        self.log_save_evaluate(run)
 
     @override
     def on_train_end(self) -> None:

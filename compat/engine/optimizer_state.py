@@ -20,6 +20,7 @@ schedule."""
 
 OWN_ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("lomo_optim.adalomo", "AdaLomo"): ("step_num", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"),
+    ("compat.engine.manual_optimization", "OptimizersContainer"): ("steps",),
 }
 """Module and name of an optimizer's class → attributes in which it keeps its state: numbers, or tensors by
 the name of their parameter."""

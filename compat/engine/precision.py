@@ -184,7 +184,12 @@ class HFPrecision(Precision):
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Any, model: pl.LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
-        """Step without passing the closure to the optimizer: not every optimizer that HF builds takes one."""
+        """Step without passing the closure to the optimizer: not every optimizer that HF builds takes one.
+
+        In manual optimization, the optimizers are the user's, and may call the closure several times.
+        """
+        if not model.automatic_optimization:
+            return super().optimizer_step(optimizer, model, closure, **kwargs)
         result = closure()
         self._after_closure(model, optimizer)
         self.step(optimizer, **kwargs)

@@ -70,6 +70,9 @@ class Session:
         pending_loss: a loss whose backward Lightning's closure has yet to run.
         grad_norm: the gradient norm of the last update step, before clipping.
         learning_rate: the learning rate of the last update step.
+        step_output: what the `training_step` of a module that optimizes manually returned.
+        losses_since_log: losses that such a module has returned since HF's last log.
+        has_losses: whether such a module has returned any loss.
         seen_batch: whether this epoch has had a batch.
         start_time: when training began, in seconds since the epoch.
         output: what `train()` returns.
@@ -107,6 +110,9 @@ class Session:
     backward_options: dict[str, Any] = field(default_factory=dict)
     grad_norm: torch.Tensor | float | None = None
     learning_rate: float | None = None
+    step_output: Output = None
+    losses_since_log: int = 0
+    has_losses: bool = False
     seen_batch: bool = False
     start_time: float = 0.0
     output: Output = None
@@ -241,7 +247,7 @@ class Session:
         """Drop the references to trainer, model and data, which Lightning's loops would otherwise keep."""
         self.hf = None  # type: ignore[assignment]
         self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
-        self.coming = self.micro = None  # type: ignore[assignment]
+        self.coming = self.micro = self.step_output = None  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """Return this session: a callback may copy the module, but there is only one run."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from accelerate.utils import AutocastKwargs
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.core.optimizer import (
     _configure_optimizers,
@@ -28,6 +29,7 @@ from compat.translate.metric_names import bare
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
     from torch import nn
 
     from compat.upstream.values import Batch, Output
@@ -65,6 +67,9 @@ CLOSING = (
 TRANSFERS = ("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer")
 """Hooks around batch transfer."""
 
+UNSERVED_BY_ANY = dict.fromkeys(TRANSFERS, "batches are moved by HF's dataloaders")
+"""Methods that no HF Trainer calls → what happens instead."""
+
 UNSERVED = {
     "configure_gradient_clipping": "gradients are clipped as `max_grad_norm` says",
     "optimizer_step": "the optimizer steps where HF's window ends",
@@ -72,9 +77,9 @@ UNSERVED = {
     "lr_scheduler_step": "schedulers are stepped by Lightning's own rule",
     "backward": "the backward is run by the strategy",
     "on_validation_model_zero_grad": "gradients are zeroed after each optimizer step",
-    **dict.fromkeys(TRANSFERS, "batches are moved by HF's dataloaders"),
+    **UNSERVED_BY_ANY,
 }
-"""Methods that an HF Trainer does not call → what happens instead."""
+"""Methods that are not called in automatic optimization → what happens instead."""
 
 
 def check_user_module(module: pl.LightningModule) -> None:
@@ -85,18 +90,22 @@ def check_user_module(module: pl.LightningModule) -> None:
     """
     name = type(module).__name__
     way_out = "Train it with `lightning.Trainer` itself."
-    if not module.automatic_optimization:
-        msg = f"`model={name}`: it uses manual optimization, and an HF Trainer steps by itself. {way_out}"
-        raise ArgumentError(msg)
     if not is_overridden("training_step", module):
         msg = f"`model={name}`: it has no `training_step`. Add one that returns the loss."
         raise ArgumentError(msg)
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         msg = f"`model={name}`: its `training_step` draws batches by itself, and HF's loop does. {way_out}"
         raise ArgumentError(msg)
-    reasons = [f"`{hook}` ({why})" for hook, why in UNSERVED.items() if is_overridden(hook, module)]
+    unserved = UNSERVED if module.automatic_optimization else UNSERVED_BY_ANY
+    reasons = [f"`{hook}` ({why})" for hook, why in unserved.items() if is_overridden(hook, module)]
     if reasons:
         msg = f"`model={name}`: it overrides {', '.join(reasons)}. Remove that, or: {way_out}"
+        raise ArgumentError(msg)
+    if not (module.automatic_optimization or is_overridden("configure_optimizers", module)):
+        msg = (
+            f"`model={name}`: it optimizes manually and has no `configure_optimizers`. Add one that returns "
+            "the optimizers that `training_step` steps."
+        )
         raise ArgumentError(msg)
 
 
@@ -117,10 +126,10 @@ class UserModuleAdapter(TrainerModule):
         user_module: Any = self.model
         return user_module.flops_per_batch
 
-    def call(self, hook: str, *args: object) -> Any:
+    def call(self, hook: str, *args: object, **kwargs: Any) -> Any:
         """Call a method of the user's module as Lightning would, so that it can log."""
         with self._calling(hook) as user_module:
-            return getattr(user_module, hook)(*args)
+            return getattr(user_module, hook)(*args, **kwargs)
 
     @contextlib.contextmanager
     def _calling(self, hook: str) -> Iterator[Any]:
@@ -139,7 +148,10 @@ class UserModuleAdapter(TrainerModule):
             model: the model as HF calls it.
             batch: on its device.
         """
-        with self._calling(name) as user_module, _train_of(user_module, None):
+        # As Lightning does: the step computes its loss, so autocast covers all of it. Weights that were cast
+        # are not kept, because the step may change them.
+        autocast = self.hf.accelerator.autocast(AutocastKwargs(cache_enabled=False))
+        with self._calling(name) as user_module, _train_of(user_module, None), autocast:
             takes_index = is_param_in_hook_signature(getattr(user_module, name), "batch_idx", min_args=2)
             args = (batch, self.batch_idx) if takes_index else (batch,)
             return self._redirect(model, user_module, name, *args)
@@ -240,11 +252,12 @@ class UserModuleAdapter(TrainerModule):
         # HF's metrics cover all processes, and HF's control depends on them.
         return {bare("eval", name): float(reduce(value, reduce_op="mean")) for name, value in found.items()}
 
-    def optimizer_and_config(self) -> tuple[Any, Any]:
-        """Return the user module's optimizer and the configuration of its scheduler.
+    def optimizer_and_scheduler(self) -> tuple[Any, Any, LRSchedulerConfig | None]:
+        """Return the user module's optimizer and scheduler.
 
         Returns:
-            The optimizer and Lightning's LRSchedulerConfig; a constant schedule where it has none.
+            The optimizer, the scheduler and Lightning's LRSchedulerConfig, by which Lightning steps it; a
+            constant schedule where it has none.
 
         Raises:
             ArgumentError: it has several optimizers or schedulers, or no optimizer.
@@ -256,12 +269,14 @@ class UserModuleAdapter(TrainerModule):
         if len(optimizers) != 1 or len(configs) > 1:
             msg = (
                 f"`model={type(self.model).__name__}`: `configure_optimizers` returns {len(optimizers)} "
-                f"optimizers and {len(configs)} schedulers; an HF Trainer has one of each. Return one."
+                f"optimizers and {len(configs)} schedulers; automatic optimization has one of each. Return "
+                "one, or set `automatic_optimization = False` and step them in `training_step`."
             )
             raise ArgumentError(msg)
         optimizer = optimizers[0]
         shown = configs or [LambdaLR(optimizer, lambda _: 1.0)]
-        return optimizer, _configure_schedulers_automatic_opt(shown, monitor)[0]
+        config: LRSchedulerConfig = _configure_schedulers_automatic_opt(shown, monitor)[0]
+        return optimizer, config.scheduler, config
 
 
 def _keep_modes(mode: bool = True) -> None:

@@ -15,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from compat.engine import xla
+from compat.engine.manual_optimization import is_manual
 from compat.engine.optimizer import SyncedOptimizer
 from compat.engine.precision import autocast, set_autocast
+from compat.engine.user_module import is_user_module
 from compat.engine.xla import ReducingOptimizer
 from compat.errors import ArgumentError
 from compat.upstream.environment import detached
@@ -184,7 +186,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         places = self.device_placement if device_placement is None else device_placement
         if places and not self.verify_device_map(model):
             model = model.to(self.device)
-        set_autocast(model, self.device.type, self._autocast_precision(), **self._autocast_options())
+        # Around the steps of a LightningModule, its adapter sets autocast.
+        precision = "no" if is_user_module(model) else self._autocast_precision()
+        set_autocast(model, self.device.type, precision, **self._autocast_options())
         if not evaluation_mode:
             model = self._wrap(model)
         plugin = self.state.dynamo_plugin
@@ -272,6 +276,9 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         if not self.has_lomo_optimizer:
             # LOMO fuses the update into the backward, so HF passes the learning rate to it.
             kwargs.pop("learning_rate", None)
+        if self._session is not None and is_manual(self._session.hf.model):
+            _require_no_graph(loss, self._session.hf)
+            return
         if is_patched(accelerate.Accelerator, "backward"):
             super().backward(loss, **kwargs)
             return
@@ -424,6 +431,17 @@ class AcceleratorAttribute:
     def __delete__(self, trainer: TrainerHost) -> None:
         self.__get__(trainer)
         del vars(trainer)["accelerator"]
+
+
+def _require_no_graph(loss: torch.Tensor, hf: TrainerHost) -> None:
+    """Refuse a loss of a Trainer's own where the module has already run backward and stepped."""
+    if not loss.requires_grad:
+        return
+    msg = (
+        f"`{type(hf).__name__}`: it adds a loss to that of `{type(hf.model).__name__}`, which optimizes "
+        "manually and has already stepped. Compute it in the module's `training_step`."
+    )
+    raise ArgumentError(msg)
 
 
 def _is_in_own_training_step() -> bool:

@@ -13,9 +13,11 @@ from transformers import default_data_collator
 
 from compat.arguments.fields import shown
 from compat.callbacks.misplaced import check_place, is_lightning_callback
+from compat.engine.manual_optimization import is_manual
 from compat.engine.user_module import TRANSFERS, check_user_module, is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.components.callbacks import made
+from compat.trainer.components.user_module import check_manual
 from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
 from compat.upstream.distributions import check_distribution
 from compat.upstream.models import uncompiled
@@ -114,6 +116,21 @@ def _check_loss(function: Callable[..., Any] | None, model: nn.Module) -> None:
         msg = (
             f"`compute_loss_func={name}`: `{type(model).__name__}` is a LightningModule, and its "
             "`training_step` returns the loss. Leave it out, and compute the loss there."
+        )
+        raise ArgumentError(msg)
+
+
+def _check_own_optimizers(bound: BoundArguments, model: nn.Module) -> None:
+    """Refuse optimizers for a module that steps its own."""
+    if not is_manual(model):
+        return
+    pair, pair_class = bound["optimizers"], bound["optimizer_cls_and_kwargs"]
+    found = [f"optimizers=({', '.join(map(_named, pair))})"] if any(pair or ()) else []
+    found += [f"optimizer_cls_and_kwargs=({_named(pair_class[0])}, …)"] if pair_class else []
+    if found:
+        msg = (
+            f"`{'`, `'.join(found)}`: `{type(model).__name__}` optimizes manually, with its own optimizers. "
+            "Leave it out, and configure them in `configure_optimizers`."
         )
         raise ArgumentError(msg)
 
@@ -218,6 +235,8 @@ def _adapt_model_and_data(bound: BoundArguments) -> None:
         check_user_module(model)
         model.configure_model()
         check_arguments(bound["args"], model)
+        check_manual(bound["args"], model)
+        _check_own_optimizers(bound, model)
         _check_loss(bound["compute_loss_func"], model)
         if bound["data_collator"] is None:
             bound["data_collator"] = collate

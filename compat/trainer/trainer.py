@@ -295,9 +295,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train in `lightning.pytorch.Trainer.fit`, in place of HF's loop."""
-        session = self._fit.prepare(batch_size, resume_from_checkpoint, trial, ignore_keys_for_eval)
-        with self._shutdown.handling_signals():
-            return self._fit.run(session)
+        with self._user_module.stepping_by_batch():
+            session = self._fit.prepare(batch_size, resume_from_checkpoint, trial, ignore_keys_for_eval)
+            with self._shutdown.handling_signals():
+                return self._fit.run(session)
 
     def _init_training_state(
         self,
@@ -659,6 +660,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
                 it.
             kwargs: the same by its name, `start_time`.
         """
+        self._user_module.omit_losses(logs)
         super().log(logs, *args, **kwargs)
         self._fit.show_logs(logs)
 

@@ -311,6 +311,21 @@ PRIVATE = (
         for name in ("_configure_optimizers", "_configure_schedulers_automatic_opt")
     ),
     Private(
+        "lightning.pytorch.strategies.ddp:_DDPForwardRedirection",
+        _PL,
+        "called: the same in manual optimization, whose backward runs within the step",
+    ),
+    Private(
+        "lightning.pytorch.loops.optimization.manual:_ManualOptimization",
+        _PL,
+        "subclassed: the steps of a module that optimizes manually",
+    ),
+    Private(
+        "lightning.pytorch.loops.optimization.manual:_ManualOptimization._on_after_step",
+        _PL,
+        "overridden: HF's event after each step",
+    ),
+    Private(
         "lightning.pytorch.strategies.strategy:_ForwardRedirection",
         _PL,
         "called: a step of a LightningModule goes through its wrapper",

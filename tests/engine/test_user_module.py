@@ -49,6 +49,41 @@ class Evaluated(pl.LightningModule):
     train_dataloader = val_dataloader
 
 
+class Forward(pl.LightningModule):
+    """Calls its own `forward`, and computes the loss from its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        output = self(batch[0])
+        assert output.dtype == torch.bfloat16
+        return (output - self.layer(batch[0]).exp()).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> Any:
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(x), batch_size=4)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_bf16_is_that_of_lightning(tmp_path: Path) -> None:
+    ours, theirs = Forward(), Forward()
+    theirs.load_state_dict(ours.state_dict())
+    options = {"max_steps": 4, "max_grad_norm": 0.0, "bf16": True}
+    compat.Trainer(ours, arguments(tmp_path, **options)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain_trainer(max_epochs=1, precision="bf16-mixed").fit(theirs)
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
 def plain_trainer(**options: Any) -> pl.Trainer:
     silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     return pl.Trainer(

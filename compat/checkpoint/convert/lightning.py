@@ -12,9 +12,10 @@ from compat.checkpoint.convert import dcp, lazy, torchfile
 from compat.checkpoint.convert.common import Checkpoint
 from compat.checkpoint.convert.config import add_config
 from compat.checkpoint.convert.names import live, prefix_of, saved
-from compat.checkpoint.convert.optimizer import numbered
+from compat.checkpoint.convert.optimizer import NO_GROUPS, OPTIMIZERS, SCHEDULERS, numbered
 from compat.checkpoint.convert.progress import progress
 from compat.checkpoint.convert.skeleton import as_in_memory, saved_once, skeleton_of
+from compat.checkpoint.io import load_plain
 from compat.checkpoint.layout import OPTIMIZER_EXTRA
 from compat.checkpoint.shards import METADATA
 from compat.errors import CheckpointError
@@ -36,6 +37,9 @@ META = "meta.pt"
 
 EXTRA = "optimizer_extra"
 """The key of the values that an optimizer keeps outside of its state, as saved by `HFModule`."""
+
+MANUAL = "epoch_loop.manual_optimization.optim_step_progress"
+"""The entry of Lightning's fit loop that counts the steps of manual optimization."""
 
 SCALER = "MixedPrecision"
 """The key under which Lightning keeps the scaler: the name of its plugin."""
@@ -86,7 +90,10 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
         checkpoint.notes.append(f"{len(names) - len(of_model)} tensors outside of `{prefix}` left out")
     checkpoint.weights = saved(of_model) if checkpoint.has_adapters else saved_once(of_model, skeleton)
     schedules = tree.get("lr_schedulers") or []
-    if len(optimizers) > 1 or len(schedules) > 1:
+    if _steps_of_manual(tree):
+        checkpoint.optimizer = {**NO_GROUPS, OPTIMIZERS: optimizers}
+        checkpoint.scheduler = {SCHEDULERS: schedules}
+    elif len(optimizers) > 1 or len(schedules) > 1:
         checkpoint.notes.append("the states of several optimizers left out")
     elif optimizers:
         checkpoint.optimizer, named = numbered(optimizers[0])
@@ -95,6 +102,26 @@ def _read(path: Path, tree: Mapping[str, Any], optimizers: list[Any], options: O
         ]
         checkpoint.scheduler = schedules[0] if schedules else None
     return checkpoint
+
+
+def _steps_of_manual(tree: Mapping[str, Any]) -> int:
+    """Return the optimizer steps of manual optimization; 0 where Lightning stepped by itself."""
+    progress = tree.get("loops", {}).get("fit_loop", {}).get(MANUAL, {})
+    return int(progress.get("total", {}).get("completed", 0))
+
+
+def _steps_saved(checkpoint: Checkpoint) -> int:
+    """Return the optimizer steps of manual optimization, from the file in which our Trainer saves them."""
+    content = checkpoint.files.get(OPTIMIZER_EXTRA)
+    if content is None:
+        return 0
+    saved = load_plain(io.BytesIO(lazy.filled(content).numpy().tobytes()))
+    return int(saved.get("attributes", {}).get("steps", 0))
+
+
+def _states(state: dict[str, Any] | None, several: str) -> list[Any]:
+    """Return a state, or the several that it holds, as Lightning lists them."""
+    return [] if state is None else state.get(several, [state])
 
 
 def _content(tree: Any) -> torch.Tensor:
@@ -114,15 +141,16 @@ def write(checkpoint: Checkpoint, path: Path, options: Options) -> None:
         else as_in_memory(checkpoint, skeleton_of(checkpoint), "lightning")
     )
     told = progress(checkpoint)
+    manual = _steps_saved(checkpoint) if OPTIMIZERS in (checkpoint.optimizer or {}) else 0
     tree: dict[str, Any] = {
         "epoch": told.epoch,
-        "global_step": told.steps,
+        "global_step": manual or told.steps,
         "pytorch-lightning_version": importlib.metadata.version("lightning"),
         "state_dict": {f"{PREFIX}{name}": tensor for name, tensor in weights.items()},
-        "loops": told.loops(),
+        "loops": told.loops(manual),
         "callbacks": {},
-        "optimizer_states": [] if checkpoint.optimizer is None else [checkpoint.optimizer],
-        "lr_schedulers": [] if checkpoint.scheduler is None else [checkpoint.scheduler],
+        "optimizer_states": _states(checkpoint.optimizer, OPTIMIZERS),
+        "lr_schedulers": _states(checkpoint.scheduler, SCHEDULERS),
     }
     if checkpoint.scaler is not None:
         tree[SCALER] = checkpoint.scaler

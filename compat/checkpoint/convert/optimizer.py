@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from compat.checkpoint.convert.skeleton import Skeleton
 
 
+OPTIMIZERS, SCHEDULERS = "optimizers", "schedulers"
+"""The entries of `optimizer.pt` and `scheduler.pt` of a module that optimizes manually: a list of states."""
+
+NO_GROUPS: dict[str, Any] = {"state": {}, "param_groups": []}
+"""The rest of such an `optimizer.pt`."""
+
 _LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 """Entries of a state that have the shape of their parameter."""
 
@@ -48,6 +54,12 @@ def named(checkpoint: Checkpoint, skeleton: Skeleton | None) -> dict[str, Any]:
         CheckpointError: the numbers cannot be mapped to parameters.
     """
     state: dict[str, Any] = checkpoint.optimizer or {}
+    if OPTIMIZERS in state:
+        msg = (
+            f"`{checkpoint.source}`: it holds the states of a module that optimizes manually, and shards "
+            "hold one optimizer. Convert it `--to lightning` or `--to pretrained`."
+        )
+        raise CheckpointError(msg)
     names = checkpoint.parameters
     if names is None:
         if skeleton is None:

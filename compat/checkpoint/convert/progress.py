@@ -41,11 +41,16 @@ class Progress:
     ready: int = 0
     is_over: bool = False
 
-    def loops(self) -> dict[str, Any]:
-        """Return the states of Lightning's loops when a callback saves at the end of a batch."""
+    def loops(self, manual: int = 0) -> dict[str, Any]:
+        """Return the states of Lightning's loops when a callback saves at the end of a batch.
+
+        Args:
+            manual: the optimizer steps of a module that optimizes manually.
+        """
         if not self.steps:
             return _loops(_counts(0, 0), _counts(0, 0), _counts(0, 0), is_over=False, steps=0)
         return _loops(
+            manual=manual,
             epochs=_counts(self.epoch + 1, self.epoch, processed=self.epoch),
             total=_counts(self.batches, self.batches - 1),
             current=_counts(self.ready, self.ready - 1),
@@ -55,9 +60,15 @@ class Progress:
 
 
 def _loops(
-    epochs: dict[str, int], total: dict[str, int], current: dict[str, int], *, is_over: bool, steps: int
+    epochs: dict[str, int],
+    total: dict[str, int],
+    current: dict[str, int],
+    *,
+    is_over: bool,
+    steps: int,
+    manual: int = 0,
 ) -> dict[str, Any]:
-    nothing = {"ready": 0, "completed": 0}
+    manually = {"ready": manual, "completed": manual}
     none = {"total": _counts(0, 0), "current": _counts(0, 0), "is_last_batch": False}
     stepped = {"ready": steps, "completed": steps}
     zeroed = {**stepped, "started": steps}
@@ -73,7 +84,7 @@ def _loops(
         "automatic_optimization.state_dict": {},
         "automatic_optimization.optim_progress": {"optimizer": optimizer},
         "manual_optimization.state_dict": {},
-        "manual_optimization.optim_step_progress": {"total": nothing, "current": nothing},
+        "manual_optimization.optim_step_progress": {"total": manually, "current": manually},
         "val_loop.state_dict": {},
         "val_loop.batch_progress": none,
     }

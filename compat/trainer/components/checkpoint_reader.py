@@ -359,7 +359,7 @@ class CheckpointReader(Component):
         parts = hf.lightning.strategy.checkpoint_io.load_checkpoint(checkpoint)
         if "optimizer" in parts and "lr_scheduler" in parts:
             self._load_optimizer(parts["optimizer"], checkpoint)
-            hf.lr_scheduler.load_state_dict(parts["lr_scheduler"])
+            self._load_scheduler(parts["lr_scheduler"], checkpoint)
         file = os.path.join(checkpoint, OPTIMIZER_EXTRA)
         if os.path.isfile(file):
             load_held_state(hf.optimizer, hf.model, load_plain(file))
@@ -376,6 +376,8 @@ class CheckpointReader(Component):
             failure, reason = error, f"{type(error).__name__}: {error}"
         if not reason:
             return
+        if hf._user_module.is_own:
+            raise self._of_others(checkpoint, reason) from failure
         saved, asked = _saved_optim(checkpoint), getattr(hf.args.optim, "value", hf.args.optim)
         if saved not in (None, asked):
             msg = (
@@ -386,6 +388,23 @@ class CheckpointReader(Component):
             raise ArgumentError(msg) from failure
         if failure is not None:
             raise failure
+
+    def _load_scheduler(self, state: dict[str, Any], checkpoint: str) -> None:
+        hf = self.hf
+        try:
+            hf.lr_scheduler.load_state_dict(state)
+        except (KeyError, ValueError) as error:
+            if not hf._user_module.is_own:
+                raise
+            raise self._of_others(checkpoint, f"{type(error).__name__}: {error}") from error
+
+    def _of_others(self, checkpoint: str, reason: str) -> ArgumentError:
+        """Return the error for a LightningModule that configures other optimizers than were saved."""
+        return ArgumentError(
+            f"`model={type(self.hf.model).__name__}`: {checkpoint} holds the states of other optimizers or "
+            f"schedulers ({reason}). Configure those; or, to go on from its weights with fresh ones, load "
+            "the model from there and train without `resume_from_checkpoint`."
+        )
 
     def load_scaler(self, checkpoint: str | None) -> None:
         """Load the state of the gradient scaler, if there is a scaler and the checkpoint has a state.

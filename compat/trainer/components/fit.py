@@ -24,12 +24,14 @@ from compat.engine.accumulation import rescheduled, scheduler_among
 from compat.engine.build import attach_session, build_trainer
 from compat.engine.limits import limited
 from compat.engine.loaders import WindowLoader, require_equal_lengths
+from compat.engine.manual_optimization import ManualModuleAdapter, is_manual
 from compat.engine.module import TrainerModule
 from compat.engine.session import Session
 from compat.engine.signals import propagating
 from compat.engine.user_module import UserModuleAdapter, is_user_module
 from compat.errors import CompatError
 from compat.trainer.component import Component
+from compat.trainer.components.user_module import check_manual
 from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan, strategy_of
 from compat.upstream.collector import spared
@@ -150,6 +152,8 @@ class Fit(Component):
     def make_module(self) -> TrainerModule:
         """Build a LightningModule around the model."""
         hf = self.hf
+        if is_manual(hf.model):
+            return ManualModuleAdapter(hf, hf.model)
         return (UserModuleAdapter if is_user_module(hf.model) else TrainerModule)(hf, hf.model)
 
     def build(self) -> pl.Trainer:
@@ -165,6 +169,9 @@ class Fit(Component):
             asked={**self.flags, "callbacks": callbacks},
             facts=self.facts,
         )
+        if is_manual(hf.model):
+            # The module clips by itself, and Lightning refuses a value of the Trainer's.
+            built.gradient_clip_val = None
         if not built.barebones:
             shared = (shared_logger(callback, hf) for callback in hf.callback_handler.callbacks)
             built.loggers = [*built.loggers, *filter(None, shared)]
@@ -229,6 +236,7 @@ class Fit(Component):
             )
             raise CompatError(msg)
         self.check_arguments()
+        check_manual(hf.args, hf.model)
         self._free_memory()
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)

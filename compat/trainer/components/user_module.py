@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,22 @@ from transformers.utils import logging
 
 from compat.arguments.fields import shown
 from compat.arguments.optimizers import optimizer_problems
+from compat.engine.manual_optimization import is_manual, reported_loss
 from compat.engine.user_module import UserModuleAdapter, is_user_module, loss_of
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset, as_dataset
+from compat.translate import strategy_of
+from compat.upstream.environment import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from lightning.pytorch.utilities.types import LRSchedulerConfig
     from torch import nn
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader
+    from transformers import TrainingArguments
 
     from compat.engine.host import TrainerHost
     from compat.upstream.values import Batch, Output, Rows
@@ -38,6 +43,15 @@ OF_OPTIMIZER = (
 )
 """Arguments of HF's optimizer, which do not apply to a LightningModule with its own optimizer."""
 
+OF_STEPS = ("gradient_accumulation_steps", "max_grad_norm")
+"""Arguments of HF's update steps, which do not apply to a module that optimizes manually."""
+
+MANUAL_STRATEGIES = ("single_device", "ddp")
+"""Strategies under which a module may optimize manually."""
+
+NOT_MANUAL = ("fp16", "fsdp", "deepspeed", "parallelism_config")
+"""Arguments that scale gradients or shard a model, which a module that optimizes manually cannot follow."""
+
 OF_DATA = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last"),
     *("dataloader_num_workers", "group_by_length", "train_sampling_strategy"),
@@ -49,12 +63,15 @@ class UserModule(Component):
     """Calls a user's LightningModule and LightningDataModule in place of HF's code.
 
     Attributes:
-        config: the optimizer and scheduler that the module configures; None if they are HF's.
+        config: the scheduler that Lightning steps for the module; None if HF or the module itself does.
+        configured: what `configure_optimizers` of a module that optimizes manually returned.
     """
 
     def __init__(self, trainer: TrainerHost) -> None:
         super().__init__(trainer)
         self.config: LRSchedulerConfig | None = None
+        self.configured: Any = None
+        self._scheduler: Any = None
 
     # Data.
 
@@ -144,7 +161,10 @@ class UserModule(Component):
             A scalar, or the scalar and the output.
         """
         output = self._module.step("training_step", model, inputs)
-        loss = loss_of(output, self.hf.model, "training_step")
+        if not is_manual(self.hf.model):
+            loss = loss_of(output, self.hf.model, "training_step")
+        elif (loss := reported_loss(output)) is None:
+            loss = torch.zeros((), device=self.hf.args.device)
         return (loss, output) if return_outputs else loss
 
     def prediction_step(
@@ -190,6 +210,11 @@ class UserModule(Component):
 
     # Optimizer and scheduler.
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the optimizers are those that the module configures."""
+        return self.config is not None or is_manual(self.hf.model)
+
     def create_optimizer(self) -> Optimizer | None:
         """Have the module configure its optimizer and scheduler; return None if HF's code creates them.
 
@@ -204,26 +229,81 @@ class UserModule(Component):
             if problems := optimizer_problems(hf.args, device):
                 raise ArgumentError("\n".join(problems))
             return None
-        hf.optimizer, self.config = self._module.optimizer_and_config()
-        self._warn_of_unused_arguments()
+        hf.optimizer, self._scheduler, self.config = self._module.optimizer_and_scheduler()
+        if not is_manual(hf.model):
+            self._warn_of_unused_arguments(OF_OPTIMIZER, "brings its own optimizer or data")
         optimizer: Optimizer = hf.optimizer
         return optimizer
 
-    def _warn_of_unused_arguments(self) -> None:
+    def _warn_of_unused_arguments(self, unused: Collection[str], why: str) -> None:
         hf = self.hf
-        of_data = isinstance(hf.train_dataset, DataModuleDataset)
-        unused = {*OF_OPTIMIZER, *(OF_DATA if of_data else ())}
+        if isinstance(hf.train_dataset, DataModuleDataset):
+            unused = {*unused, *OF_DATA}
         found = [shown(one.field, one.value) for one in hf.plan.changed() if one.field in unused]
         if found and hf.is_world_process_zero():
             logger.warning(
-                f"`{'`, `'.join(found)}`: without effect, for `{type(hf.model).__name__}` brings its "
-                "own optimizer or data. Set it there."
+                f"`{'`, `'.join(found)}`: without effect, for `{type(hf.model).__name__}` {why}. "
+                "Set it there."
             )
+
+    @contextlib.contextmanager
+    def stepping_by_batch(self) -> Iterator[None]:
+        """Take each batch as one update step, if the module optimizes manually."""
+        hf = self.hf
+        if not is_manual(hf.model):
+            yield
+            return
+        brings_data = isinstance(hf.train_dataset, DataModuleDataset)
+        why = "optimizes manually, with data of its own" if brings_data else "optimizes manually"
+        self._warn_of_unused_arguments((*OF_OPTIMIZER, *OF_STEPS), why)
+        given, hf.args.gradient_accumulation_steps = hf.args.gradient_accumulation_steps, 1
+        try:
+            yield
+        finally:
+            hf.args.gradient_accumulation_steps = given
+
+    def omit_losses(self, logs: dict[str, float]) -> None:
+        """Remove losses from HF's logs where a module that optimizes manually has returned none.
+
+        Args:
+            logs: name → value; modified in place.
+        """
+        session = self.hf._fit.session
+        if session is None or not is_manual(self.hf.model):
+            return
+        # A script may log a `loss` of its own; HF logs it with the learning rate.
+        if not session.losses_since_log and "learning_rate" in logs:
+            logs.pop("loss", None)
+        if not session.has_losses:
+            logs.pop("train_loss", None)
 
     def create_scheduler(self) -> Any:
         """Return the scheduler that the module has configured; None if HF's code creates one."""
         hf = self.hf
-        if hf.lr_scheduler is not None or self.config is None:
+        if hf.lr_scheduler is not None or self._scheduler is None:
             return None
-        hf.lr_scheduler, hf._created_lr_scheduler = self.config.scheduler, True
+        hf.lr_scheduler, hf._created_lr_scheduler = self._scheduler, True
         return hf.lr_scheduler
+
+
+def check_manual(args: TrainingArguments | None, model: nn.Module) -> None:
+    """Refuse arguments under which a module cannot optimize manually.
+
+    Args:
+        args: HF's arguments; None for the default ones.
+        model: any model.
+
+    Raises:
+        ArgumentError: names the arguments.
+    """
+    if args is None or not is_manual(model):
+        return
+    found = [shown(name, value) for name in NOT_MANUAL if (value := getattr(args, name, None))]
+    if not found and (strategy := strategy_of(args, Facts.of(args), model)) not in MANUAL_STRATEGIES:
+        found = [shown("strategy", strategy)]
+    if found:
+        msg = (
+            f"`{'`, `'.join(found)}`: `{type(model).__name__}` optimizes manually, which works on one device "
+            "or with DDP, in fp32 or bf16. Leave it out, or train the module with `lightning.Trainer` itself."
+        )
+        raise ArgumentError(msg)

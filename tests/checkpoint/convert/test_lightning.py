@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import compat
 from compat.checkpoint.convert import convert
 from compat.errors import CheckpointError
 from tests.checkpoint.convert import made
 from tests.checkpoint.convert.modules import Foreign, Module, fit
 from tests.distributed import sharded
+from tests.gan import GAN, Data
+from tests.small import arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,3 +181,21 @@ def test_what_is_no_checkpoint_of_lightnings(tmp_path: Path) -> None:
     torch.save({"weights": {}}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"x.ckpt`: not a checkpoint of Lightning's"):
         convert(tmp_path / "x.ckpt", tmp_path / "final")
+
+
+def test_states_of_a_module_that_optimizes_manually_go_there_and_back(tmp_path: Path) -> None:
+    args = arguments(tmp_path, max_steps=3, save_strategy="steps", save_steps=3)
+    compat.Trainer(GAN(), args, train_dataset=Data()).train()
+    source = tmp_path / "checkpoint-3"
+    convert(source, tmp_path / "x.ckpt")
+    tree = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert [len(tree[name]) for name in ("optimizer_states", "lr_schedulers")] == [2, 2]
+    counted = tree["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]["total"]
+    assert counted["completed"] == tree["global_step"] == 6
+    back = tmp_path / "back" / "checkpoint-3"
+    back.parent.mkdir()
+    convert(tmp_path / "x.ckpt", back)
+    for file in ("optimizer.pt", "scheduler.pt", "optimizer_extra.pth"):
+        assert made.same(*(torch.load(folder / file, weights_only=True) for folder in (source, back)))
+    with pytest.raises(CheckpointError, match="states of a module that optimizes manually, and shards hold"):
+        convert(source, tmp_path / "shards", to="sharded")

@@ -422,10 +422,9 @@ def test_a_finder_looks_for_its_own_attribute(tmp_path: Path) -> None:
     assert model.learning_rate == finder.optimal_lr.suggestion()
 
 
-class ByHand(Classifier):
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+class Two(Classifier):
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net.parameters(), lr=0.1) for _ in range(2)]
 
 
 class Steps(Classifier):
@@ -443,7 +442,6 @@ class OfTheOther(pytorch_lightning.LightningModule):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (ByHand, "`model=ByHand`: it uses manual optimization"),
         (Steps, r"`model=Steps`: it overrides `optimizer_step` \(the optimizer steps where HF's window ends"),
         (OfTheOther, "Write `from lightning.pytorch import LightningModule`"),
         (pl.LightningModule, "it has no `training_step`"),
@@ -470,6 +468,12 @@ def test_a_step_without_a_loss_is_refused(tmp_path: Path) -> None:
     ours = compat.Trainer(Silent(), arguments(tmp_path), train_dataset=Data())
     with pytest.raises(ArgumentError, match="`training_step` returned NoneType"):
         ours.train()
+
+
+def test_several_optimizers_are_for_manual_optimization(tmp_path: Path) -> None:
+    told = "returns 2 optimizers and 0 schedulers; automatic optimization has one of each.*step them in"
+    with pytest.raises(ArgumentError, match=told):
+        compat.Trainer(Two(), arguments(tmp_path), train_dataset=Data()).train()
 
 
 def test_several_loaders_are_refused(tmp_path: Path) -> None:
