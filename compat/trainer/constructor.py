@@ -121,16 +121,18 @@ def _check_loss(function: Callable[..., Any] | None, model: nn.Module) -> None:
 
 
 def _check_own_optimizers(bound: BoundArguments, model: nn.Module) -> None:
-    """Refuse optimizers for a module that steps its own."""
-    if not is_manual(model):
-        return
+    """Refuse optimizers that a module's own ones would replace."""
     pair, pair_class = bound["optimizers"], bound["optimizer_cls_and_kwargs"]
-    found = [f"optimizers=({', '.join(map(_named, pair))})"] if any(pair or ()) else []
-    found += [f"optimizer_cls_and_kwargs=({_named(pair_class[0])}, …)"] if pair_class else []
+    by_hand = is_manual(model)
+    # Of a module that Lightning steps, a given optimizer takes the place.
+    found = [f"optimizers=({', '.join(map(_named, pair))})"] if by_hand and any(pair or ()) else []
+    if pair_class and (by_hand or is_overridden("configure_optimizers", model)):
+        found.append(f"optimizer_cls_and_kwargs=({_named(pair_class[0])}, …)")
     if found:
+        why = "optimizes manually, with its own optimizers" if by_hand else "brings its own optimizer"
         msg = (
-            f"`{'`, `'.join(found)}`: `{type(model).__name__}` optimizes manually, with its own optimizers. "
-            "Leave it out, and configure them in `configure_optimizers`."
+            f"`{'`, `'.join(found)}`: `{type(model).__name__}` {why}. "
+            "Leave it out, and configure it in `configure_optimizers`."
         )
         raise ArgumentError(msg)
 

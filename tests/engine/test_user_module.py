@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import compat
+from compat.errors import ArgumentError
 from tests.small import arguments
 
 if TYPE_CHECKING:
@@ -259,3 +260,18 @@ def test_its_modes_are_those_of_lightning(tmp_path: Path, kind: Callable[[], Fro
 def test_modules_in_eval_mode_are_told_as_by_lightning(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"Found 4 module\(s\) in eval mode at the start of training"):
         compat.Trainer(FromTheStart(), arguments(tmp_path)).train()
+
+
+def test_a_class_of_optimizers_beside_the_modules_own_is_refused(tmp_path: Path) -> None:
+    own = r"`optimizer_cls_and_kwargs=\(class SGD, …\)`: `Evaluated` brings its own optimizer"
+    with pytest.raises(ArgumentError, match=own):
+        compat.Trainer(Evaluated(), arguments(tmp_path), optimizer_cls_and_kwargs=(torch.optim.SGD, {}))
+
+
+def test_a_given_optimizer_takes_the_place_of_the_modules_own(tmp_path: Path) -> None:
+    module = Evaluated()
+    given = torch.optim.SGD(module.parameters(), lr=0.5)
+    args = arguments(tmp_path, max_steps=1, max_grad_norm=0.0)
+    trainer = compat.Trainer(module, args, optimizers=(given, None))
+    trainer.train()
+    assert module.weight.item() == -0.5
