@@ -87,6 +87,12 @@ def convert(
     if write.write is None:
         msg = f"`{dst}`: the form `{write.name}` is read and never written: {write.way_out}."
         raise CheckpointError(msg)
+    if prefix is not None and read.name != "lightning":
+        msg = (
+            f"`prefix={prefix!r}`: it says how names begin in a Lightning checkpoint that is read, and `{src}` is "
+            f"`{read.name}`. Leave it out; names in a `.ckpt` that is written begin with `model.`."
+        )
+        raise CheckpointError(msg)
     if os.path.lexists(target) and not overwrite:
         msg = f"`{dst}`: it is there already. Give another name, or `--overwrite`."
         raise CheckpointError(msg)

@@ -164,6 +164,13 @@ def test_a_prefix_that_is_told(tmp_path: Path) -> None:
         convert(tmp_path / "two.ckpt", tmp_path / "x", config=tmp_path / "saved", prefix="three.")
 
 
+def test_a_prefix_where_no_lightning_checkpoint_is_read(tmp_path: Path) -> None:
+    sharded.make(made.MODELS["gpt2"]).save_pretrained(tmp_path / "saved")
+    refused = "`prefix=''`: it says how names begin in a Lightning checkpoint that is read"
+    with pytest.raises(CheckpointError, match=refused):
+        convert(tmp_path / "saved", tmp_path / "x.ckpt", prefix="")
+
+
 def test_a_model_that_transformers_does_not_have(tmp_path: Path) -> None:
     state = {
         "inner.net.weight": torch.ones(2),
