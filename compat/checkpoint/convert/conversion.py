@@ -89,8 +89,8 @@ def convert(
         raise CheckpointError(msg)
     if prefix is not None and read.name != "lightning":
         msg = (
-            f"`prefix={prefix!r}`: it says how names begin in a Lightning checkpoint that is read, and `{src}` is "
-            f"`{read.name}`. Leave it out; names in a `.ckpt` that is written begin with `model.`."
+            f"`prefix={prefix!r}`: it says how names begin in a Lightning checkpoint that is read, and "
+            f"`{src}` is `{read.name}`. Leave it out; names in a `.ckpt` that is written begin with `model.`."
         )
         raise CheckpointError(msg)
     if os.path.lexists(target) and not overwrite:
