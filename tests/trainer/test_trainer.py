@@ -147,7 +147,7 @@ def is_property(protocol: Any, name: str) -> bool:
     return isinstance(vars(protocol)[name], property)
 
 
-def test_the_plan_is_made_once_when_built_and_once_in_train(
+def test_the_plan_is_made_when_it_is_read_and_once_for_each_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
@@ -164,7 +164,7 @@ def test_the_plan_is_made_once_when_built_and_once_in_train(
     monkeypatch.setattr(fit, "plan", counted)
     monkeypatch.setattr(fit.Facts, "of", looked)
     run = trainer(tmp_path)
-    assert made == ["facts", "plan"]
+    assert made == ["facts"]
     assert run.plan is run.plan
     run.evaluate(rows())
     assert made == ["facts", "plan"]

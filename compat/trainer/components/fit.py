@@ -31,7 +31,6 @@ from compat.engine.signals import propagating
 from compat.engine.user_module import UserModuleAdapter, is_user_module
 from compat.errors import CompatError
 from compat.trainer.component import Component
-from compat.trainer.components.user_module import check_manual
 from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan, strategy_of
 from compat.upstream.collector import spared
@@ -236,7 +235,7 @@ class Fit(Component):
             )
             raise CompatError(msg)
         self.check_arguments()
-        check_manual(hf.args, hf.model)
+        hf._user_module.check_manual()
         self._free_memory()
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)

@@ -210,6 +210,14 @@ class UserModule(Component):
 
     # Optimizer and scheduler.
 
+    def check_manual(self) -> None:
+        """Refuse arguments under which the model cannot optimize manually, also one from `model_init`.
+
+        Raises:
+            ArgumentError: names the arguments.
+        """
+        check_manual(self.hf.args, self.hf.model)
+
     @property
     def is_own(self) -> bool:
         """Whether the optimizers are those that the module configures."""
