@@ -102,6 +102,9 @@ class UserModuleHost(Protocol):
     def is_own(self) -> bool:
         """Whether the optimizers are those that the module configures."""
 
+    def check_manual(self) -> None:
+        """Refuses arguments under which the model cannot optimize manually."""
+
 
 class FitHost(Protocol):
     """The component that builds Lightning's objects and runs `fit`."""
