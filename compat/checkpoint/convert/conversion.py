@@ -15,6 +15,7 @@ from compat.checkpoint.atomic import delete, is_of_the_disk, partial_of, put
 from compat.checkpoint.convert.checking import refuse_damage, size_of
 from compat.checkpoint.convert.common import Options
 from compat.checkpoint.convert.forms import FORMS, Form, called, form_of, named
+from compat.checkpoint.convert.lightning import PREFIX
 from compat.checkpoint.convert.secrets import leave_out_secrets
 from compat.checkpoint.counting import telling
 from compat.checkpoint.flushing import flush
@@ -87,10 +88,11 @@ def convert(
     if write.write is None:
         msg = f"`{dst}`: the form `{write.name}` is read and never written: {write.way_out}."
         raise CheckpointError(msg)
-    if prefix is not None and read.name != "lightning":
+    # The prefix of what is written may be said.
+    if prefix not in (None, PREFIX, PREFIX.removesuffix(".")) and read.name != "lightning":
         msg = (
             f"`prefix={prefix!r}`: it says how names begin in a Lightning checkpoint that is read, and "
-            f"`{src}` is `{read.name}`. Leave it out; names in a `.ckpt` that is written begin with `model.`."
+            f"`{src}` is `{read.name}`. Leave it out; names in a `.ckpt` that is written begin with `{PREFIX}`."
         )
         raise CheckpointError(msg)
     if os.path.lexists(target) and not overwrite:
