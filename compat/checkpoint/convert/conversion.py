@@ -92,7 +92,8 @@ def convert(
     if prefix not in (None, PREFIX, PREFIX.removesuffix(".")) and read.name != "lightning":
         msg = (
             f"`prefix={prefix!r}`: it says how names begin in a Lightning checkpoint that is read, and "
-            f"`{src}` is `{read.name}`. Leave it out; names in a `.ckpt` that is written begin with `{PREFIX}`."
+            f"`{src}` is `{read.name}`. Leave it out; "
+            f"names in a `.ckpt` that is written begin with `{PREFIX}`."
         )
         raise CheckpointError(msg)
     if os.path.lexists(target) and not overwrite:
