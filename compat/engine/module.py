@@ -316,7 +316,7 @@ class TrainerModule(pl.LightningModule):
     def zero_gradients(self) -> None:
         """Zero the gradients after an update step, with Lightning's hook before it."""
         run = self.run
-        if run.is_observed and (run.hears_all or listens(self.trainer, "on_before_zero_grad")):
+        if run.hears_all or listens(self.trainer, "on_before_zero_grad"):
             call._call_callback_hooks(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
             call._call_lightning_module_hook(self.trainer, "on_before_zero_grad", self.trainer.optimizers[0])
         run.model.zero_grad()  # type: ignore[union-attr]
