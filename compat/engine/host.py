@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from transformers.utils import PushInProgress
 
     from compat.checkpoint.hosts import Disks
-    from compat.engine.micro_batch import MicroBatch
     from compat.engine.position import Position
     from compat.translate import LightningPlan
     from compat.upstream.environment import Facts
@@ -151,7 +150,10 @@ class FitHost(Protocol):
     def announce(self, session: RunState) -> None:
         """Logs how long the run is."""
 
-    def sync_context(self, batch: MicroBatch, model: nn.Module | None) -> AbstractContextManager[None]:
+    def holds_back(self, model: nn.Module) -> bool:
+        """Whether gradients are synchronized at the end of a window only."""
+
+    def sync_context(self, session: RunState) -> AbstractContextManager[None]:
         """A context in which gradients are not synchronized until the end of their window."""
 
     def scheduler_waits_for_metrics(self) -> bool:

@@ -101,6 +101,20 @@ class LoggerConnector(_LoggerConnector):
         if not is_left:
             super().log_eval_end_metrics(metrics)
 
+    @override
+    def on_batch_end(self) -> None:
+        results = self.trainer._results
+        if results is None or results:
+            super().on_batch_end()
+        else:
+            # Nothing was logged with `self.log`, so there is nothing to reduce.
+            results.batch = results.batch_size = None
+
+    @override
+    def update_train_step_metrics(self) -> None:
+        if self.trainer._results:
+            super().update_train_step_metrics()
+
     @property
     @override
     def should_update_logs(self) -> bool:

@@ -83,7 +83,7 @@ class AutomaticOptimization(_AutomaticOptimization):
         loss: Tensor = module.training_step(batch, batch_idx)
         if session.pending_loss is not None:
             pending, options = session.take_pending_loss()
-            with hf._fit.sync_context(micro, session.model):
+            with hf._fit.sync_context(session):
                 hf.accelerator.run_backward(pending, **options)
         if micro.syncs:
             optimizer, step = strategy.optimizers[0], self.optim_progress.optimizer.step
@@ -109,7 +109,7 @@ class AutomaticOptimization(_AutomaticOptimization):
             return
         loss, options = session.take_pending_loss()
         # A backward hook may call the model again; its gradients also accumulate over the window.
-        with session.hf._fit.sync_context(session.micro, session.model):
+        with session.hf._fit.sync_context(session):
             self.trainer.strategy.backward(loss, optimizer, **options)
 
     @override
@@ -229,8 +229,10 @@ class TrainingEpochLoop(_TrainingEpochLoop):
                 return self.manual_optimization.run(self._build_kwargs(OrderedDict(), batch, batch_idx))
         if not self._session.needs_closures and not listens(trainer, *WITHIN_STEPS):
             strategy: Any = trainer.strategy
-            with _current_hook(strategy.lightning_module, "training_step"):
-                loss = optimization.run_alone(strategy, batch, batch_idx)  # type: ignore[attr-defined]
+            run_alone: Any = optimization.run_alone  # type: ignore[attr-defined]
+            loss = _call_alone(
+                strategy.lightning_module, "training_step", run_alone, strategy, batch, batch_idx
+            )
             return UndividedResult(loss).asdict()
         inputs = self._build_kwargs(OrderedDict(), batch, batch_idx)
         with trainer.profiler.profile("run_training_batch"):
@@ -240,8 +242,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         """Call a hook of callbacks and module; callbacks that monitor a metric are called last."""
         trainer, module = self.trainer, self.trainer.lightning_module
         if not self._session.hears_all and not listens(trainer, hook):
-            with _current_hook(module, hook):
-                return getattr(module, hook)(*args)
+            return _call_alone(module, hook, getattr(module, hook), *args)
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=False)
         answer = call._call_lightning_module_hook(trainer, hook, *args)
         call._call_callback_hooks(trainer, hook, *args, monitoring_callbacks=True)
@@ -532,12 +533,13 @@ class PredictionLoop(_PredictionLoop):
             super()._on_predict_model_train()
 
 
-@contextlib.contextmanager
-def _current_hook(module: pl.LightningModule, name: str) -> Iterator[None]:
-    """Name the hook in progress, on which `LightningModule.log` depends."""
-    before, module._current_fx_name = module._current_fx_name, name
-    yield
-    module._current_fx_name = before
+def _call_alone(module: pl.LightningModule, hook: str, run: Callable[..., Output], *args: object) -> Output:
+    """Call what runs in a hook, under its name, on which `LightningModule.log` depends."""
+    own = vars(module)
+    before, own["_current_fx_name"] = module._current_fx_name, hook
+    output = run(*args)
+    own["_current_fx_name"] = before
+    return output
 
 
 def _do_nothing() -> None:

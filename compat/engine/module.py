@@ -223,7 +223,7 @@ class TrainerModule(pl.LightningModule):
         hf = run.hf
         micro, surprises = run.micro, run.surprises
         num_items = micro.num_items if surprises is None else surprises.watch(micro.num_items)
-        with hf._fit.sync_context(micro, run.model):
+        with hf._fit.sync_context(run):
             loss: torch.Tensor = hf.training_step(run.model, batch, num_items)
         if surprises is not None:
             run.surprises = None

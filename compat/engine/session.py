@@ -62,6 +62,7 @@ class Session:
         behind: micro-steps of the current epoch that belong to update steps made.
         epoch_is_over: whether the current epoch has ended.
         model: the model that a training step calls, including its wrapper.
+        holds_back: whether gradients are synchronized at the end of a window only.
         epoch: index of the current epoch.
         coming: the micro-batch that Lightning has received and not yet started.
         micro: the micro-batch in progress, with its place in its window; None outside of a step.
@@ -101,6 +102,7 @@ class Session:
     behind: int = 0
     epoch_is_over: bool = False
     model: nn.Module | None = None
+    holds_back: bool = True
     epoch: int = 0
     coming: MicroBatch = None  # type: ignore[assignment]
     micro: MicroBatch = None  # type: ignore[assignment]
@@ -175,6 +177,7 @@ class Session:
         skips the end of an epoch if the checkpoint was written just before it.
         """
         self.model, self.dataloader = prepared.model, prepared.dataloader
+        self.holds_back = self.hf._fit.holds_back(prepared.model)
         self.epochs_trained, self.steps_trained = prepared.epochs_trained, prepared.steps_trained
         if position is not None:
             self.position = position

@@ -368,17 +368,20 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         for optimizer in fused:
             optimizer.fused_backward(loss, learning_rate)
 
-    def sync_context(self, model: nn.Module | None) -> contextlib.AbstractContextManager[None]:
-        """Hold back gradient reduction, as HF does for all but the last micro-batch of a window."""
-        every = self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+    def holds_back(self, model: nn.Module | None) -> bool:
+        """Whether gradient reduction is held back for all but the last micro-batch of a window, as under HF.
+
+        Args:
+            model: the model as a training step calls it.
+        """
         # DeepSpeed's engine handles this itself.
-        if every or self.distributed_type == DistributedType.DEEPSPEED:
-            return contextlib.nullcontext()
-        is_idle = not self.is_fsdp2 and not hasattr(model, "no_sync")
-        if is_idle and not is_patched(accelerate.Accelerator, "no_sync"):
-            return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[None] = self.no_sync(model)
-        return context
+        if (
+            self.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+            or self.distributed_type == DistributedType.DEEPSPEED
+        ):
+            return False
+        has_reduction = self.is_fsdp2 or hasattr(model, "no_sync")
+        return has_reduction or is_patched(accelerate.Accelerator, "no_sync")
 
     @property
     @override

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerState
 
+from compat.checkpoint.jsonable import save_state
 from compat.errors import ArgumentError
 from tests.small import trainer
 
@@ -124,3 +126,39 @@ def test_tied_weights_of_a_plain_module_say_the_way_out(tmp_path: Path) -> None:
     resumed = trainer(tmp_path, model=Tied(), **SAVING, save_safetensors=False)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert [value.tolist() for value in resumed.model.state_dict().values()] == expected
+
+
+@pytest.mark.parametrize(
+    "log_history",
+    [
+        [],
+        [{}],
+        [
+            {"step": 1, "loss": 0.1},
+            {"step": 2, "loss": float("nan"), "a": None, "z": True, "ä": '"log_history": []\n'},
+        ],
+        [
+            {"step": 1, "nested": {"b": [1, 2, {}], "a": "\n    x"}, "pair": (1, 2), "none": []},
+            {"loss": 1e-30},
+        ],
+        [{"loss": np.float64(1 / 3)}, {3: "a key that is no text"}],
+    ],
+    ids=["no entry", "an empty entry", "flat", "nested", "keys and subclasses"],
+)
+def test_the_file_is_that_of_hf(log_history: list[dict[str, Any]], tmp_path: Path) -> None:
+    state = TrainerState(
+        global_step=3, best_model_checkpoint='"log_history": []', trial_params={"log_history": [], "a": [1]}
+    )
+    state.log_history = log_history
+    state.save_to_json(str(tmp_path / "hf.json"))
+    save_state(state, str(tmp_path / "ours.json"))
+    assert (tmp_path / "ours.json").read_bytes() == (tmp_path / "hf.json").read_bytes()
+
+
+def test_a_state_with_a_format_of_its_own_writes_itself(tmp_path: Path) -> None:
+    class Own(TrainerState):
+        def save_to_json(self, json_path: str) -> None:
+            (tmp_path / json_path).write_text("own")
+
+    save_state(Own(), "state.json")
+    assert (tmp_path / "state.json").read_text() == "own"

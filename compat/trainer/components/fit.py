@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
 
     from compat.engine.host import RunState, TrainerHost
-    from compat.engine.micro_batch import MicroBatch
     from compat.translate import LightningPlan
     from compat.upstream.values import Loader, Trial
 
@@ -356,22 +355,30 @@ class Fit(Component):
 
     # Used by Lightning's hooks.
 
-    def sync_context(self, batch: MicroBatch, model: nn.Module) -> AbstractContextManager[None]:
+    def holds_back(self, model: nn.Module) -> bool:
+        """Whether gradients are synchronized at the end of a window only.
+
+        Args:
+            model: the model as a training step calls it.
+        """
+        return self._defers_reduction(model) or self.hf.accelerator.holds_back(model)
+
+    def _defers_reduction(self, model: nn.Module | None) -> bool:
+        is_managed = getattr(self.hf, "is_distributed_loading_by_transformers", False)
+        return bool(is_managed) and isinstance(model, FSDPModule)
+
+    def sync_context(self, session: Session) -> AbstractContextManager[None]:
         """Return a context in which gradients are not synchronized until the end of their window.
 
         Args:
-            batch: the micro-batch in progress.
-            model: the model as a training step calls it.
+            session: the run, with the micro-batch in progress.
         """
-        if batch.closes:
+        if session.micro.closes or not session.holds_back:
             return NOTHING
-        hf = self.hf
-        is_managed = getattr(hf, "is_distributed_loading_by_transformers", False) and isinstance(
-            model, FSDPModule
-        )
-        if is_managed:
+        hf, model = self.hf, session.model
+        if self._defers_reduction(model):
             return hf._defer_fsdp_gradient_reduction()
-        waiting: AbstractContextManager[None] = hf.accelerator.sync_context(model)
+        waiting: AbstractContextManager[None] = hf.accelerator.no_sync(model)
         return waiting
 
     def scheduler_waits_for_metrics(self) -> bool:
