@@ -36,7 +36,10 @@ compat explain --learning_rate 2e-5 --bf16 --evaluation_strategy steps
 compat explain args.yaml --devices 8 --accelerator cuda
 compat explain out/checkpoint-500/training_args.bin --format json
 compat explain -- train.py --output_dir out
+compat explain warmup_ratio lightning.profiler
 ```
+
+The last one answers from these tables alone, and at once: what becomes of the arguments that it names.
 
 An old name means what today's name means, and one warning says so. Old *defaults* do not come back:
 where a default has changed, the installed release's holds; they are listed below. A name that does not
@@ -77,9 +80,8 @@ def releases(field: Field) -> str:
 
 def becomes(rule: Rule) -> str:
     """What an argument becomes, without a value."""
-    if rule.kind is Kind.FLAG:
-        return code(f"Trainer({rule.target})")
-    return code(rule.target.replace("={}", "")) if "(" in rule.target or "=" in rule.target else rule.target
+    is_code = rule.kind is Kind.FLAG or "(" in rule.target or "=" in rule.target
+    return code(rule.becomes) if is_code else rule.becomes
 
 
 def handled() -> str:

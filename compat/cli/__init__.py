@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from compat import __version__
-from compat.cli import convert, env, explain, fit, run, verify
+from compat.cli import completion, convert, env, explain, fit, run, verify
 from compat.errors import DependencyError
 from compat.upstream.required import require
 
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"compat {__version__}")
+    parser.add_argument("--print_shtab", metavar="SHELL", help="print completion for bash, zsh or tcsh")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help()
         return 0
+    if words[0].startswith(completion.OPTION):
+        # `fit` prints it, with the options of its own.
+        completion.others.update(commands.choices)
+        words = ["fit", *words]
     work = _chosen(parser, words)
     try:
         require()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments.checks import nearest
 from compat.arguments.fields import FIELDS, shown
+from compat.cli import named
 from compat.cli.run import run_script
 from compat.errors import CompatError
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
     from compat.translate import LightningPlan, Setting
 
-USAGE = "compat explain [options] [FILE] [HF FLAGS] [-- SCRIPT ARGS]"
+USAGE = "compat explain [options] [NAME ... | [FILE] [HF FLAGS] [-- SCRIPT ARGS]]"
 
 EPILOG = """\
 examples:
+  compat explain warmup_ratio lightning.profiler
   compat explain --learning_rate 2e-5 --bf16 --evaluation_strategy steps
   compat explain args.yaml --max_steps 100
   compat explain runs/checkpoint-500/training_args.bin
@@ -35,6 +37,9 @@ examples:
 PIPED_WIDTH = 1000
 """The length of a line that no terminal wraps."""
 
+ONLY_PLANS = ("accelerator", "devices", "num_nodes", "accelerate_config")
+"""Options that say something of a machine or a job."""
+
 NAMES = frozenset({*FIELDS, "lightning"})
 
 
@@ -45,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="show what HF arguments become under Lightning, and why",
         description="Show what HF arguments become under Lightning, and why. Arguments come from flags as "
         "HF scripts take them, from a file (JSON, YAML or a saved training_args.bin), or from a script, "
-        "which is run until it makes its arguments.",
+        "which is run until it makes its arguments. Names of arguments alone are looked up, at once.",
         usage=USAGE,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -71,9 +76,11 @@ def main(namespace: argparse.Namespace) -> int:
     Returns:
         0, or 2 with the problem on stderr.
     """
-    from compat.planning import plan
-
     try:
+        if namespace.behind is None and named.are_names(namespace.more):
+            return _look_up(namespace)
+        from compat.planning import plan
+
         with warnings.catch_warnings():
             # The table shows old names.
             warnings.simplefilter("ignore", FutureWarning)
@@ -89,6 +96,21 @@ def main(namespace: argparse.Namespace) -> int:
         return 2
     with contextlib.suppress(BrokenPipeError):
         FORMATS[namespace.format](made, show_all=namespace.all)
+    return 0
+
+
+def _look_up(namespace: argparse.Namespace) -> int:
+    """Print what becomes of the arguments that are named, whatever the machine."""
+    given = [f"--{name}" for name in ONLY_PLANS if getattr(namespace, name) is not None]
+    if given or namespace.format == "python":
+        names = ", ".join(given or ["--format python"])
+        msg = f"{names}: for a plan alone. Give values, as `--{namespace.more[0]} VALUE`, or leave it out."
+        raise CompatError(msg)
+    found = named.rows(namespace.more)
+    if namespace.format == "json":
+        print(json.dumps([dict(zip(named.KEYS, row, strict=True)) for row in found], indent=2))
+    else:
+        _show(named.HEADINGS, found)
     return 0
 
 
@@ -108,11 +130,11 @@ def gather(words: Sequence[str], script: Sequence[str] | None = None) -> dict[st
     words = list(words)
     if script is not None:
         return {**from_script(script), **gather(words)}
+    files = [words.pop(0)] if words and not words[0].startswith("-") else []
+    given = from_file(files[0]) if files else {}
     from compat.arguments.parser import HfArgumentParser, as_flags, gathered_keys
     from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 
-    files = [words.pop(0)] if words and not words[0].startswith("-") else []
-    given = from_file(files[0]) if files else {}
     parser = HfArgumentParser(Seq2SeqTrainingArguments, prog="compat explain", usage=USAGE, add_help=False)
     typed = parser.typed(words)
     # Flag by flag, so that other flags of a file are kept.
@@ -130,7 +152,10 @@ def from_file(path: str) -> dict[str, Any]:
         CompatError: the file does not exist, or holds no arguments.
     """
     if not os.path.isfile(path):
-        msg = f"`{path}`: no such file. Give JSON, YAML or a training_args.bin, or flags that begin with --."
+        msg = (
+            f"`{path}`: no such file or argument. Give JSON, YAML or a training_args.bin, flags that begin "
+            f"with --, or names of arguments. {nearest(path, FIELDS)}"
+        ).rstrip()
         raise CompatError(msg)
     if path.endswith(".bin"):
         return _from_saved(path)
@@ -223,6 +248,17 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
 
 def print_table(made: LightningPlan, *, show_all: bool) -> None:
     """Print a plan as text: with the width and colors of a terminal, or as plain lines elsewhere."""
+    _show(
+        ("HF argument", "value", "becomes", "why"),
+        list(map(row, made.settings if show_all else made.changed())),
+        above=headline(made),
+        below="" if show_all else "What has its default is left out; --all shows it.",
+    )
+
+
+def _show(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, above: str = "", below: str = ""
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -230,13 +266,15 @@ def print_table(made: LightningPlan, *, show_all: bool) -> None:
     # One line per row if another program reads the output.
     console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, style in (("HF argument", "cyan"), ("value", "green"), ("becomes", "magenta"), ("why", "")):
+    for heading, style in zip(headings, ("cyan", "green", "magenta", ""), strict=True):
         table.add_column(heading, style=style, overflow="fold")
-    for setting in made.settings if show_all else made.changed():
-        table.add_row(*map(Text, row(setting)))
-    console.print(Text(headline(made), style="bold"), Text(), table, sep="\n")
-    if not show_all:
-        console.print(Text("\nWhat has its default is left out; --all shows it.", style="dim"))
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    if above:
+        console.print(Text(above, style="bold"), Text(), sep="\n")
+    console.print(table)
+    if below:
+        console.print(Text(f"\n{below}", style="dim"))
 
 
 def headline(made: LightningPlan) -> str:

@@ -40,6 +40,11 @@ class Rule:
     target: str
     note: str
 
+    @property
+    def becomes(self) -> str:
+        """What the argument becomes, without a value; empty if it is retired."""
+        return f"Trainer({self.target})" if self.kind is Kind.FLAG else self.target.replace("={}", "")
+
 
 def _rules(kind: Kind, target: str, notes: dict[str, str]) -> tuple[Rule, ...]:
     """Rules of one kind and target; `*` in a target stands for the argument's name."""

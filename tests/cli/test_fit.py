@@ -573,9 +573,6 @@ def test_help_fits_a_screen(capsys: Any) -> None:
         with pytest.raises(SystemExit):
             main(["fit", "--help", group])
         assert expected in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["fit", "--print_shtab=bash"])
-    assert "--learning_rate" in capsys.readouterr().out
 
 
 def test_a_token_is_in_no_settings(place: Path, tmp_path: Path, capsys: Any) -> None:

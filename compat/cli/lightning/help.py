@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from compat.cli import completion
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 SCREEN = """\
 usage: compat {command} --model.auto CLASS --model.name MODEL --data.{role} FILE [options]
@@ -63,36 +64,14 @@ def show_help(cli: object, words: Sequence[str]) -> None:
     for index, word in enumerate(words[1:], start=1):
         if word in {"--help_all", "--help-all"}:
             parser.print_help()
-        elif word.startswith("--print_shtab"):
+        elif word.startswith(completion.OPTION):
             shell = word.partition("=")[2] or "".join(words[index + 1 : index + 2]) or "bash"
-            sys.stdout.write(completion(cli._subcommand_parsers, shell))
+            sys.stdout.write(completion.script(cli._subcommand_parsers, shell))
         elif word in {"-h", "--help"}:
             _show(parser, command, words[index + 1] if len(words) > index + 1 else "")
         else:
             continue
         raise SystemExit(0)
-
-
-def completion(parsers: Mapping[str, Any], shell: str) -> str:
-    """Return a script with which a shell completes the commands and their options.
-
-    jsonargparse's own script needs the options of every Lightning class, which takes minutes.
-
-    Args:
-        parsers: command → its parser.
-        shell: "bash", "zsh" or "tcsh".
-    """
-    import shtab
-
-    whole = argparse.ArgumentParser("compat")
-    commands = whole.add_subparsers()
-    for name, parser in parsers.items():
-        command = commands.add_parser(name, help=ABOUT[name][1], add_help=False)
-        for action in parser._actions:
-            if action.option_strings:
-                command.add_argument(*action.option_strings, nargs="?", help="")
-    script: str = shtab.complete(whole, shell)
-    return script
 
 
 def _show(parser: Any, command: str, group: str) -> None:
