@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from compat import __version__
 from compat.cli import completion, convert, env, explain, fit, run, verify
+from compat.cli.terminal import say
 from compat.errors import DependencyError
 from compat.upstream.required import require
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         require()
     except DependencyError as error:
-        parser.exit(2, f"compat: {error}\n")
+        say("compat", error)
+        return 2
     return work()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
+
+from compat.cli.terminal import say
 
 if TYPE_CHECKING:
     import argparse
@@ -63,7 +64,7 @@ def main(namespace: argparse.Namespace) -> int:
             quiet=namespace.quiet,
         )
     except CheckpointError as error:
-        sys.stderr.write(f"compat convert: {error}\n")
+        say("compat convert", error)
         return 2
     print(done)
     return 0

@@ -32,9 +32,25 @@ def main(namespace: argparse.Namespace) -> int:
         0.
     """
     found = report()
-    text = json.dumps(found, indent=2) if namespace.json else "\n".join(_lines(found))
-    sys.stdout.write(text + "\n")
+    if namespace.json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    elif sys.stdout.isatty():
+        _print_in_colors(found)
+    else:
+        sys.stdout.write("\n".join(_lines(found)) + "\n")
     return 0
+
+
+def _print_in_colors(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    for line in _lines(found):
+        text = Text(line, style="" if line.startswith(" ") else "bold")
+        text.highlight_regex(r"^  \S+(?: \S+)*(?=  )", "cyan")
+        text.highlight_regex(r"(?<=  )(?:not installed|none|no)$", "dim")
+        console.print(text)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

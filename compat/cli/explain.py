@@ -14,6 +14,7 @@ from compat.arguments.checks import nearest
 from compat.arguments.fields import FIELDS, shown
 from compat.cli import named
 from compat.cli.run import run_script
+from compat.cli.terminal import NOTE, say
 from compat.errors import CompatError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def main(namespace: argparse.Namespace) -> int:
                 accelerate_config=namespace.accelerate_config,
             )
     except CompatError as error:
-        sys.stderr.write(f"compat explain: {error}\n")
+        say("compat explain", error)
         return 2
     with contextlib.suppress(BrokenPipeError):
         FORMATS[namespace.format](made, show_all=namespace.all)
@@ -181,7 +182,7 @@ def known_only(given: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: value for name, value in given.items() if name in NAMES}
     for name in given.keys() - known.keys():
         guess = nearest(name, FIELDS)
-        sys.stderr.write(f"compat explain: `{name}`: not a training argument; passed over. {guess}\n")
+        say("compat explain", f"`{name}`: not a training argument; passed over. {guess}", NOTE)
     return known
 
 
@@ -237,7 +238,7 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
         }
         for name in changed.keys() - NAMES:
             where = f"left to the own code of {made.kind.__name__}"
-            sys.stderr.write(f"compat explain: `{shown(name, changed[name])}`: {where}.\n")
+            say("compat explain", f"`{shown(name, changed[name])}`: {where}.", NOTE)
         return {name: value for name, value in changed.items() if name in NAMES}
     finally:
         TrainingArguments.on_given = None

@@ -14,6 +14,8 @@ import types
 import zipfile
 from typing import TYPE_CHECKING
 
+from compat.cli.terminal import NOTE, say
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
@@ -59,9 +61,7 @@ def main(namespace: argparse.Namespace) -> int:
         0; a script that ends otherwise ends this process as it would have ended its own.
     """
     if not namespace.module and not os.path.exists(namespace.script):
-        sys.stderr.write(
-            f"compat run: `{namespace.script}`: no such script. Give its path, or a module with -m.\n"
-        )
+        say("compat run", f"`{namespace.script}`: no such script. Give its path, or a module with -m.")
         return 2
     from compat.upstream.collector import paused
 
@@ -77,7 +77,7 @@ def main(namespace: argparse.Namespace) -> int:
     try:
         launch.launch(namespace.devices or 1)
     except ArgumentError as error:
-        sys.stderr.write(f"compat run: {error}\n")
+        say("compat run", error)
         return 2
     install()
     _replace_trl(namespace.script, as_module=namespace.module)
@@ -108,10 +108,9 @@ def _replace_trl(script: str, *, as_module: bool) -> None:
         return
     install_importer()
     if os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(
-            f"compat run: `{script}` is written for TRL 0.7, whose interface compat.trl offers: "
-            f"{installed_release()} lacks {', '.join(map(str, missing))}.\n"
-        )
+        lacks = f"{installed_release()} lacks {', '.join(map(str, missing))}"
+        text = f"`{script}` is written for TRL 0.7, whose interface compat.trl offers: {lacks}."
+        say("compat run", text, NOTE)
 
 
 def _source(script: str, *, as_module: bool) -> str | None:
@@ -185,9 +184,7 @@ def _show(
         sys.__excepthook__(kind, error.with_traceback(shown), shown)
         return
     place = f"{script}, line {own[-1].tb_lineno}: " if own else ""
-    sys.stderr.write(
-        f"compat run: {place}{error}\n(`compat run --traceback {script}` shows where it was raised.)\n"
-    )
+    say("compat run", f"{place}{error}\n(`compat run --traceback {script}` shows where it was raised.)")
 
 
 def _steps(traceback: types.TracebackType | None) -> Iterator[types.TracebackType]:

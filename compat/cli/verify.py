@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from compat.cli.terminal import NOTE, say
 from compat.errors import CompatError, MissingLibraryError
 
 if TYPE_CHECKING:
@@ -91,13 +92,13 @@ def main(namespace: argparse.Namespace) -> int:
     from compat.upstream import children
 
     if problem := _problem(namespace):
-        sys.stderr.write(f"compat verify: {problem}\n")
+        say("compat verify", problem)
         return 2
     if (local_rank := children.launched_rank()) is not None:
         # Runs need processes of their own, which the first process starts; the others have nothing to do.
         local, total = children.launched_size()
         if local != total:
-            sys.stderr.write("compat verify: a job of several machines. Run it on one, with `--devices`.\n")
+            say("compat verify", "a job of several machines. Run it on one, with `--devices`.")
             return 2
         if local_rank:
             return 0
@@ -105,10 +106,10 @@ def main(namespace: argparse.Namespace) -> int:
     try:
         return _survey(namespace) if namespace.itself else _verify(namespace)
     except CompatError as error:
-        sys.stderr.write(f"compat verify: {error}\n")
+        say("compat verify", error)
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("compat verify: interrupted. Its runs are ended, their folders removed.\n")
+        say("compat verify", "interrupted. Its runs are ended, their folders removed.", NOTE)
         return INTERRUPTED
 
 

@@ -43,6 +43,7 @@ from compat.cli.lightning.reconcile import (
     said_by_flags,
 )
 from compat.cli.lightning.resuming import chosen
+from compat.cli.terminal import say
 from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
@@ -438,6 +439,6 @@ def run(words: Sequence[str]) -> int:
         with own_warnings():
             HFLightningCLI(args=list(words), parser_kwargs=parser_kwargs)
     except CompatError as error:
-        sys.stderr.write(f"compat {words[0]}: {error}\n")
+        say(f"compat {words[0]}", error)
         return 2
     return 0

@@ -7,7 +7,6 @@ import contextlib
 import inspect
 import itertools
 import json
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
@@ -21,6 +20,7 @@ from compat.arguments.seq2seq import Seq2SeqTrainingArguments
 from compat.cli.lightning.data_options import DataFiles
 from compat.cli.lightning.handling import HANDLING, Part
 from compat.cli.lightning.sentences import sentence
+from compat.cli.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +102,7 @@ STANDINS = {
 def _end(message: str, known: Sequence[str], prog: str) -> NoReturn:
     """Exit with an error about the command line."""
     text = sentence(message, known, prog)
-    sys.stderr.write(f"{prog}: {text}\n(`{prog} --help` shows the arguments.)\n")
+    say(prog, f"{text}\n(`{prog} --help` shows the arguments.)")
     raise SystemExit(2)
 
 
