@@ -27,6 +27,7 @@ MICRO_STEPS = 1500
 FEW, MANY = 20, 1500
 CONSTRUCTIONS = 20
 ROWS, BEHIND = 1_000_000, 100
+LOGS = 50_000
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,26 @@ def memory(method: str) -> Callable[[str, Path], float]:
     return measure
 
 
+def saving_memory(package: str, folder: Path) -> float:
+    """The most memory that a process has held that saves after each step, in MB."""
+    trainer_of(package, folder, rows(FEW), options={"save_strategy": "steps", "save_steps": 1}).train()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def long_log(package: str, folder: Path) -> float:
+    """Steps that log, and a save at the last, with many logs behind."""
+    from transformers import TrainerCallback
+
+    class Behind(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            entry = {"loss": 0.7, "grad_norm": 1.2345678, "learning_rate": 5e-5, "epoch": 0.1}
+            state.log_history.extend({**entry, "step": step} for step in range(LOGS))
+
+    options = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "epoch"}
+    trainer = trainer_of(package, folder, rows(MANY), options=options, callbacks=[Behind()])
+    return spent(trainer.train)
+
+
 SCRIPT = """
 import os
 from cases import rows, trainer_of
@@ -306,4 +327,6 @@ CASES = {
     "start": Case("from the command to the first step", start),
     "train_memory": Case("peak memory of training", memory("train")),
     "evaluate_memory": Case("peak memory of evaluation", memory("evaluate")),
+    "save_memory": Case("peak memory of saving", saving_memory),
+    "long_log": Case("1,500 steps that log, and a save, 50,000 logs behind", long_log),
 }
