@@ -13,7 +13,7 @@ from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Handling, count
 from compat.arguments.machine import XLA, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
-from compat.arguments.sharding import READ, sharding_problems
+from compat.arguments.sharding import READ, sequence_problems, sharding_problems
 from compat.errors import ArgumentError
 from compat.translate.accelerate_env import as_launched
 from compat.translate.accelerate_env import problems as launched_problems
@@ -25,6 +25,7 @@ from compat.translate.strategy import (
     UNTRIED,
     deepspeed_settings,
     fsdp_settings,
+    mesh_target,
     strategy_name,
     strategy_options,
 )
@@ -187,7 +188,9 @@ def _defaults(args: TrainingArguments) -> Mapping[str, Any]:
 def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, default: object) -> Setting:
     value = getattr(args, rule.field)
     shown = masked(rule.field, value)
-    note = rule.note
+    target, note = rule.target, rule.note
+    if rule.field == "parallelism_config" and value:
+        target, note = mesh_target(value, strategy)
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
     if rule.field == "fsdp_config" and value and not args.fsdp:
@@ -198,7 +201,7 @@ def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, d
         field=rule.field,
         value=shown,
         kind=rule.kind,
-        target=rule.target,
+        target=target,
         becomes=_FLAGS[rule.field](args, facts) if rule.kind is Kind.FLAG else shown,
         note=note,
         changed=_changed(args, rule.field, value, default),
@@ -349,7 +352,9 @@ def _sharding_problems(args: AsLaunched, facts: Facts) -> Iterator[str]:
         values["fsdp"] = None
     processes = _processes(getattr(args, "lightning", None) or {}, facts)
     is_known = facts.here is not None or processes > 1
-    yield from sharding_problems(values, processes if is_known else None)
+    known = processes if is_known else None
+    yield from sharding_problems(values, known)
+    yield from sequence_problems(values, known)
 
 
 _CHECKS: tuple[Callable[[AsLaunched, Facts], Iterator[str]], ...] = (

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+from accelerate import ParallelismConfig
+from accelerate.utils import DeepSpeedSequenceParallelConfig
+
+from compat.trainer.components import distribution
+from compat.trainer.components.distribution import ATTENTION, sequence_problems
+
+
+def mesh(attention: str | None = None, size: int = 2) -> Any:
+    handler = DeepSpeedSequenceParallelConfig(sp_attn_implementation=attention)
+    return SimpleNamespace(parallelism_config=ParallelismConfig(sp_size=size, sp_handler=handler))
+
+
+def model(attention: str) -> Any:
+    return SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention))
+
+
+LAUNCHED: Any = SimpleNamespace(parallelism_config={"sp_size": 2})
+"""The sizes as a launcher sets them."""
+
+
+@pytest.mark.parametrize(
+    ("of", "args", "launched", "texts"),
+    [
+        (model("sdpa"), mesh("sdpa"), {}, []),
+        (model("eager"), mesh(size=1), {}, []),
+        (None, mesh(), {}, []),
+        (
+            model("sdpa"),
+            mesh(),
+            {},
+            ["=None, and the model's is 'sdpa'. Give `sp_handler="],
+        ),
+        (model("eager"), mesh("sdpa"), {}, ["sp_attn_implementation='sdpa', and the model's is 'eager'"]),
+        (model("sdpa"), LAUNCHED, {ATTENTION: "sdpa"}, []),
+        (model("sdpa"), LAUNCHED, {ATTENTION: "None"}, [f"or {ATTENTION}=sdpa by the launcher"]),
+        (
+            pl.LightningModule(),
+            mesh("sdpa"),
+            {},
+            ["`model=LightningModule`: a LightningModule would"],
+        ),
+    ],
+)
+def test_what_cannot_share_sequences(
+    monkeypatch: pytest.MonkeyPatch, of: Any, args: Any, launched: dict[str, str], texts: list[str]
+) -> None:
+    monkeypatch.setattr(distribution, "SHARES_SEQUENCES", True)
+    told = list(sequence_problems(of, args, launched))
+    assert len(told) == len(texts)
+    assert all(text in line for text, line in zip(texts, told, strict=True))
+    assert all(line.startswith("`parallelism_config` with sp_size=2") for line in told)
+
+
+def test_a_release_that_shares_no_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "SHARES_SEQUENCES", False)
+    (told,) = sequence_problems(model("sdpa"), mesh("sdpa"), {})
+    assert "Update to transformers 5.3 or later" in told
