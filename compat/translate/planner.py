@@ -13,7 +13,7 @@ from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Handling, count
 from compat.arguments.machine import XLA, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
-from compat.arguments.sharding import READ, sequence_problems, sharding_problems
+from compat.arguments.sharding import READ, mesh_sizes, sequence_problems, sharding_problems
 from compat.errors import ArgumentError
 from compat.translate.accelerate_env import as_launched
 from compat.translate.accelerate_env import problems as launched_problems
@@ -76,7 +76,7 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
             *_fields(args, facts, name),
             *(_with_origin(setting, args) for setting in fsdp_settings(args, name)),
             *deepspeed_settings(args),
-            *_other_names(args),
+            *_other_names(args, name),
             *_own(args, library),
             *_lightning(flags),
         ),
@@ -187,10 +187,8 @@ def _defaults(args: TrainingArguments) -> Mapping[str, Any]:
 
 def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, default: object) -> Setting:
     value = getattr(args, rule.field)
-    shown = masked(rule.field, value)
-    target, note = rule.target, rule.note
-    if rule.field == "parallelism_config" and value:
-        target, note = mesh_target(value, strategy)
+    shown = _shown(rule.field, value)
+    target, note = _mesh_or(rule, value, strategy)
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
     if rule.field == "fsdp_config" and value and not args.fsdp:
@@ -206,6 +204,21 @@ def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, d
         note=note,
         changed=_changed(args, rule.field, value, default),
     )
+
+
+MESH = "parallelism_config"
+
+
+def _mesh_or(rule: Rule, value: object, strategy: str) -> tuple[str, str]:
+    """Return target and note of a rule; those of a mesh depend on the strategy."""
+    return mesh_target(value, strategy) if rule.field == MESH and value else (rule.target, rule.note)
+
+
+def _shown(name: str, value: object) -> Any:
+    """Return a value for display: of accelerate's object for a mesh, the sizes."""
+    if name != MESH or value is None or isinstance(value, dict):
+        return masked(name, value)
+    return {size: number for size, number in mesh_sizes(value).items() if number > 1}
 
 
 FILLED_IN = frozenset(
@@ -244,17 +257,18 @@ def _changed(args: TrainingArguments, name: str, value: object, default: object)
     return bool(value not in (default, []) and (value or default))
 
 
-def _other_names(args: TrainingArguments) -> Iterator[Setting]:
+def _other_names(args: TrainingArguments, strategy: str) -> Iterator[Setting]:
     """Yield the settings that were passed under names of other generations."""
     for name, value in getattr(args, "given_otherwise", {}).items():
         rule, said = RULES[name], migration(name, args.defaults)
+        target, note = _mesh_or(rule, value, strategy)
         yield Setting(
             field=name,
-            value=masked(name, value),
+            value=_shown(name, value),
             kind=rule.kind if said is None else Kind.HF,
-            target=rule.target if said is None else f"{said.says}={_said(args, said.says)}",
-            becomes=masked(name, value),
-            note=ALONE.get(name, rule.note) if said is None else rule.note,
+            target=target if said is None else f"{said.says}={_said(args, said.says)}",
+            becomes=_shown(name, value),
+            note=ALONE.get(name, note) if said is None else note,
             changed=True,
         )
 

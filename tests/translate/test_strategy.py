@@ -151,5 +151,6 @@ def test_shared_sequences() -> None:
     assert plan.strategy == "deepspeed"
     assert found.outcome == "DeepSpeedStrategy: UlyssesSPAttentionHF(sequence_parallel_size=2)"
     assert found.note == "sequence parallel: 2 processes share each sequence"
+    assert found.value == {"sp_size": 2}
     with pytest.raises(ArgumentError, match=r"the job has 8 processes\. Give dp_replicate_size=4"):
         made(devices=8, parallelism_config=ParallelismConfig(sp_size=2), deepspeed=zero)
