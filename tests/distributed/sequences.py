@@ -110,6 +110,7 @@ SETUPS: Mapping[str, Setup] = MappingProxyType(
         "zero-2-resumed": Setup({**shared(2), **SAVING}, resume="zero-2/checkpoint-3"),
         "zero-2-epochs": Setup({**shared(2), **EPOCHS}),
         "zero-2-epochs-resumed": Setup({**shared(2), **EPOCHS}, resume="zero-2-epochs/checkpoint-9"),
+        "zero-2-epochs-resumed-between": Setup({**shared(2), **EPOCHS}, resume="zero-2-epochs/checkpoint-6"),
         "zero-2-launched": Setup(zero(2), like="one", launched=LAUNCHED),
         "zero-2-varying": Setup(shared(2), like="one-varying", longest=13),
         "zero-3": Setup({**shared(3), **ACCUMULATING, **SAVING}, like="one-accumulating"),

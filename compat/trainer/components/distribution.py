@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from compat.engine.host import TrainerHost
     from compat.translate.accelerate_env.arguments import AsLaunched
+    from compat.upstream.environment import Facts
     from compat.upstream.values import Loader
 
 
@@ -78,7 +79,7 @@ class Distribution(Component):
         if hf._fit.strategy == "deepspeed":
             started.form_job_of_one()
             hf._fit.check_arguments()  # with the address of that job
-        problems = list(sequence_problems(hf.model, as_run(hf.args, hf._fit.facts), hf._fit.facts.launched))
+        problems = list(sequence_problems(hf.model, as_run(hf.args, hf._fit.facts), hf._fit.facts))
         if problems:
             raise ArgumentError("\n".join(problems))
         if wants_xla(hf.args):
@@ -201,15 +202,13 @@ class Distribution(Component):
         hf.is_fsdp_enabled = True
 
 
-def sequence_problems(
-    model: nn.Module | None, args: AsLaunched, launched: Mapping[str, str]
-) -> Iterator[str]:
+def sequence_problems(model: nn.Module | None, args: AsLaunched, facts: Facts) -> Iterator[str]:
     """Yield the problems of a model or a release whose sequences processes are to share.
 
     Args:
         model: the model; None before `model_init`.
         args: the arguments of the run.
-        launched: the launcher's variables.
+        facts: the machine, the process and the launcher's variables.
     """
     mesh = getattr(args, "parallelism_config", None)
     size = mesh_sizes(mesh)["sp_size"]
@@ -221,6 +220,11 @@ def sequence_problems(
             f"{told}: transformers {transformers.__version__} has no sequence parallel for it. Update to "
             "transformers 5.3 or later, or give sp_size=1."
         )
+    if facts.device_type == "cpu" and facts.world_size > size:
+        yield (
+            f"{told}: the job has {facts.world_size} processes, and on a CPU torch sends gradients in the "
+            f"first group of them alone. Give sp_size={facts.world_size}, or start {size}."
+        )
     if model is not None and is_user_module(model):
         yield (
             f"{told} and `model={type(model).__name__}`: a LightningModule would compute its loss of a slice "
@@ -228,7 +232,7 @@ def sequence_problems(
         )
     used = getattr(getattr(model, "config", None), "_attn_implementation", None)
     handler = getattr(mesh, "sp_handler", None)
-    asked = handler.sp_attn_implementation if handler else launched.get(ATTENTION)
+    asked = handler.sp_attn_implementation if handler else facts.launched.get(ATTENTION)
     if used is not None and asked != used:
         yield (
             f"{told}: its attention is sp_attn_implementation={asked!r}, and the model's is {used!r}. Give "

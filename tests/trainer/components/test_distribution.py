@@ -10,6 +10,7 @@ from accelerate.utils import DeepSpeedSequenceParallelConfig
 
 from compat.trainer.components import distribution
 from compat.trainer.components.distribution import ATTENTION, sequence_problems
+from compat.upstream.environment import Facts
 
 
 def mesh(attention: str | None = None, size: int = 2) -> Any:
@@ -52,7 +53,7 @@ def test_what_cannot_share_sequences(
     monkeypatch: pytest.MonkeyPatch, of: Any, args: Any, launched: dict[str, str], texts: list[str]
 ) -> None:
     monkeypatch.setattr(distribution, "SHARES_SEQUENCES", True)
-    told = list(sequence_problems(of, args, launched))
+    told = list(sequence_problems(of, args, Facts(launched=launched, world_size=2)))
     assert len(told) == len(texts)
     assert all(text in line for text, line in zip(texts, told, strict=True))
     assert all(line.startswith("`parallelism_config` with sp_size=2") for line in told)
@@ -60,5 +61,18 @@ def test_what_cannot_share_sequences(
 
 def test_a_release_that_shares_no_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "SHARES_SEQUENCES", False)
-    (told,) = sequence_problems(model("sdpa"), mesh("sdpa"), {})
+    (told,) = sequence_problems(model("sdpa"), mesh("sdpa"), Facts())
     assert "Update to transformers 5.3 or later" in told
+
+
+@pytest.mark.parametrize(
+    ("device_type", "processes", "count"), [("cpu", 4, 1), ("cpu", 2, 0), ("cuda", 4, 0)]
+)
+def test_several_groups_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, device_type: str, processes: int, count: int
+) -> None:
+    monkeypatch.setattr(distribution, "SHARES_SEQUENCES", True)
+    facts = Facts(device_type=device_type, world_size=processes)
+    told = list(sequence_problems(model("sdpa"), mesh("sdpa"), facts))
+    assert len(told) == count
+    assert all("Give sp_size=4, or start 2." in line for line in told)
