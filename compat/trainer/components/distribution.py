@@ -141,7 +141,8 @@ class Distribution(Component):
         Args:
             parts: the arguments of the accelerator; changed.
         """
-        if self.hf.args.device.type == "cpu" and self.hf._fit.strategy != "deepspeed":
+        shares = mesh_sizes(parts.get("parallelism_config"))["sp_size"] > 1
+        if self.hf.args.device.type == "cpu" and not shares:
             self._mesh = parts.pop("parallelism_config", None)
         return parts
 

@@ -8,8 +8,9 @@ import pytest
 from accelerate import ParallelismConfig
 from accelerate.utils import DeepSpeedSequenceParallelConfig
 
+from compat.errors import ArgumentError
 from compat.trainer.components import distribution
-from compat.trainer.components.distribution import ATTENTION, sequence_problems
+from compat.trainer.components.distribution import ATTENTION, Distribution, sequence_problems
 from compat.upstream.environment import Facts
 
 
@@ -76,3 +77,21 @@ def test_several_groups_on_a_cpu(
     told = list(sequence_problems(model("sdpa"), mesh("sdpa"), facts))
     assert len(told) == count
     assert all("Give sp_size=4, or start 2." in line for line in told)
+
+
+class Host:
+    """What of a trainer decides on its loss."""
+
+    def __init__(self, *, shares: bool) -> None:
+        self.accelerator = SimpleNamespace(shares_sequences=shares)
+        self.compute_loss_func: Any = print
+
+
+def test_a_loss_that_hf_would_not_compute_is_refused() -> None:
+    host: Any = Host(shares=True)
+    with pytest.raises(ArgumentError, match="`compute_loss_func` with sequences that processes share"):
+        Distribution(host).check_loss()
+    host.compute_loss_func = None
+    Distribution(host).check_loss()
+    alone: Any = Host(shares=False)
+    Distribution(alone).check_loss()
