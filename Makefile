@@ -34,8 +34,9 @@ TORCH := torch==2.13.0
 
 # DeepSpeed is tried where it is installed, in environments that borrow the rest likewise. It runs on a CPU.
 LEGS := $(NEWEST)
-WITH_ZERO := $(addprefix tests/distributed/test_,deepspeed.py preferences.py::test_equal_under_zero \
-	policies.py::test_policies_under_zero references.py::test_references_under_zero)
+WITH_ZERO := $(addprefix tests/distributed/test_,deepspeed.py sequence_parallel.py \
+	preferences.py::test_equal_under_zero policies.py::test_policies_under_zero \
+	references.py::test_references_under_zero)
 WITH_DEEPSPEED := $(addsuffix -deepspeed,$(LEGS))
 
 # Releases between the two ends: the last of every minor one. Each is tried where all but transformers, and what

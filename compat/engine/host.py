@@ -236,6 +236,9 @@ class CheckpointReaderHost(Protocol):
 class DistributionHost(Protocol):
     """The component that sets up a distributed job."""
 
+    def check_loss(self) -> None:
+        """Refuses a loss that HF would not compute where processes share sequences."""
+
     def shard_batches(self, dataloader: Loader) -> Loader:
         """Has torch_xla split batches over its devices, if it shards the model."""
 

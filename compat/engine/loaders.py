@@ -47,7 +47,7 @@ class WindowLoader:
         session = self._session
         if session.nothing_left:
             return
-        if not (session.resumes_epoch and session.steps_trained):
+        if session.sequences is not None or not (session.resumes_epoch and session.steps_trained):
             yield from self._windows(None)
             return
         resumed = Resumed(
@@ -76,9 +76,10 @@ class WindowLoader:
         hf, schedule = session.hf, session.schedule
         size = hf.args.gradient_accumulation_steps
         loader = session.dataloader if resumed is None else resumed.loader
-        step = 0 if resumed is None else session.steps_trained
+        step = session.steps_trained if session.resumes_epoch else 0
         counted_from = 0 if session.counts_skipped else step
-        if not hf.seeds_epoch_before_callbacks:
+        # The passes of shared sequences do not begin with the epochs.
+        if not hf.seeds_epoch_before_callbacks and session.sequences is None:
             for each in self._seeded(loader):
                 hf._seed_epoch(each, session.epoch)
         batches = session.begin_epoch(loader, None if resumed is None else resumed.order)
@@ -100,7 +101,8 @@ class WindowLoader:
             number=None if by_length else session.windows_in_epoch,
         )
         leaves_rest = hf.carries_windows and end > size
-        for window in fetch_windows(batches, step, window_from, self._fetch):
+        missed = 0 if session.sequences is None else session.sequences.missed
+        for window in fetch_windows(batches, step + missed, window_from, self._fetch):
             fetched = window.batches
             hf.current_gradient_accumulation_steps = len(fetched)
             if session.is_open and not fetched:
@@ -125,8 +127,11 @@ class WindowLoader:
                 step += 1
 
     def _fetch(self, batches: Batches, count: int) -> tuple[list[Any], Any]:
-        hf = self._session.hf
-        return hf.get_batch_samples(batches, count, hf.args.device)
+        hf, sequences = self._session.hf, self._session.sequences
+        fetched, num_items = hf.get_batch_samples(batches, count, hf.args.device)
+        if sequences is not None:
+            sequences.missed += count - len(fetched)
+        return fetched, num_items
 
 
 def require_equal_lengths(dataloader: Loader, accelerator: Accelerator) -> None:

@@ -47,6 +47,7 @@ class Position:
         order: random states when the epoch's order was drawn.
         ahead: random states when the prefetched batch was drawn; None if no batch is prefetched.
         loader: state of a loader that can load it; None for others.
+        sequences: the place of processes that share sequences, in place of `order`, `ahead` and `loader`.
         own: states of the loader's own generators at the save; those of the process are in HF's file.
         leaves_epoch: whether the run had decided to skip the rest of that epoch.
         has_ended: whether the run had decided to end there, before its last update step.
@@ -60,6 +61,7 @@ class Position:
     order: Draws | None = None
     ahead: Draws | None = None
     loader: Loader = None
+    sequences: dict[str, Any] | None = None
     own: States | None = None
     leaves_epoch: bool = False
     has_ended: bool = False

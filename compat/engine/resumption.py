@@ -71,7 +71,7 @@ class Resumed:
 
     def _shortened(self, loader: Loader) -> Loader:
         # From a checkpoint written by HF: as under HF, which skips too few.
-        at_once = 1 if self._position is None else _draws_at_once(plain(loader))
+        at_once = 1 if self._position is None else draws_at_once(plain(loader))
         return less(loader, self._seen, at_once)
 
     def begin(self, batches: Batches) -> None:
@@ -120,7 +120,7 @@ class Resumed:
         begins = looks_ahead(loader) and draws_here(loader) and self._seen == 1
         # The random states of workers are correct once the workers have drawn every batch.
         by_workers = self._replays and not draws_here(loader)
-        return Way.REPLAY if begins or by_workers or not _can_skip(loader) else Way.SKIP
+        return Way.REPLAY if begins or by_workers or not can_skip(loader) else Way.SKIP
 
     @property
     def _is_noted(self) -> bool:
@@ -130,7 +130,7 @@ class Resumed:
     @property
     def _first(self) -> int:
         """Return the index of the first unseen batch among those that are drawn from the data."""
-        return 0 if self._way is Way.STATE else self._seen * _draws_at_once(plain(self.loader))
+        return 0 if self._way is Way.STATE else self._seen * draws_at_once(plain(self.loader))
 
     def _prompt_ahead(self, batches: Batches) -> None:
         """Draw the prefetched batch from its recorded states, and later batches from those of the save."""
@@ -140,7 +140,7 @@ class Resumed:
             self._restore()
             batches.ahead = draws(self._generators)
 
-        after = self._first + _draws_at_once(plain(self.loader))
+        after = self._first + draws_at_once(plain(self.loader))
         self._prompt({self._first: lambda: redraw(ahead, self._generators), after: restore})
 
     def _prompt(self, before: dict[int, Callable[[], None]]) -> None:
@@ -197,7 +197,7 @@ def _has_skip(loader: Loader) -> bool:
     return by_batches or isinstance(loader.dataset, IterableDataset)
 
 
-def _can_skip(loader: Loader) -> bool:
+def can_skip(loader: Loader) -> bool:
     """Whether skipping yields exactly the batches that follow, and draws no random number afterwards."""
     loader = plain(loader)
     if looks_ahead(loader):
@@ -207,7 +207,7 @@ def _can_skip(loader: Loader) -> bool:
     return is_plain and _has_skip(loader) and not isinstance(loader.dataset, IterableDataset)
 
 
-def _draws_at_once(loader: Loader) -> int:
+def draws_at_once(loader: Loader) -> int:
     """Return how many batches the first process draws for each batch that one process receives."""
     is_spread = isinstance(loader, DataLoaderDispatcher) and not loader.split_batches
     return loader.state.num_processes if is_spread else 1

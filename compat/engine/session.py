@@ -19,6 +19,7 @@ from compat.engine.position import (
     redraw,
     wake,
 )
+from compat.engine.sequences import SharedSequences
 from compat.engine.windows import count_windows
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Session:
         hf: the HF Trainer that is running.
         schedule: how long the run is.
         dataloader: HF's train dataloader.
+        sequences: the micro-batches, where processes share sequences; None elsewhere.
         resume_from_checkpoint: the checkpoint that the run resumes from.
         trial: the trial of a hyperparameter search.
         ignore_keys: output keys to leave out when evaluating during training.
@@ -87,6 +89,7 @@ class Session:
     ignore_keys: list[str] | None
     defers_backward: bool
     accumulation: int
+    sequences: SharedSequences | None = None
     replays_data: bool = False
     is_observed: bool = True
     hears_all: bool = True
@@ -178,6 +181,9 @@ class Session:
         """
         self.model, self.dataloader = prepared.model, prepared.dataloader
         self.holds_back = self.hf._fit.holds_back(prepared.model)
+        if hasattr(self.dataloader, "sp_world_size"):
+            self.sequences = SharedSequences(self.dataloader, self.hf._seed_epoch)
+            self.dataloader = self.sequences.loader
         self.epochs_trained, self.steps_trained = prepared.epochs_trained, prepared.steps_trained
         if position is not None:
             self.position = position
@@ -195,12 +201,30 @@ class Session:
         self.generators = Generators(self.dataloader)
         if self.epoch > 0:
             wake(loader, self.generators)
+        if self.sequences is not None:
+            self._begin_epoch_of_sequences(self.sequences, self.generators)
+            self.batches = Batches(self.sequences, notes=False, generators=self.generators)
+            return self.batches
         if order is not None:
             redraw(order, self.generators)
         self.order = draws(self.generators)
         notes = looks_ahead(loader) and draws_here(loader)
         self.batches = Batches(iter(loader), notes=notes, generators=self.generators)
         return self.batches
+
+    def _begin_epoch_of_sequences(self, sequences: SharedSequences, generators: Generators) -> None:
+        is_within = self.resumes_epoch and self.steps_trained > 0
+        if self.resume_from_checkpoint is not None and not sequences.is_resumed:
+            # A checkpoint of HF's own does not tell.
+            counted = {"passes": self.epochs_trained, "drawn": self.steps_trained, "missed": 0, "order": None}
+            place = None if self.position is None else self.position.sequences
+            now = draws(generators)
+            sequences.go_to(place or counted)
+            redraw(now, generators)
+            if is_within:
+                self.load_random_states()
+        if not is_within:
+            sequences.missed = 0
 
     def restore_random_states(self) -> None:
         """Restore the random states of the process at the save."""
@@ -223,7 +247,8 @@ class Session:
             depends_on=self.depends_on(),
             order=self.order,
             ahead=None if self.batches is None else self.batches.ahead,
-            loader=loader.state_dict() if is_stateful(loader) else None,
+            loader=loader.state_dict() if is_stateful(loader) and self.sequences is None else None,
+            sequences=None if self.sequences is None else self.sequences.place(),
             own=generators.states(),
             leaves_epoch=bool(self.hf.control.should_epoch_stop),
             has_ended=self.hf._shutdown.ends_itself,
@@ -250,6 +275,7 @@ class Session:
         """Drop the references to trainer, model and data, which Lightning's loops would otherwise keep."""
         self.hf = None  # type: ignore[assignment]
         self.dataloader = self.model = self.pending_loss = self.batches = self.generators = None
+        self.sequences = None
         self.coming = self.micro = self.step_output = None  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:

@@ -21,6 +21,7 @@ from compat.engine.precision import autocast, set_autocast
 from compat.engine.user_module import is_user_module
 from compat.engine.xla import ReducingOptimizer
 from compat.errors import ArgumentError
+from compat.upstream import ulysses
 from compat.upstream.environment import detached
 from compat.upstream.patched import is_own_training_step, is_patched
 from compat.upstream.sharding import embeddings_with_the_rest, tied_again, wrap_by_class
@@ -147,6 +148,21 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
             for group in optimizer.param_groups
         ]
         return super().prepare(*args, **options)
+
+    @override
+    def _prepare_deepspeed(self, *args: object) -> Any:
+        """Prepare with DeepSpeed's engine, also where an earlier model of this process shared sequences."""
+        if not self.shares_sequences or not any(isinstance(arg, nn.Module) for arg in args):
+            return super()._prepare_deepspeed(*args)
+        ulysses.release()
+        # Evaluation shares no sequences: a model without an optimizer needs no other attention.
+        with ulysses.own_attention() if len(args) == 1 else contextlib.nullcontext():
+            return super()._prepare_deepspeed(*args)
+
+    @property
+    def shares_sequences(self) -> bool:
+        """Whether processes share the sequences of a batch."""
+        return bool(self.parallelism_config and self.parallelism_config.sp_size > 1)
 
     @override
     def _prepare_fsdp2(self, *args: object) -> Any:

@@ -13,7 +13,7 @@ from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Handling, count
 from compat.arguments.machine import XLA, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
-from compat.arguments.sharding import READ, sharding_problems
+from compat.arguments.sharding import READ, mesh_sizes, sequence_problems, sharding_problems
 from compat.errors import ArgumentError
 from compat.translate.accelerate_env import as_launched
 from compat.translate.accelerate_env import problems as launched_problems
@@ -25,6 +25,7 @@ from compat.translate.strategy import (
     UNTRIED,
     deepspeed_settings,
     fsdp_settings,
+    mesh_target,
     strategy_name,
     strategy_options,
 )
@@ -75,7 +76,7 @@ def plan(args: TrainingArguments, facts: Facts, model: Any = None) -> LightningP
             *_fields(args, facts, name),
             *(_with_origin(setting, args) for setting in fsdp_settings(args, name)),
             *deepspeed_settings(args),
-            *_other_names(args),
+            *_other_names(args, name),
             *_own(args, library),
             *_lightning(flags),
         ),
@@ -186,8 +187,8 @@ def _defaults(args: TrainingArguments) -> Mapping[str, Any]:
 
 def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, default: object) -> Setting:
     value = getattr(args, rule.field)
-    shown = masked(rule.field, value)
-    note = rule.note
+    shown = _shown(rule.field, value)
+    target, note = _mesh_or(rule, value, strategy)
     if rule.target.startswith("DDPStrategy") and strategy != "ddp":
         note = f"no effect with {CLASSES.get(strategy, strategy)}"
     if rule.field == "fsdp_config" and value and not args.fsdp:
@@ -198,11 +199,26 @@ def _setting(rule: Rule, args: TrainingArguments, facts: Facts, strategy: str, d
         field=rule.field,
         value=shown,
         kind=rule.kind,
-        target=rule.target,
+        target=target,
         becomes=_FLAGS[rule.field](args, facts) if rule.kind is Kind.FLAG else shown,
         note=note,
         changed=_changed(args, rule.field, value, default),
     )
+
+
+MESH = "parallelism_config"
+
+
+def _mesh_or(rule: Rule, value: object, strategy: str) -> tuple[str, str]:
+    """Return target and note of a rule; those of a mesh depend on the strategy."""
+    return mesh_target(value, strategy) if rule.field == MESH and value else (rule.target, rule.note)
+
+
+def _shown(name: str, value: object) -> Any:
+    """Return a value for display: of accelerate's object for a mesh, the sizes."""
+    if name != MESH or value is None or isinstance(value, dict):
+        return masked(name, value)
+    return {size: number for size, number in mesh_sizes(value).items() if number > 1}
 
 
 FILLED_IN = frozenset(
@@ -241,17 +257,18 @@ def _changed(args: TrainingArguments, name: str, value: object, default: object)
     return bool(value not in (default, []) and (value or default))
 
 
-def _other_names(args: TrainingArguments) -> Iterator[Setting]:
+def _other_names(args: TrainingArguments, strategy: str) -> Iterator[Setting]:
     """Yield the settings that were passed under names of other generations."""
     for name, value in getattr(args, "given_otherwise", {}).items():
         rule, said = RULES[name], migration(name, args.defaults)
+        target, note = _mesh_or(rule, value, strategy)
         yield Setting(
             field=name,
-            value=masked(name, value),
+            value=_shown(name, value),
             kind=rule.kind if said is None else Kind.HF,
-            target=rule.target if said is None else f"{said.says}={_said(args, said.says)}",
-            becomes=masked(name, value),
-            note=ALONE.get(name, rule.note) if said is None else rule.note,
+            target=target if said is None else f"{said.says}={_said(args, said.says)}",
+            becomes=_shown(name, value),
+            note=ALONE.get(name, note) if said is None else note,
             changed=True,
         )
 
@@ -349,7 +366,9 @@ def _sharding_problems(args: AsLaunched, facts: Facts) -> Iterator[str]:
         values["fsdp"] = None
     processes = _processes(getattr(args, "lightning", None) or {}, facts)
     is_known = facts.here is not None or processes > 1
-    yield from sharding_problems(values, processes if is_known else None)
+    known = processes if is_known else None
+    yield from sharding_problems(values, known)
+    yield from sequence_problems(values, known)
 
 
 _CHECKS: tuple[Callable[[AsLaunched, Facts], Iterator[str]], ...] = (

@@ -317,7 +317,12 @@ RULES: dict[str, Rule] = {
             },
         ),
         Rule("deepspeed", Kind.STRATEGY, "DeepSpeedStrategy(config={})", "HF fills in its 'auto' values"),
-        Rule("parallelism_config", Kind.STRATEGY, "ModelParallelStrategy", "the sizes of its mesh"),
+        Rule(
+            "parallelism_config",
+            Kind.STRATEGY,
+            "ModelParallelStrategy",
+            "the sizes of its mesh; with `sp_size`, DeepSpeedStrategy shares sequences out (Ulysses)",
+        ),
         Rule("tpu_num_cores", Kind.RETIRED, "", "the launcher decides on the number of processes"),
     )
 }

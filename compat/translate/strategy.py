@@ -85,6 +85,22 @@ def fsdp_config(args: TrainingArguments) -> dict[str, Any]:
         raise ArgumentError(msg) from error
 
 
+def mesh_target(config: object, name: str) -> tuple[str, str]:
+    """Return what `parallelism_config` becomes, and why.
+
+    Args:
+        config: accelerate's `ParallelismConfig`, or its sizes by name.
+        name: the strategy.
+    """
+    size = mesh_sizes(config)["sp_size"]
+    if size == 1:
+        return CLASSES[name], "the sizes of its mesh"
+    return (
+        f"{CLASSES[name]}: UlyssesSPAttentionHF(sequence_parallel_size={size})",
+        f"sequence parallel: {size} processes share each sequence",
+    )
+
+
 def strategy_options(args: TrainingArguments, name: str) -> dict[str, Any]:
     """Options of the strategy, by the names of its class."""
     group = {"process_group_backend": args.ddp_backend, "timeout": args.ddp_timeout}

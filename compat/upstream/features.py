@@ -46,6 +46,9 @@ PUSH_IS_AN_EVENT = hasattr(transformers.TrainerCallback, "on_push_begin")
 HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 """transformers 5.3 splits its training loop into methods; up to 5.2 it is one function."""
 
+SHARES_SEQUENCES = HAS_TRAINING_SEAMS and hasattr(transformers.Trainer, "get_sp_size")
+"""From 5.3 on the methods of training know of sequences that processes share."""
+
 ONE_PIECE_SEEDS_EARLY = names_in_order(_LOOP, "set_epoch", "on_epoch_begin")
 """Up to 4.57 that function sets the samplers' epoch before the epoch's callbacks; from 5.0 on, after them."""
 

@@ -43,6 +43,7 @@ _HUB = ("huggingface_hub 0.36.2", "huggingface_hub 2.4.0")
 _TRAINER = "transformers.trainer:Trainer."
 _XLA = "lightning.pytorch.strategies.xla:XLAStrategy"
 _FABRIC_DEEPSPEED = "lightning.fabric.strategies.deepspeed:DeepSpeedStrategy."
+_ULYSSES = "deepspeed.runtime.sequence_parallel.parallel_state_sp:"
 _EPOCH = "lightning.pytorch.loops.training_epoch_loop:_TrainingEpochLoop."
 _FIT = "lightning.pytorch.loops.fit_loop:_FitLoop."
 _OPTIMIZATION = "lightning.pytorch.loops.optimization.automatic:"
@@ -109,7 +110,19 @@ PRIVATE = (
         "called before an accelerator is built",
     ),
     Private("accelerate.state:GradientState._set_sync_gradients", _AC, "called at each micro-step"),
+    Private(
+        "transformers.configuration_utils:PretrainedConfig#_attn_implementation",
+        _HF,
+        "read: the attention that sequence parallel has to exchange",
+    ),
     Private("accelerate:Accelerator._prepare_one", _AC, "called by the accelerator face"),
+    Private(
+        "accelerate:Accelerator._prepare_deepspeed", _AC, "overridden: several models may share sequences"
+    ),
+    *(
+        Private(_ULYSSES + name, ("deepspeed 0.19.8",), "set to None: the next model has others")
+        for name in ("_SEQUENCE_PARALLEL_GROUP", "_SEQUENCE_DATA_PARALLEL_GROUP")
+    ),
     Private(_FIT + "_warn_if_modules_in_eval_mode", _PL, "overridden: HF sets the mode at each step"),
     Private(_EPOCH + "_should_accumulate", _PL, "overridden: HF decides where a window ends"),
     Private(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from accelerate import ParallelismConfig
 
-from compat.arguments.sharding import SIZES, mesh_sizes, sharding_problems
+from compat.arguments.sharding import SIZES, mesh_sizes, sequence_problems, sharding_problems
 
 BEST = {"save_only_model": True, "load_best_model_at_end": True}
 
@@ -21,13 +21,43 @@ BEST = {"save_only_model": True, "load_best_model_at_end": True}
         ({"deepspeed": {"a": 1}, **BEST}, ["`load_best_model_at_end=True` with `deepspeed`"]),
         (BEST, []),
         ({"parallelism_config": ParallelismConfig(cp_size=2)}, ["with cp_size=2: context parallel"]),
-        ({"parallelism_config": {"sp_size": 4, "tp_size": 2}}, ["with sp_size=4: sequence parallel"]),
         ({"parallelism_config": ParallelismConfig(tp_size=2, dp_shard_size=2)}, []),
         ({}, []),
     ],
 )
 def test_conflicts(values: dict[str, Any], texts: list[str]) -> None:
     told = list(sharding_problems(values))
+    assert len(told) == len(texts)
+    assert all(text in line for text, line in zip(texts, told, strict=True))
+
+
+ZERO = {"deepspeed": {"zero_optimization": {"stage": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "values", "processes", "texts"),
+    [
+        ({}, {}, 4, []),
+        ({"sp_size": 1}, {"label_smoothing_factor": 0.1}, 4, []),
+        ({"sp_size": 2}, ZERO, 2, []),
+        ({"sp_size": 2}, ZERO, None, []),
+        ({"sp_size": 2, "dp_shard_size": 3}, ZERO, 6, []),
+        ({"sp_size": 2}, {}, 2, ["with sp_size=2: sequence parallel is DeepSpeed's (Ulysses)"]),
+        ({"sp_size": 2}, ZERO, 4, ["job has 4 processes. Give dp_replicate_size=2, or start 2 processes."]),
+        ({"sp_size": 2}, ZERO, 3, ["3 processes are no multiple of it. Start a multiple of 2"]),
+        ({"sp_size": 2, "tp_size": 2}, ZERO, None, ["sp_size=2 and tp_size=2: they do not go together"]),
+        (
+            {"sp_size": 2},
+            {"label_smoothing_factor": 0.1},
+            1,
+            ["`deepspeed` is not given", "1 processes are no", "Give `label_smoothing_factor=0.0`."],
+        ),
+    ],
+)
+def test_shared_sequences(
+    sizes: dict[str, int], values: dict[str, Any], processes: int | None, texts: list[str]
+) -> None:
+    told = list(sequence_problems({"parallelism_config": sizes, **values}, processes))
     assert len(told) == len(texts)
     assert all(text in line for text, line in zip(texts, told, strict=True))
 

@@ -163,6 +163,13 @@ STRATEGY = (
         note="context parallel",
     ),
     Effect(
+        "parallelism_config",
+        accelerate.ParallelismConfig(sp_size=2),
+        meshed,
+        is_refused("parallelism_config` with sp_size=2"),
+        note="sequence parallel without DeepSpeed",
+    ),
+    Effect(
         "fsdp_config",
         BY_SIZE,
         SMALLEST,

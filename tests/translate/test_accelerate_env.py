@@ -244,6 +244,15 @@ def test_a_mesh_that_was_launched(tmp_path: Path) -> None:
     assert made(tmp_path, MESH).strategy == "model_parallel"
 
 
+def test_sequences_that_a_launcher_shares_out(tmp_path: Path) -> None:
+    variables = {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_SP_SIZE": "2"}
+    found = made(tmp_path, {"ACCELERATE_USE_DEEPSPEED": "true", **variables})
+    (setting,) = [s for s in found.settings if s.field == "parallelism_config"]
+    assert (found.strategy, setting.value["sp_size"]) == ("deepspeed", 2)
+    assert setting.outcome.endswith("UlyssesSPAttentionHF(sequence_parallel_size=2)")
+    assert setting.note.endswith("PARALLELISM_CONFIG_SP_SIZE=2")
+
+
 @pytest.mark.parametrize(
     ("options", "launched", "precision", "field", "note"),
     [
@@ -307,7 +316,12 @@ def test_a_cpu_that_was_launched(tmp_path: Path) -> None:
         (
             {**MESH, "PARALLELISM_CONFIG_CP_SIZE": "2", "PARALLELISM_CONFIG_SP_SIZE": "4"},
             {},
-            ["`parallelism_config` with cp_size=2: context parallel", "sp_size=4: sequence parallel"],
+            [
+                "`parallelism_config` with cp_size=2: context parallel",
+                "sp_size=4: sequence parallel is DeepSpeed's",
+                "sp_size=4 and tp_size=4: they do not go together",
+                "2 processes are no multiple of it",
+            ],
         ),
         (
             FSDP,

@@ -7,6 +7,7 @@ import transformers
 
 import compat
 from compat.arguments.fsdp_entries import FSDP_CONFIG
+from compat.errors import ArgumentError
 from compat.translate import Kind, LightningPlan, Setting
 from compat.translate.strategy import CLASSES
 from compat.upstream.environment import contained
@@ -139,3 +140,17 @@ def test_a_mesh(sizes: dict[str, int], strategy: str) -> None:
     from accelerate import ParallelismConfig
 
     assert made(parallelism_config=ParallelismConfig(**sizes)).strategy == strategy
+
+
+def test_shared_sequences() -> None:
+    from accelerate import ParallelismConfig
+
+    zero = {"zero_optimization": {"stage": 2}}
+    plan = made(parallelism_config=ParallelismConfig(sp_size=2), deepspeed=zero)
+    found = settings(plan, "parallelism_config")[""]
+    assert plan.strategy == "deepspeed"
+    assert found.outcome == "DeepSpeedStrategy: UlyssesSPAttentionHF(sequence_parallel_size=2)"
+    assert found.note == "sequence parallel: 2 processes share each sequence"
+    assert found.value == {"sp_size": 2}
+    with pytest.raises(ArgumentError, match=r"the job has 8 processes\. Give dp_replicate_size=4"):
+        made(devices=8, parallelism_config=ParallelismConfig(sp_size=2), deepspeed=zero)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import transformers
 from accelerate import ParallelismConfig
 from transformers.integrations.tpu import tpu_spmd_dataloader
 
 from compat.arguments.machine import wants_xla
+from compat.arguments.sharding import mesh_sizes
 from compat.callbacks.misplaced import check_place
+from compat.engine.user_module import is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.component import Component
 from compat.translate import as_run
@@ -17,6 +20,7 @@ from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream import started
 from compat.upstream.distributions import check_distribution
 from compat.upstream.environment import contained, overlaid, own_accelerator_state
+from compat.upstream.features import SHARES_SEQUENCES
 from compat.upstream.patched import refuse_patches
 from compat.upstream.sharding import (
     fsdp2_plugin,
@@ -32,8 +36,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compat.engine.host import TrainerHost
+    from compat.translate.accelerate_env.arguments import AsLaunched
+    from compat.upstream.environment import Facts
     from compat.upstream.values import Loader
 
+
+ATTENTION = "PARALLELISM_CONFIG_SP_ATTN_IMPLEMENTATION"
+"""The launcher's variable for the attention in which DeepSpeed exchanges sequences."""
 
 UNSUPPORTED = frozenset({"MEGATRON_LM"})
 """Distribution types of accelerate for which `compat` has no strategy yet."""
@@ -70,6 +79,9 @@ class Distribution(Component):
         if hf._fit.strategy == "deepspeed":
             started.form_job_of_one()
             hf._fit.check_arguments()  # with the address of that job
+        problems = list(sequence_problems(hf.model, as_run(hf.args, hf._fit.facts), hf._fit.facts))
+        if problems:
+            raise ArgumentError("\n".join(problems))
         if wants_xla(hf.args):
             self._check_sharding_by_xla()
         for name in ("callbacks", "logger", "profiler"):
@@ -78,6 +90,20 @@ class Distribution(Component):
                 check_distribution(one, f"lightning.{name}")
                 if name == "callbacks" and one is not None:
                     check_place(one, "lightning.callbacks", takes_hf=False)
+
+    def check_loss(self) -> None:
+        """Refuse a loss that HF would not compute in training.
+
+        Raises:
+            ArgumentError: processes share sequences, and `compute_loss_func` is given.
+        """
+        hf = self.hf
+        if hf.accelerator.shares_sequences and hf.compute_loss_func is not None:
+            msg = (
+                "`compute_loss_func` with sequences that processes share (`sp_size`): HF does not call it in "
+                "training, where the model computes the loss. Leave it out, or override `compute_loss`."
+            )
+            raise ArgumentError(msg)
 
     def _check_sharding_by_xla(self) -> None:
         problems = []
@@ -115,7 +141,8 @@ class Distribution(Component):
         Args:
             parts: the arguments of the accelerator; changed.
         """
-        if self.hf.args.device.type == "cpu":
+        shares = mesh_sizes(parts.get("parallelism_config"))["sp_size"] > 1
+        if self.hf.args.device.type == "cpu" and not shares:
             self._mesh = parts.pop("parallelism_config", None)
         return parts
 
@@ -174,6 +201,45 @@ class Distribution(Component):
                 # The plugin itself reads the settings of a launcher.
                 shard(state, fsdp2_plugin(fsdp_config(asked)) if hf.args.fsdp else fsdp_plugin_asked_for())
         hf.is_fsdp_enabled = True
+
+
+def sequence_problems(model: nn.Module | None, args: AsLaunched, facts: Facts) -> Iterator[str]:
+    """Yield the problems of a model or a release whose sequences processes are to share.
+
+    Args:
+        model: the model; None before `model_init`.
+        args: the arguments of the run.
+        facts: the machine, the process and the launcher's variables.
+    """
+    mesh = getattr(args, "parallelism_config", None)
+    size = mesh_sizes(mesh)["sp_size"]
+    if size == 1:
+        return
+    told = f"`parallelism_config` with sp_size={size}"
+    if not SHARES_SEQUENCES:
+        yield (
+            f"{told}: transformers {transformers.__version__} has no sequence parallel for it. Update to "
+            "transformers 5.3 or later, or give sp_size=1."
+        )
+    if facts.device_type == "cpu" and facts.world_size > size:
+        yield (
+            f"{told}: the job has {facts.world_size} processes, and on a CPU torch sends gradients in the "
+            f"first group of them alone. Give sp_size={facts.world_size}, or start {size}."
+        )
+    if model is not None and is_user_module(model):
+        yield (
+            f"{told} and `model={type(model).__name__}`: a LightningModule would compute its loss of a slice "
+            "of each sequence. Give a model of transformers, or sp_size=1."
+        )
+    used = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    handler = getattr(mesh, "sp_handler", None)
+    asked = handler.sp_attn_implementation if handler else facts.launched.get(ATTENTION)
+    if used is not None and asked != used:
+        yield (
+            f"{told}: its attention is sp_attn_implementation={asked!r}, and the model's is {used!r}. Give "
+            f"`sp_handler=DeepSpeedSequenceParallelConfig(sp_attn_implementation={used!r})` (of "
+            f"accelerate.utils), or {ATTENTION}={used} by the launcher."
+        )
 
 
 def _refuse_unsupported(kind: str) -> None:

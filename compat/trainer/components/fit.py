@@ -38,6 +38,7 @@ from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.instrumented import unheard_fit
 from compat.upstream.patched import REPLACED, is_patched, is_upstream, refuse_patches, where_written
+from compat.upstream.ulysses import own_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -235,6 +236,7 @@ class Fit(Component):
             raise CompatError(msg)
         self.check_arguments()
         hf._user_module.check_manual()
+        hf._distribution.check_loss()
         self._free_memory()
         self._leave_evaluation()
         self._fit_to_processes(checkpoint)
@@ -274,7 +276,7 @@ class Fit(Component):
         self._module = module = self.make_module()
         module.session = session
         try:
-            with hf.accelerator.serving(built, session), propagating():
+            with self._own_attention(), hf.accelerator.serving(built, session), propagating():
                 unheard_fit(built, module, train_dataloaders=WindowLoader(session), val_dataloaders=[])
         finally:
             hf.args.gradient_accumulation_steps = session.accumulation
@@ -285,6 +287,10 @@ class Fit(Component):
                     dataset.teardown()
         output: TrainOutput = session.output
         return output
+
+    def _own_attention(self) -> AbstractContextManager[None]:
+        """Return a context that undoes what sharing sequences changes for all models of the process."""
+        return own_attention() if self.hf.accelerator.shares_sequences else NOTHING
 
     def give_up(self) -> None:
         """Reset what `train` switches on, if `train` did not finish."""
