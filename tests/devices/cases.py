@@ -12,4 +12,12 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"bf16": True},
     "fp16": {"fp16": True},
     "overflow": {"fp16": True, "learning_rate": 1e-2},
+    "best": {"load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 0.1},
 }
+
+SCALES = {"overflow": 10.0}
+"""What the loss is multiplied by: the first and the third step overflow."""
+
+FACES = ("HFModule", "compat fit", "LightningModule", "Fabric")
+COMMANDS = ("env --json", "explain --format json --fp16", "explain --accelerator npu --format python")
+PRECISIONS: dict[str, dict[str, Any]] = {name: CASES[name] for name in ("plain", "fp16", "overflow")}

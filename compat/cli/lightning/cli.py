@@ -43,6 +43,7 @@ from compat.cli.lightning.reconcile import (
     said_by_flags,
 )
 from compat.cli.lightning.resuming import chosen
+from compat.engine.any_device import trainer_flags
 from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
@@ -298,6 +299,10 @@ class HFLightningCLI(LightningCLI):
             for name, value in {**self._flags(), **self._own_flags()}.items()
             if name not in self._explicit
         }
+        if "accelerator" in flags:
+            asked = self._get(self.config_init, "trainer") or {}
+            explicit = {name: asked[name] for name in self._explicit if name in asked}
+            flags = trainer_flags(self.args.device, {**flags, **explicit})
         trainer: pl.Trainer = super().instantiate_trainer(**{**flags, **kwargs})
         keep_files_whole(trainer.strategy)
         return trainer
