@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import get_grad_scaler
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry, XLAAccelerator
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy as _DDPStrategy
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from typing_extensions import override
 
@@ -113,6 +114,15 @@ def accelerator_of(kind: str) -> Accelerator:
     return _class_of(kind)()
 
 
+class DDPStrategy(_DDPStrategy):
+    """DDP on devices of any type; Lightning's takes each device but the CPU for one of CUDA."""
+
+    @override
+    def determine_ddp_device_ids(self) -> list[int] | None:
+        # With an index, Lightning wraps the model within a stream of CUDA.
+        return super().determine_ddp_device_ids() if self.root_device.type == "cuda" else None
+
+
 def is_lightnings(kind: str) -> bool:
     """Whether Lightning has an accelerator of its own for a device type.
 
@@ -143,6 +153,8 @@ def trainer_flags(device: torch.device, flags: Mapping[str, Any]) -> dict[str, A
     if found.get("strategy", "auto") in ALONE and count(found.get("devices", 1)) == 1:
         found["strategy"] = SingleDeviceStrategy(device, accelerator=found["accelerator"])
         found["accelerator"] = "auto"
+    elif found.get("strategy") == "ddp":
+        found["strategy"] = DDPStrategy()
     if (precision := found.get("precision")) in MIXED:
         scaler = get_grad_scaler() if precision == "16-mixed" else None
         plugins = found.get("plugins") or []

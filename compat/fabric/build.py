@@ -188,7 +188,16 @@ def _auto(facts: Facts, options: dict[str, Any]) -> str | Strategy:
 
 
 def _ddp(facts: Facts, options: dict[str, Any]) -> Strategy:
-    return DDPStrategy(**options)
+    return AnyDDPStrategy(**options)
+
+
+class AnyDDPStrategy(DDPStrategy):
+    """DDP on devices of any type; Fabric's takes each device but the CPU for one of CUDA."""
+
+    @override
+    def _determine_ddp_device_ids(self) -> list[int] | None:
+        # With an index, Fabric wraps the model within a stream of CUDA.
+        return super()._determine_ddp_device_ids() if self.root_device.type == "cuda" else None
 
 
 def _fsdp(facts: Facts, options: dict[str, Any]) -> Strategy:

@@ -126,6 +126,10 @@ class OnDevice(torch.Tensor):
     def untyped_storage(self) -> Any:
         return self.held.untyped_storage()
 
+    def tolist(self) -> Any:
+        COUNTS["copy"] += 1
+        return self.held.tolist()
+
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
@@ -230,6 +234,12 @@ def _register() -> list[torch.library.Library]:
         for name in names:
             cast.impl(name, _autocast(getattr(torch.ops.aten, name).default, lowers=lowers))
     torch.accelerator.set_device_index = lambda *_: None
+    # A file that is loaded to the device: storages stay on the CPU, and optimizers move what they load.
+    torch.serialization.register_package(
+        0,
+        lambda storage: None,
+        lambda storage, location: storage if location.startswith(KIND) else None,
+    )
     torch.distributed.Backend.register_backend(
         BACKEND,
         torch.distributed.ProcessGroupGloo,

@@ -3,17 +3,23 @@ uninterrupted."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.devices.cases import CASES, COMMANDS, FACES, PRECISIONS
+from tests.devices.cases import CASES, COMMANDS, FACES, OF_TWO, PRECISIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
 
 HERE = Path(__file__).parent
 
@@ -46,17 +52,57 @@ def told(module: str, *words: str, paths: tuple[Path, ...] = (), **variables: st
         paths: folders of packages.
         variables: of the environment.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *words],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*paths, HERE.parents[1])))} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
-    assert lines, done.stderr[-3000:]
+    with started(module, *words, paths=paths, **variables) as process:
+        stdout, stderr = process.communicate()
+    lines = [line for line in stdout.splitlines() if line.startswith("RESULTS ")]
+    assert lines, stderr[-3000:]
     found: dict[str, Any] = json.loads(lines[0].removeprefix("RESULTS "))
     return found
+
+
+@contextlib.contextmanager
+def started(
+    module: str, *words: str, paths: tuple[Path, ...] = (), log: IO[str] | None = None, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a module in a process that does not outlive the block; arguments as of `told`, and its log."""
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*paths, HERE.parents[1])))} | variables,
+        stdout=log or subprocess.PIPE,
+        stderr=log or subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Package → case → what came of it in the first of two processes, and their backends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # As on two machines: torch's autograd knows one device of the stand-in in a process.
+    job = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words, paths = ("tests.devices.ddp", str(tmp_path_factory.mktemp("pair"))), (HERE / "packages",)
+    with (
+        (tmp_path_factory.mktemp("second") / "log").open("w") as log,
+        started(*words, paths=paths, log=log, RANK="1", **job),
+    ):
+        return told(*words, paths=paths, RANK="0", **job)
+
+
+@pytest.mark.parametrize("case", OF_TWO)
+def test_two_processes(pair: dict[str, Any], case: str) -> None:
+    hf, ours = pair["transformers"][case], pair["compat"][case]
+    for name in ("logs", "weights", "predicted"):
+        assert ours[name] == hf[name], name
+    assert ours["resumed"]["weights"] == ours["weights"]
+    # The backend of the device, which accelerate has chosen.
+    assert pair["backends"] == "npu:hccl,cpu:hccl"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,7 +15,6 @@ import transformers
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
@@ -43,7 +42,7 @@ from compat.cli.lightning.reconcile import (
     said_by_flags,
 )
 from compat.cli.lightning.resuming import chosen
-from compat.engine.any_device import trainer_flags
+from compat.engine.any_device import DDPStrategy, trainer_flags
 from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
