@@ -15,10 +15,10 @@ PYTEST := -m pytest -n 3
 
 # What does not depend on transformers is tried with the newest one alone: how processes start and end, what
 # steps cost, how checkpoints change their form, how commands print and run, programs made from a plan, guides.
-TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_killed.py \
+TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_full_disk.py checkpoint/test_killed.py \
 	cli/test_completion.py cli/test_env.py cli/test_explain.py cli/test_named.py cli/test_run.py cli/test_verify.py verification engine/test_signals.py test_guides.py trainer/components/test_shutdown.py \
 	translate/test_source.py upstream/test_process.py upstream/test_started.py \
-	$(addprefix distributed/test_,deaths.py forms.py launch.py policies.py preemption.py references.py) \
+	$(addprefix distributed/test_,deaths.py forms.py hosts.py launch.py policies.py preemption.py references.py) \
 	conformance/test_trl.py test_examples.py trl/detect trl/test_root.py)
 
 # The wheel is tried in an environment of its own that borrows the dependencies of $(NEWEST): what it

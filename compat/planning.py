@@ -78,8 +78,9 @@ def _check_machine(accelerator: str | None, devices: int | None, num_nodes: int 
         for name, value in (("devices", devices), ("num_nodes", num_nodes))
         if value is not None and value < 1
     ]
-    if accelerator is not None and accelerator not in ACCELERATORS:
-        guess = nearest(accelerator, ACCELERATORS) or f"Give one of {', '.join(ACCELERATORS)}."
+    known = (*ACCELERATORS, Facts.device_type_here())
+    if accelerator is not None and accelerator not in known:
+        guess = nearest(accelerator, known) or f"Give one of {', '.join(ACCELERATORS)}."
         problems.append(f"`accelerator={accelerator!r}`: not a kind of device. {guess}")
     if problems:
         raise ArgumentError("\n".join(problems))
@@ -94,7 +95,9 @@ def _facts(
 ) -> Facts:
     here = Facts.device_type_here()
     wanted = accelerator or (launch.device_type if launch else None) or "auto"
-    kind = "cpu" if args.use_cpu else {"gpu": "cuda", "tpu": XLA, "auto": here}.get(wanted, wanted)
+    kind = (
+        "cpu" if args.use_cpu else {"gpu": "cuda", "tpu": XLA, "auto": here, here: here}.get(wanted, wanted)
+    )
     return Facts(
         device_type=kind,
         devices=devices or (launch.devices if launch else 1),

@@ -31,7 +31,7 @@ class GAN(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         of_generator, of_discriminator = self.optimizers()
-        real, noise = batch[0], torch.randn(len(batch[0]), 2)
+        real, noise = batch[0], torch.randn(len(batch[0]), 2, device=self.device)
 
         self.toggle_optimizer(of_generator)
         of_generator.zero_grad()

@@ -89,7 +89,7 @@ STATE_OF_RUN: Mapping[str, Kind] = {
 POSITION: Mapping[str, Kind] = {
     **dict.fromkeys(("epoch", "batches"), WHOLE),
     **dict.fromkeys(("is_over", "leaves_epoch", "has_ended"), FLAG),
-    "depends_on": STATES,
+    **dict.fromkeys(("depends_on", "devices"), STATES),
     **dict.fromkeys(("order", "ahead"), STATES.or_none()),
     "own": ANY,
     "rows": WHOLE.or_none(),

@@ -7,13 +7,24 @@ import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from accelerate.utils import get_grad_scaler
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry, XLAAccelerator
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy as _DDPStrategy
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from typing_extensions import override
 
-from compat.upstream.environment import device_module
+from compat.arguments.lightning import count
+from compat.upstream.devices import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
+
+ALONE = ("auto", "single_device")
+"""Lightning's names for the strategy of one process on one device."""
+
+MIXED = ("16-mixed", "bf16-mixed")
+"""Lightning's names of precisions that use autocast."""
 
 
 class AnyDevice(Accelerator):
@@ -29,8 +40,7 @@ class AnyDevice(Accelerator):
     @classmethod
     def _ask(cls, name: str, *args: Any, default: Any = None) -> Any:
         """Call a function of torch's module for the device type; the default where there is none."""
-        function: Callable[..., Any] | None = getattr(device_module(cls.kind), name, None)
-        return default if function is None else function(*args)
+        return ask(cls.kind, name, *args, default=default)
 
     @override
     def setup_device(self, device: torch.device) -> None:
@@ -98,8 +108,57 @@ def accelerator_of(kind: str) -> Accelerator:
     """
     if kind == XLADevice.kind:
         return XLADevice()
-    # A device that torch calls "tpu" is not driven by torch_xla, as the one that Lightning calls so.
-    if kind in AcceleratorRegistry and kind != XLAAccelerator.name():
+    if is_lightnings(kind):
         accelerator: Accelerator = AcceleratorRegistry.get(kind)
         return accelerator
     return _class_of(kind)()
+
+
+class DDPStrategy(_DDPStrategy):
+    """DDP on devices of any type; Lightning's takes each device but the CPU for one of CUDA."""
+
+    @override
+    def determine_ddp_device_ids(self) -> list[int] | None:
+        # With an index, Lightning wraps the model within a stream of CUDA.
+        return super().determine_ddp_device_ids() if self.root_device.type == "cuda" else None
+
+
+def is_lightnings(kind: str) -> bool:
+    """Whether Lightning has an accelerator of its own for a device type.
+
+    Args:
+        kind: as in `torch.device(kind)`.
+    """
+    # A device that torch calls "tpu" is not driven by torch_xla, as the one that Lightning calls so.
+    return kind in AcceleratorRegistry and kind != XLAAccelerator.name()
+
+
+def trainer_flags(device: torch.device, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the flags of a Lightning Trainer for a device that Lightning does not know.
+
+    Lightning takes such a device as an object only, places models on the CPU unless told otherwise, and
+    computes mixed precision as for CUDA.
+
+    Args:
+        device: the device, as `TrainingArguments.device`.
+        flags: of `lightning.pytorch.Trainer`, as `compat.plan(args).flags`.
+
+    Returns:
+        The flags; those that were passed where Lightning knows the device.
+    """
+    kind, found = device.type, dict(flags)
+    if is_lightnings(kind) or kind == XLADevice.kind:
+        return found
+    found["accelerator"] = accelerator_of(kind)
+    if found.get("strategy", "auto") in ALONE and count(found.get("devices", 1)) == 1:
+        found["strategy"] = SingleDeviceStrategy(device, accelerator=found["accelerator"])
+        found["accelerator"] = "auto"
+    elif found.get("strategy") == "ddp":
+        found["strategy"] = DDPStrategy()
+    if (precision := found.get("precision")) in MIXED:
+        scaler = get_grad_scaler() if precision == "16-mixed" else None
+        plugins = found.get("plugins") or []
+        listed = plugins if isinstance(plugins, (list, tuple)) else [plugins]
+        found["plugins"] = [*listed, MixedPrecision(precision, kind, scaler)]
+        found["precision"] = None
+    return found

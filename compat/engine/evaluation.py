@@ -19,6 +19,7 @@ from compat.arguments.machine import XLA
 from compat.engine.limits import LimitedLoader
 from compat.engine.outputs import Gathering, make_container
 from compat.engine.torchmetrics import TorchMetrics
+from compat.upstream.devices import ask
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
 from compat.upstream.models import shifts_labels
 
@@ -176,13 +177,13 @@ class Evaluation:
                     EvalPrediction(predictions=logits, label_ids=labels, **extra),
                     compute_result=hf.accelerator.gradient_state.end_of_dataloader,
                 )
-            torch.cuda.empty_cache()
+            ask(args.device.type, "empty_cache")
             return
         every = args.eval_accumulation_steps
         if every is not None and (self._steps + 1) % every == 0:
             for container in self._kept.values():
                 container.to_cpu_and_numpy()
-            torch.cuda.empty_cache()
+            ask(args.device.type, "empty_cache")
 
     def result(self, dataloader: Loader) -> EvalLoopOutput:
         """Compute the metrics of the pass.

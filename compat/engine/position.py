@@ -13,7 +13,7 @@ import collections
 import ctypes
 import itertools
 import random
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from compat.engine.loader_state import Generators, States
+    from compat.upstream.devices import RandomStates
     from compat.upstream.values import Batch, Loader
 
 Draws = dict[str, Any]
@@ -52,6 +53,7 @@ class Position:
         leaves_epoch: whether the run had decided to skip the rest of that epoch.
         has_ended: whether the run had decided to end there, before its last update step.
         rows: the rows of the dataset, if it has a length.
+        devices: random states of the devices at the save; HF's file has those of some device types only.
     """
 
     epoch: int
@@ -66,15 +68,16 @@ class Position:
     leaves_epoch: bool = False
     has_ended: bool = False
     rows: int | None = None
+    devices: RandomStates = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """The position as plain data."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Position:
         """Create a position from the result of `state_dict`; keys of later releases are ignored."""
-        return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})
+        return cls(**{each.name: state[each.name] for each in fields(cls) if each.name in state})
 
 
 class _NumpysState:

@@ -21,6 +21,7 @@ from compat.engine.position import (
 )
 from compat.engine.sequences import SharedSequences
 from compat.engine.windows import count_windows
+from compat.upstream.devices import random_states, restore_random_states
 
 if TYPE_CHECKING:
     import torch
@@ -229,6 +230,8 @@ class Session:
     def restore_random_states(self) -> None:
         """Restore the random states of the process at the save."""
         self.hf._load_rng_state(self.resume_from_checkpoint)
+        if self.position is not None:
+            restore_random_states(self.position.devices)
 
     def load_random_states(self) -> None:
         """Restore the random states at the save, those of the process and those of the loader."""
@@ -253,6 +256,7 @@ class Session:
             leaves_epoch=bool(self.hf.control.should_epoch_stop),
             has_ended=self.hf._shutdown.ends_itself,
             rows=self.rows,
+            devices=random_states(),
         )
 
     @property

@@ -456,7 +456,7 @@ def _processes(flags: Mapping[str, Any]) -> tuple[int, int]:
     devices = flags.get("devices", 1)
     count = len(devices) if isinstance(devices, (list, tuple)) else devices
     if count in {"auto", -1, "-1"}:
-        count = max(1, torch.cuda.device_count())
+        count = max(1, torch.accelerator.device_count())
     is_chosen = isinstance(devices, (list, tuple)) and list(devices) != list(range(len(devices)))
     nodes = flags.get("num_nodes", 1)
     for name, value, is_wrong in (

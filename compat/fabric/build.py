@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate.utils import get_grad_scaler
 from lightning.fabric import Fabric
 from lightning.fabric.accelerators.accelerator import Accelerator
 from lightning.fabric.loggers.logger import Logger
@@ -17,10 +19,13 @@ from lightning.fabric.strategies import STRATEGY_REGISTRY
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.single_device import SingleDeviceStrategy
 from lightning.fabric.strategies.strategy import Strategy
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from typing_extensions import override
 
+from compat.arguments.machine import XLA
+from compat.engine.any_device import MIXED, accelerator_of, is_lightnings
 from compat.engine.build import quiet
 from compat.engine.environment import HFEnvironment
 from compat.engine.precision import compute_in
@@ -129,7 +134,7 @@ def build_fabric(
     given["num_nodes"] = facts.num_nodes
     try:
         with quiet():
-            fabric = Fabric(accelerator=facts.device_type, strategy=strategy, plugins=plugins, **given)
+            fabric = Fabric(**fabric_flags(facts, {"strategy": strategy, "plugins": plugins, **given}))
             fabric.launch()
     except (TypeError, ValueError) as error:
         if isinstance(error, ArgumentError):
@@ -137,6 +142,32 @@ def build_fabric(
         msg = f"`lightning={dict(flags)!r}`: Fabric does not take it ({error}). Change or remove it."
         raise ArgumentError(msg) from error
     return fabric
+
+
+def fabric_flags(facts: Facts, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete Fabric's flags with the device of this process, also one that Lightning does not know.
+
+    Args:
+        facts: the machine and the process.
+        flags: of Fabric, without `accelerator`.
+    """
+    kind, found = facts.device_type, dict(flags)
+    if is_lightnings(kind) or kind == XLA:
+        return {"accelerator": kind, **found}
+    accelerator = accelerator_of(kind)
+    if found["strategy"] == "auto":
+        device = torch.device(kind, facts.device_index or 0)
+        return {**found, "strategy": SingleDeviceStrategy(device, accelerator), **_mixed(kind, found)}
+    return {**found, "accelerator": accelerator, **_mixed(kind, found)}
+
+
+def _mixed(kind: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags of a mixed precision, which Fabric would compute as for CUDA."""
+    precision = flags["precision"]
+    if precision not in MIXED:
+        return {}
+    scaler = get_grad_scaler() if precision == "16-mixed" else None
+    return {"precision": None, "plugins": [*flags["plugins"], MixedPrecision(precision, kind, scaler)]}
 
 
 def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> str | Strategy:
@@ -157,7 +188,16 @@ def _auto(facts: Facts, options: dict[str, Any]) -> str | Strategy:
 
 
 def _ddp(facts: Facts, options: dict[str, Any]) -> Strategy:
-    return DDPStrategy(**options)
+    return AnyDDPStrategy(**options)
+
+
+class AnyDDPStrategy(DDPStrategy):
+    """DDP on devices of any type; Fabric's takes each device but the CPU for one of CUDA."""
+
+    @override
+    def _determine_ddp_device_ids(self) -> list[int] | None:
+        # With an index, Fabric wraps the model within a stream of CUDA.
+        return super()._determine_ddp_device_ids() if self.root_device.type == "cuda" else None
 
 
 def _fsdp(facts: Facts, options: dict[str, Any]) -> Strategy:

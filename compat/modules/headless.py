@@ -13,6 +13,7 @@ from compat.arguments.optimizers import OPTIMIZERS
 from compat.engine.optimizer import ClosureFirst
 from compat.errors import ArgumentError
 from compat.trainer.trainer import Trainer
+from compat.upstream.devices import kept_random_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +138,7 @@ def build_parts(
     for name, value in {**NEUTRALIZED, precision: True}.items():
         if hasattr(own, name):
             setattr(own, name, value)
-    with isolate_rng():
+    with isolate_rng(), kept_random_states():
         hf = type(kind.__name__, (Headless, kind), {})(model=model, args=own, **parts)
     own.output_dir = args.output_dir
     hf.callback_handler.callbacks.clear()

@@ -102,6 +102,7 @@ class HFModule(pl.LightningModule):
     _surprises: SurprisesHost | None = None
     _precision: str = "no"
     _held: Held | None = None
+    _steps: list[bool] | None = None
 
     def __init__(
         self,
@@ -205,6 +206,7 @@ class HFModule(pl.LightningModule):
         keep_files_whole(self.trainer.strategy)
         plugin = self.trainer.precision_plugin
         self._precision = MIXED.get(plugin.precision, "no") if isinstance(plugin, MixedPrecision) else "no"
+        self._require_scaler()
         set_autocast(self.model, self.trainer.strategy.root_device.type, self._precision)
         if stage != TrainerFn.FITTING:
             return
@@ -245,6 +247,17 @@ class HFModule(pl.LightningModule):
             )
             raise ArgumentError(msg)
 
+    def _require_scaler(self) -> None:
+        """Refuse a gradient scaler of another device, which would leave gradients as they are."""
+        plugin, kind = self.trainer.precision_plugin, self.trainer.strategy.root_device.type
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None and plugin.device != kind:
+            msg = (
+                f"`precision={plugin.precision!r}`: Lightning scales gradients on {plugin.device!r}, and "
+                f"the device of this run is {kind!r}. Give the Lightning Trainer the flags of "
+                "`compat.engine.any_device.trainer_flags(args.device, compat.plan(args).flags)`."
+            )
+            raise ArgumentError(msg)
+
     def _tell_differences(self) -> None:
         """Warn about arguments that differ from the Lightning Trainer's flags."""
         trainer = self.trainer
@@ -266,6 +279,7 @@ class HFModule(pl.LightningModule):
         hf.args.gradient_accumulation_steps = self.trainer.accumulate_grad_batches
         hf.create_optimizer_and_scheduler(steps)
         optimizer, scheduler = hf.optimizer, hf.lr_scheduler
+        self._note_steps(getattr(optimizer, "optimizer", optimizer))
         if self._waits(scheduler):
             # HF steps it with the metrics of each evaluation, at any point in an epoch.
             config = {"scheduler": scheduler, "interval": "epoch", "frequency": NEVER, "monitor": "eval_loss"}
@@ -274,12 +288,25 @@ class HFModule(pl.LightningModule):
             config = {"scheduler": scheduler, "interval": "step", "name": name}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def _note_steps(self, optimizer: Any) -> None:
+        """Note each step of an optimizer, if a gradient scaler skips some."""
+        self._steps = None
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self._steps = steps = []
+            optimizer.register_step_post_hook(lambda *_: steps.append(True))
+
     @staticmethod
     def _waits(scheduler: object) -> bool:
         return isinstance(scheduler, SCHEDULERS_THAT_WAIT)
 
     @override
     def lr_scheduler_step(self, scheduler: Any, metric: torch.Tensor | float | None) -> None:
+        if self._steps is not None:
+            has_stepped = bool(self._steps)
+            self._steps.clear()
+            if not has_stepped:
+                # Gradients have overflowed: HF's schedule waits for the next step.
+                return
         # The callback that has added groups sets their learning rates.
         optimizer = scheduler.optimizer
         groups = optimizer.param_groups

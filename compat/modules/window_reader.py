@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.connectors.data_connector import (
     _DataLoaderSource,
@@ -36,12 +35,14 @@ from compat.engine.resumption import Resumed, count_pass
 from compat.engine.windows import Window, fetch_windows, window_at
 from compat.errors import ArgumentError
 from compat.modules.hf_datamodule import HFLoader, ended
+from compat.upstream.devices import random_states, restore_random_states
 from compat.upstream.schedule import update_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import lightning.pytorch as pl
+    import torch
 
     from compat.engine.host import TrainerHost
     from compat.upstream.values import Loader, NumItems
@@ -288,15 +289,14 @@ def _restore(state: dict[str, Any]) -> None:
 
 def _draws(generators: Generators) -> dict[str, Any]:
     state: dict[str, Any] = draws(generators)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    state["devices"] = random_states()
     return state
 
 
 def _redraw(state: dict[str, Any], generators: Generators) -> None:
     redraw(state, generators)
-    if len(states := state.get("cuda", ())) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states)
+    # Checkpoints of 0.2.0 have those of CUDA devices only.
+    restore_random_states(state.get("devices") or {"cuda": state.get("cuda", ())})
 
 
 def total_steps(trainer: Any) -> int:

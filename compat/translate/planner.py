@@ -22,6 +22,7 @@ from compat.translate.rules import RULES, Kind, Rule
 from compat.translate.setting import Setting, plain, scalar
 from compat.translate.strategy import (
     CLASSES,
+    OF_ONE_DEVICE,
     UNTRIED,
     deepspeed_settings,
     fsdp_settings,
@@ -131,7 +132,8 @@ def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Sett
     for flag, value, note in (
         ("devices", facts.devices, _why_devices(facts)),
         ("num_nodes", facts.num_nodes, "machines of the job"),
-        ("strategy", name, "; ".join(filter(None, (f"Lightning's {CLASSES[name]}", UNTRIED.get(name))))),
+        # By its name, Lightning would place the model on the CPU.
+        ("strategy", "auto" if name in OF_ONE_DEVICE else name, _why_strategy(name)),
     ):
         if flags.get(flag) is None:
             yield Setting(
@@ -143,6 +145,10 @@ def _machine(name: str, flags: Mapping[str, Any], facts: Facts) -> Iterator[Sett
                 note=note,
                 changed=together,
             )
+
+
+def _why_strategy(name: str) -> str:
+    return "; ".join(filter(None, (f"Lightning's {CLASSES[name]}", UNTRIED.get(name))))
 
 
 def _why_devices(facts: Facts) -> str:

@@ -29,6 +29,9 @@ CLASSES = {
 }
 """Name of a strategy → Lightning's class."""
 
+OF_ONE_DEVICE = ("single_device", "single_xla")
+"""Strategies of one process on one device."""
+
 UNTRIED = {
     "xla": "not tried: the tests have no TPU, and a CPU is a single XLA device",
     "single_xla": "tried with XLA on a CPU, not on a TPU",

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
@@ -150,17 +150,6 @@ class Facts:
             return "cuda"
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return "cpu" if device is None else device.type
-
-
-def device_module(kind: str) -> Any:
-    """The module of torch for a device type, as `torch.xpu`; None where it has none.
-
-    Args:
-        kind: as in `torch.device(kind)`.
-    """
-    import torch
-
-    return getattr(torch, kind, None)
 
 
 def told_local_size(world_size: int) -> int:

@@ -267,6 +267,11 @@ PRIVATE = (
         )
     ),
     Private("lightning.fabric.utilities.optimizer:_optimizers_to_device", _PL, "called when DDP is set up"),
+    Private(
+        "lightning.fabric.strategies.ddp:DDPStrategy._determine_ddp_device_ids",
+        _PL,
+        "overridden: no stream of CUDA on other devices",
+    ),
     Private("lightning.pytorch.strategies.ddp:DDPStrategy._setup_model", _PL, "called to wrap HF's model"),
     Private(
         "lightning.pytorch.strategies.ddp:DDPStrategy#_ddp_kwargs", _PL, "set to the options that HF has"

@@ -58,7 +58,8 @@ def _version(distribution: str) -> str | None:
 def _devices() -> dict[str, Any]:
     import torch
 
-    from compat.upstream.environment import Facts, device_module
+    from compat.upstream.devices import device_module
+    from compat.upstream.environment import Facts
 
     kind = Facts.device_type_here()
     module = device_module(kind)

@@ -11,6 +11,8 @@ import torch
 from torch.distributed import DistNetworkError
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
+from compat.upstream.devices import ask
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -107,7 +109,11 @@ class DistributedStop(LocalStop):
         event = torch.Event(self._device)
         event.record()
         if self._last is not None:
-            self._last.synchronize()
+            try:
+                self._last.synchronize()
+            except RuntimeError:
+                # The backend cannot wait for events. An error of the device itself is raised here again.
+                ask(self._device.type, "synchronize")
         self._last = event
 
 

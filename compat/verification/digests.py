@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from compat.upstream.devices import random_states
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -27,6 +29,9 @@ SAMPLE: Final = 256
 
 LONG: Final = 32
 """Length from which a list of numbers is treated as an array: Python's random state has 625."""
+
+WITH_FLOAT64: Final = ("cpu", "cuda", "xla")
+"""Device types that certainly add in float64."""
 
 OUT: Final = "<output>"
 """What takes the place of a run's own folder in texts."""
@@ -122,22 +127,20 @@ def weight_sum(model: torch.nn.Module) -> float:
         if parameter.requires_grad:
             local = parameter.detach()
             local = local.to_local() if hasattr(local, "to_local") else local
-            # MPS has no float64.
-            local = local.cpu() if local.device.type == "mps" else local
+            # Others, for example MPS, have no float64.
+            local = local if local.device.type in WITH_FLOAT64 else local.cpu()
             sums.append(local.sum(dtype=torch.float64).cpu())
     return float(torch.stack(sums).sum()) if sums else 0.0
 
 
 def generators() -> Leaves:
-    """Return the states of the generators of Python, NumPy, torch, and torch on each GPU."""
+    """Return the states of the generators of Python, NumPy, torch, and torch on each device."""
     states = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002 (the generator that transformers seeds and draws from)
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return leaves(states)
+    return leaves({**states, **random_states()})
 
 
 def _read_safetensors(path: str) -> object:

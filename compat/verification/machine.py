@@ -9,8 +9,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from compat.arguments.machine import XLA
 from compat.errors import ArgumentError
 from compat.upstream.children import visible_gpus
+from compat.upstream.devices import ask
+from compat.upstream.environment import Facts
 from compat.verification import builtin
 from compat.verification.report import DIFFERS, EQUAL, NOTHING, Report
 from compat.verification.runs import Script
@@ -45,7 +48,7 @@ class Setup:
 
     Attributes:
         name: as `--only` takes it.
-        kind: the devices that it is for: "cpu" or "cuda".
+        kind: the devices that it is for: "cpu", or "cuda" for GPUs and other devices.
         processes: of a run, each on a device of its own where they are GPUs.
         arguments: of HF's Trainer.
         package: an optional package that it needs.
@@ -214,7 +217,7 @@ def _places(setup: Setup) -> Iterator[_Place]:
         title = "CPU" if setup.processes == 1 else f"CPU, {setup.processes} processes"
         yield _Place(title, {"CUDA_VISIBLE_DEVICES": "", **setup.variables}, obstacle)
     elif count == 0:
-        yield _Place("GPU", {}, "no GPU is visible")
+        yield _place_elsewhere(setup, obstacle)
     elif setup.processes > count:
         yield _Place(f"{setup.processes} GPUs", {}, f"of {setup.processes} GPUs, {count} is visible")
     elif setup.processes > 1:
@@ -223,6 +226,17 @@ def _places(setup: Setup) -> Iterator[_Place]:
         for number, name in enumerate(visible_gpus(count)):
             title = f"GPU {number}, {torch.cuda.get_device_name(number)}"
             yield _Place(title, {"CUDA_VISIBLE_DEVICES": name, **setup.variables}, obstacle)
+
+
+def _place_elsewhere(setup: Setup, obstacle: str) -> _Place:
+    """Return the devices of a machine without a CUDA device; the first of them for a single process."""
+    kind = Facts.device_type_here()
+    if kind in {"cpu", XLA}:
+        return _Place("GPU", {}, "no GPU is visible")
+    count = ask(kind, "device_count", default=1)
+    if setup.processes > count:
+        return _Place(kind, {}, f"of {setup.processes} devices, {count} is visible")
+    return _Place(kind if setup.processes == 1 else f"{kind}, {setup.processes} devices", {}, obstacle)
 
 
 def _tried(

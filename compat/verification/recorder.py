@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from compat.arguments.machine import XLA
+from compat.upstream.devices import ask, devices_in_use
+from compat.upstream.environment import Facts
 from compat.verification.digests import files, generators, leaves, weight_sum
 from compat.verification.isolation import Isolation
 from compat.verification.job import ENGINES
@@ -126,15 +129,16 @@ for _name in EVENTS:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
+    if (kind := devices_in_use()) is not None:
+        ask(kind, "synchronize")
 
 
 def _peak_memory() -> dict[str, int]:
-    """Return the peaks of this process so far, in bytes: of torch on the GPU, and of the process in all."""
+    """Return the peaks of this process so far, in bytes: of torch on the device, and of the process."""
     peaks = {}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        peaks["gpu"] = torch.cuda.max_memory_allocated()
+    kind = devices_in_use()
+    if kind is not None and (peak := ask(kind, "max_memory_allocated")) is not None:
+        peaks["gpu"] = peak
     try:
         import resource
     except ImportError:  # Windows
@@ -273,8 +277,10 @@ def _ours(engine: str) -> tuple[str, ...]:
 def _machine() -> dict[str, object]:
     """Describe devices and the settings of torch that numbers depend on."""
     cuda = torch.cuda.is_available()
+    kind = Facts.device_type_here()
+    count = 0 if kind in {"cpu", XLA} else ask(kind, "device_count", default=1)
     return {
-        "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "devices": [ask(kind, "get_device_name", number, default=kind) for number in range(count)],
         "cuda": torch.version.cuda or torch.version.hip,
         "cudnn": torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from compat.errors import ArgumentError, VerificationError
 from compat.upstream.children import unwound_by_signals
+from compat.upstream.devices import ask
+from compat.upstream.environment import Facts
 from compat.verification.comparison import compare
 from compat.verification.isolation import NOTES
 from compat.verification.job import TITLES
@@ -61,14 +63,13 @@ def verify(
         ArgumentError: a number is too small, this system cannot fork, or this process has used a GPU.
         VerificationError: the disk is full.
     """
-    import torch
-
     if "fork" not in multiprocessing.get_all_start_methods():
         msg = (
             "`function`: this system cannot fork processes. Write it into a script, and use `compat verify`."
         )
         raise ArgumentError(msg)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    # Not `devices_in_use`: some devices cannot tell, and survive a fork.
+    if ask(Facts.device_type_here(), "is_initialized", default=False):
         msg = (
             "`function`: this process has used a GPU, and processes that are forked from it cannot. Restart "
             "the notebook, and use GPUs inside of the function alone."

@@ -15,10 +15,22 @@ from tests.devices import stand_in  # isort: skip (ahead of transformers)
 import torch
 from torch import nn
 
-from tests.devices.cases import CASES
+from tests.devices.cases import CASES, SCALES
 
 ROWS = 32
 UNEQUAL = ("runtime", "per_second", "preparation")
+OPTIONS: dict[str, Any] = {
+    "report_to": "none",
+    "disable_tqdm": True,
+    "max_steps": 6,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_steps": 3,
+    "optim": "adamw_torch",
+    "dataloader_pin_memory": False,
+}
 
 
 class Classifier(nn.Module):
@@ -30,6 +42,7 @@ class Classifier(nn.Module):
         self.scale = scale
 
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert inputs.device.type == self.last.weight.device.type == stand_in.KIND
         logits = self.last(self.dropout(self.first(inputs).relu()))
         return {"loss": self.scale * nn.functional.cross_entropy(logits.float(), labels), "logits": logits}
 
@@ -38,23 +51,17 @@ def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
+def rows() -> list[dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    return [{"inputs": torch.randn(16), "labels": torch.tensor(i % 2)} for i in range(ROWS)]
+
+
 def trainer_of(package: str, folder: Path, scale: float, **options: Any) -> Any:
     module = importlib.import_module(package)
-    torch.manual_seed(0)
-    data = [{"inputs": torch.randn(16), "labels": torch.tensor(i % 2)} for i in range(ROWS)]
+    data = rows()
     arguments = module.TrainingArguments(
         str(folder),
-        report_to="none",
-        disable_tqdm=True,
-        max_steps=6,
-        logging_steps=1,
-        per_device_train_batch_size=4,
-        eval_strategy="steps",
-        eval_steps=3,
-        save_steps=3,
-        optim="adamw_torch",
-        dataloader_pin_memory=False,
-        **options,
+        **{**OPTIONS, **options},
     )
     assert arguments.device.type == stand_in.KIND
     return module.Trainer(
@@ -62,27 +69,32 @@ def trainer_of(package: str, folder: Path, scale: float, **options: Any) -> Any:
     )
 
 
-def outcome(trainer: Any) -> dict[str, Any]:
+def weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
-    for parameter in trainer.model.parameters():
-        assert parameter.device.type == stand_in.KIND
+    for parameter in model.parameters():
         digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def outcome(trainer: Any) -> dict[str, Any]:
     logs = [
         {name: value for name, value in log.items() if not any(part in name for part in UNEQUAL)}
         for log in trainer.state.log_history
     ]
-    return {"logs": logs, "weights": digest.hexdigest()}
+    return {"logs": logs, "weights": weights(trainer.model)}
 
 
-def run(package: str, name: str, folder: Path) -> dict[str, Any]:
-    scale = 1e3 if name == "overflow" else 1.0
+def run(package: str, name: str, folder: Path, **options: Any) -> dict[str, Any]:
+    scale = SCALES.get(name, 1.0)
     stand_in.GENERATOR.own.manual_seed(0)
     stand_in.COUNTS.clear()
-    trainer = trainer_of(package, folder, scale, **CASES[name])
+    trainer = trainer_of(package, folder, scale, **CASES[name], **options)
     trainer.train()
-    counts = dict(stand_in.COUNTS)
-    found = {**outcome(trainer), "counts": counts}
-    again = trainer_of(package, folder, scale, **CASES[name])
+    found = {**outcome(trainer), "counts": dict(stand_in.COUNTS)}
+    stand_in.COUNTS.clear()
+    prediction = trainer.predict(trainer.train_dataset)
+    found |= {"counts of evaluation": dict(stand_in.COUNTS), "predicted": prediction.predictions.tolist()}
+    again = trainer_of(package, folder, scale, **CASES[name], **options)
     again.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
     return {**found, "resumed": outcome(again)}
 

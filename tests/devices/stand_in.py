@@ -1,5 +1,7 @@
 """A device made of the CPU: its tensors hold those of the CPU, its random numbers are its own.
 
+Each process sees one such device of its own.
+
 Its type is `npu`, or what the variable STAND_IN names.
 
 Imported before transformers, it makes torch, transformers and accelerate believe in such a device, so that
@@ -19,6 +21,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 KIND = os.environ.get("STAND_IN", "npu")
+BACKEND = "hccl"
+"""The backend that accelerate takes for `npu`: here gloo, as the tensors in disguise are the CPU's."""
+
 COUNTS: Counter[str] = Counter()
 """Copies from the device: "item" for a number, "copy" for a tensor."""
 
@@ -121,6 +126,10 @@ class OnDevice(torch.Tensor):
     def untyped_storage(self) -> Any:
         return self.held.untyped_storage()
 
+    def tolist(self) -> Any:
+        COUNTS["copy"] += 1
+        return self.held.tolist()
+
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
@@ -140,6 +149,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     COUNTS["item"] += "_local_scalar_dense" in name
     held_args, held_kwargs = tree_map(_bare, args), tree_map(_bare, kwargs)
     held_kwargs.pop("pin_memory", None)
+    if "allgather_base" in name:
+        # gloo compares shapes, unlike the backends of other devices.
+        held_args = tree_map(
+            lambda value: value.view(-1) if type(value) is torch.Tensor else value, held_args
+        )
     with GENERATOR.drawing() if any(part in name for part in DRAWING) else contextlib.nullcontext():
         result = func(*held_args, **held_kwargs)
     if target is not None and torch.device(target).type != KIND:
@@ -220,6 +234,17 @@ def _register() -> list[torch.library.Library]:
         for name in names:
             cast.impl(name, _autocast(getattr(torch.ops.aten, name).default, lowers=lowers))
     torch.accelerator.set_device_index = lambda *_: None
+    # A file that is loaded to the device: storages stay on the CPU, and optimizers move what they load.
+    torch.serialization.register_package(
+        0,
+        lambda storage: None,
+        lambda storage, location: storage if location.startswith(KIND) else None,
+    )
+    torch.distributed.Backend.register_backend(
+        BACKEND,
+        torch.distributed.ProcessGroupGloo,
+        devices=[KIND, "cpu"],
+    )
     # Libraries end with their objects.
     return [plain, rest, cast]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import types
 
 import pytest
 import torch
@@ -31,6 +32,16 @@ def test_a_set_up_of_one_device_runs_on_each_gpu(monkeypatch: pytest.MonkeyPatch
     ]
     (both,) = machine._places(Setup("ddp", "cuda", 2))
     assert (both.title, both.obstacle) == ("2 GPUs", "")
+
+
+def test_other_devices_are_devices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(machine.Facts, "device_type_here", lambda: "npu")
+    monkeypatch.setattr(torch, "npu", types.SimpleNamespace(device_count=lambda: 2), raising=False)
+    places = [place for setup in SETUPS if setup.kind == "cuda" for place in machine._places(setup)]
+    assert {place.title for place in places} == {"npu", "npu, 2 devices"}
+    (place,) = machine._places(Setup("ddp", "cuda", 4))
+    assert place.obstacle == "of 4 devices, 2 is visible"
 
 
 def test_a_package_that_is_missing_is_named() -> None:

@@ -15,7 +15,6 @@ import transformers
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
@@ -44,6 +43,7 @@ from compat.cli.lightning.reconcile import (
 )
 from compat.cli.lightning.resuming import chosen
 from compat.cli.terminal import say
+from compat.engine.any_device import DDPStrategy, trainer_flags
 from compat.engine.logs import HandedOnConnector, without_loggers_of_hf
 from compat.engine.loops import own_warnings
 from compat.errors import ArgumentError, CompatError
@@ -299,6 +299,10 @@ class HFLightningCLI(LightningCLI):
             for name, value in {**self._flags(), **self._own_flags()}.items()
             if name not in self._explicit
         }
+        if "accelerator" in flags:
+            asked = self._get(self.config_init, "trainer") or {}
+            explicit = {name: asked[name] for name in self._explicit if name in asked}
+            flags = trainer_flags(self.args.device, {**flags, **explicit})
         trainer: pl.Trainer = super().instantiate_trainer(**{**flags, **kwargs})
         keep_files_whole(trainer.strategy)
         return trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -47,6 +48,20 @@ class WhereHFHasIt(Strategy):
             options: of the wrapper.
         """
         return model
+
+
+class OfOneProcess(WhereHFHasIt):
+    """A strategy of one process on one device."""
+
+    @override
+    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the value of this process, and a count on the CPU.
+
+        Lightning reduces the lengths of loaders and compares the results with 0, several times before a pass.
+        On the device each comparison would wait for it, and on XLA be a program to compile.
+        """
+        is_count = isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()
+        return tensor.cpu() if is_count else tensor
 
 
 class OfSeveralProcesses(WhereHFHasIt):

@@ -6,9 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.overrides.distributed import prepare_for_backward
-from lightning.pytorch.strategies import DDPStrategy as _DDPStrategy
 from typing_extensions import override
 
+from compat.engine.any_device import DDPStrategy as _DDPStrategy
 from compat.engine.environment import HFEnvironment
 from compat.engine.strategies.base import OfSeveralProcesses
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy as _SingleDeviceXLAStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy as _XLAStrategy
@@ -12,13 +11,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from compat.engine.any_device import accelerator_of
-from compat.engine.strategies.base import OfSeveralProcesses, WhereHFHasIt
+from compat.engine.strategies.base import OfOneProcess, OfSeveralProcesses
 
 if TYPE_CHECKING:
+    import torch
+
     from compat.upstream.environment import Facts
 
 
-class SingleDeviceXLAStrategy(WhereHFHasIt, _SingleDeviceXLAStrategy):
+class SingleDeviceXLAStrategy(OfOneProcess, _SingleDeviceXLAStrategy):
     """One process on one XLA device, or on several that torch_xla shards over by SPMD.
 
     Precision and checkpoints are HF's, although Lightning's strategy would require its own plugins.
@@ -27,16 +28,6 @@ class SingleDeviceXLAStrategy(WhereHFHasIt, _SingleDeviceXLAStrategy):
     needs_closures = False
     checkpoint_io = Strategy.checkpoint_io  # type: ignore[assignment]
     precision_plugin = Strategy.precision_plugin  # type: ignore[assignment]
-
-    @override
-    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the value of this process, and a count on the CPU.
-
-        Lightning reduces the lengths of loaders and compares the results with 0, four times before a run.
-        On the device each comparison would be a program to compile.
-        """
-        is_count = isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()
-        return tensor.cpu() if is_count else tensor
 
 
 class XLAStrategy(OfSeveralProcesses, _XLAStrategy):

@@ -14,12 +14,14 @@ from typing_extensions import override
 
 from compat.callbacks.finders import FINDERS
 from compat.checkpoint.layout import STATE
+from compat.engine.any_device import trainer_flags
 from compat.engine.build import quiet
 from compat.engine.loader_state import Generators
 from compat.engine.loops import own_warnings
 from compat.engine.position import draws, redraw
 from compat.engine.user_module import is_user_module
 from compat.trainer.datamodule_dataset import DataModuleDataset
+from compat.upstream.devices import kept_random_states
 from compat.upstream.instrumented import unheard_fit
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def find(hf: TrainerHost, finders: Iterable[Any], checkpoint: str | None) -> Non
             continue
         order = draws(Generators())
         finder._early_exit = True
-        with own_warnings():
+        with own_warnings(), kept_random_states():
             _search(hf, finder, probe)
         if not is_user_module(hf.model):
             argument = FINDERS[kind]
@@ -127,10 +129,10 @@ def find(hf: TrainerHost, finders: Iterable[Any], checkpoint: str | None) -> Non
 
 
 def _search(hf: TrainerHost, finder: Any, probe: Probe) -> None:
+    device = hf.args.device
     with quiet():
         searcher = pl.Trainer(
-            accelerator="cpu" if hf.args.device.type == "cpu" else "auto",
-            devices=1,
+            **trainer_flags(device, {"accelerator": "cpu" if device.type == "cpu" else "auto", "devices": 1}),
             max_steps=1,
             callbacks=[finder],
             logger=False,
