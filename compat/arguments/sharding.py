@@ -61,12 +61,28 @@ def sharding_problems(values: Mapping[str, Any], processes: int | None = None) -
             f"`save_only_model=True` and `load_best_model_at_end=True` with `{sharded[0]}`: the best model "
             "is loaded from a whole checkpoint. Give one of the two."
         )
+
+
+def context_problems(values: Mapping[str, Any], device_type: str) -> Iterator[str]:
+    """Yield the problems of a mesh whose processes share the context of attention, of the arguments of a run.
+
+    Args:
+        values: the arguments by today's names, with what a launcher has set.
+        device_type: kind of the devices.
+    """
     size = mesh_sizes(values.get("parallelism_config"))["cp_size"]
-    if size > 1:
+    if size == 1:
+        return
+    told = f"`parallelism_config` with cp_size={size}"
+    if device_type == "cpu":
         yield (
-            f"`parallelism_config` with cp_size={size}: context parallel is not supported, and torch has no "
-            "kernels for it on a CPU. Give cp_size=1; with `deepspeed`, `sp_size` shares sequences out."
+            f"{told}: context parallel runs on GPUs only, since torch has no kernels for it on a CPU. Give "
+            "cp_size=1; with `deepspeed`, `sp_size` shares sequences out."
         )
+    config = values.get("fsdp_config")
+    version = config.get("version", config.get("fsdp_version")) if isinstance(config, Mapping) else None
+    if not values.get("fsdp") or str(version) == "1":
+        yield f"{told}: it needs FSDP of version 2. Give `fsdp='full_shard'` with it, or cp_size=1."
 
 
 def sequence_problems(values: Mapping[str, Any], processes: int | None = None) -> Iterator[str]:

@@ -164,8 +164,18 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         """Whether processes share the sequences of a batch."""
         return bool(self.parallelism_config and self.parallelism_config.sp_size > 1)
 
+    _cp_context: Any = None
+
+    @property
+    def shares_contexts(self) -> bool:
+        """Whether processes share the context of attention, within the block of HF's training step."""
+        return bool(self.parallelism_config and self.parallelism_config.cp_size > 1)
+
     @override
     def _prepare_fsdp2(self, *args: object) -> Any:
+        if self.shares_contexts and self._cp_context is None:
+            # accelerate does so with an optimizer only.
+            self._prepare_cp(*args)
         with contextlib.ExitStack() as stack:
             for model in (arg for arg in args if isinstance(arg, nn.Module)):
                 wrap_by_class(self.state.fsdp_plugin, model)

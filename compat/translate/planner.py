@@ -13,7 +13,13 @@ from compat.arguments.lightning import FLAGS as LIGHTNING_FLAGS
 from compat.arguments.lightning import Handling, count
 from compat.arguments.machine import XLA, machine_problems, one_process_problems
 from compat.arguments.names import native_defaults
-from compat.arguments.sharding import READ, mesh_sizes, sequence_problems, sharding_problems
+from compat.arguments.sharding import (
+    READ,
+    context_problems,
+    mesh_sizes,
+    sequence_problems,
+    sharding_problems,
+)
 from compat.errors import ArgumentError
 from compat.translate.accelerate_env import as_launched
 from compat.translate.accelerate_env import problems as launched_problems
@@ -375,6 +381,7 @@ def _sharding_problems(args: AsLaunched, facts: Facts) -> Iterator[str]:
     known = processes if is_known else None
     yield from sharding_problems(values, known)
     yield from sequence_problems(values, known)
+    yield from context_problems(values, facts.device_type)
 
 
 _CHECKS: tuple[Callable[[AsLaunched, Facts], Iterator[str]], ...] = (

@@ -95,13 +95,19 @@ def mesh_target(config: object, name: str) -> tuple[str, str]:
         config: accelerate's `ParallelismConfig`, or its sizes by name.
         name: the strategy.
     """
-    size = mesh_sizes(config)["sp_size"]
-    if size == 1:
-        return CLASSES[name], "the sizes of its mesh"
-    return (
-        f"{CLASSES[name]}: UlyssesSPAttentionHF(sequence_parallel_size={size})",
-        f"sequence parallel: {size} processes share each sequence",
-    )
+    sizes = mesh_sizes(config)
+    if (size := sizes["sp_size"]) > 1:
+        return (
+            f"{CLASSES[name]}: UlyssesSPAttentionHF(sequence_parallel_size={size})",
+            f"sequence parallel: {size} processes share each sequence",
+        )
+    if (size := sizes["cp_size"]) > 1:
+        return (
+            f"{CLASSES[name]}: context_parallel",
+            f"context parallel: {size} processes share the context of attention; not tried: torch has no "
+            "kernels for it on a CPU",
+        )
+    return CLASSES[name], "the sizes of its mesh"
 
 
 def strategy_options(args: TrainingArguments, name: str) -> dict[str, Any]:

@@ -49,6 +49,9 @@ HAS_TRAINING_SEAMS = hasattr(transformers.Trainer, "_prepare_for_training")
 SHARES_SEQUENCES = HAS_TRAINING_SEAMS and hasattr(transformers.Trainer, "get_sp_size")
 """From 5.3 on the methods of training know of sequences that processes share."""
 
+SHARES_CONTEXTS = hasattr(transformers.Trainer, "_prepare_context_parallel_inputs")
+"""transformers 5 prepares a batch whose context processes share."""
+
 ONE_PIECE_SEEDS_EARLY = names_in_order(_LOOP, "set_epoch", "on_epoch_begin")
 """Up to 4.57 that function sets the samplers' epoch before the epoch's callbacks; from 5.0 on, after them."""
 

@@ -97,6 +97,7 @@ PRIVATE = (
     Private(_TRAINER + "_sorted_checkpoints", _HF4, "called at the end of training"),
     Private(_TRAINER + "_deactivate_neftune", _HF4, "called at the end of training"),
     Private(_TRAINER + "_activate_neftune", _HF4, "undone when training raises"),
+    Private(_TRAINER + "_prepare_context_parallel_inputs", _HF5, "looked for: whether contexts are shared"),
     Private(_TRAINER + "_fsdp_qlora_plugin_updates", _HF4, "called before a model is sharded"),
     Private(
         "transformers.trainer_utils:RemoveColumnsCollator._remove_columns",
@@ -115,6 +116,12 @@ PRIVATE = (
         _HF,
         "read: the attention that sequence parallel has to exchange",
     ),
+    Private(
+        "accelerate:Accelerator._prepare_cp",
+        _AC,
+        "called for a model without an optimizer, before FSDP shards it",
+    ),
+    Private("accelerate:Accelerator#_cp_context", _AC, "read: whether that has been done"),
     Private("accelerate:Accelerator._prepare_one", _AC, "called by the accelerator face"),
     Private(
         "accelerate:Accelerator._prepare_deepspeed", _AC, "overridden: several models may share sequences"

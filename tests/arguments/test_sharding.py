@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 from accelerate import ParallelismConfig
 
-from compat.arguments.sharding import SIZES, mesh_sizes, sequence_problems, sharding_problems
+from compat.arguments.sharding import (
+    SIZES,
+    context_problems,
+    mesh_sizes,
+    sequence_problems,
+    sharding_problems,
+)
 
 BEST = {"save_only_model": True, "load_best_model_at_end": True}
 
@@ -20,7 +26,6 @@ BEST = {"save_only_model": True, "load_best_model_at_end": True}
         ({"fsdp": True, **BEST}, ["`load_best_model_at_end=True` with `fsdp`"]),
         ({"deepspeed": {"a": 1}, **BEST}, ["`load_best_model_at_end=True` with `deepspeed`"]),
         (BEST, []),
-        ({"parallelism_config": ParallelismConfig(cp_size=2)}, ["with cp_size=2: context parallel"]),
         ({"parallelism_config": ParallelismConfig(tp_size=2, dp_shard_size=2)}, []),
         ({}, []),
     ],
@@ -29,6 +34,23 @@ def test_conflicts(values: dict[str, Any], texts: list[str]) -> None:
     told = list(sharding_problems(values))
     assert len(told) == len(texts)
     assert all(text in line for text, line in zip(texts, told, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "device_type", "texts"),
+    [
+        ({"fsdp": "full_shard"}, "cuda", []),
+        ({"fsdp": "full_shard"}, "cpu", ["no kernels for it on a CPU. Give cp_size=1; with `deepspeed`"]),
+        ({}, "cuda", ["it needs FSDP of version 2. Give `fsdp='full_shard'` with it, or cp_size=1"]),
+        ({"fsdp": "full_shard", "fsdp_config": {"version": 1}}, "xpu", ["it needs FSDP of version 2"]),
+    ],
+)
+def test_shared_contexts(values: dict[str, Any], device_type: str, texts: list[str]) -> None:
+    mesh = {"parallelism_config": ParallelismConfig(cp_size=2)}
+    told = list(context_problems({**mesh, **values}, device_type))
+    assert len(told) == len(texts)
+    assert all(text in line for text, line in zip(texts, told, strict=True))
+    assert not list(context_problems(values, device_type))
 
 
 ZERO = {"deepspeed": {"zero_optimization": {"stage": 2}}}

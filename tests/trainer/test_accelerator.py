@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import logging
@@ -7,7 +8,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import accelerate
@@ -27,9 +28,13 @@ import compat
 from compat.errors import ArgumentError
 from compat.trainer.accelerator import LightningAccelerator
 from compat.upstream.accelerator import ACCELERATOR, AS_IT_IS
+from compat.upstream.features import SHARES_CONTEXTS
 from tests.parity.parts.optimizers import Fused
 from tests.parity.record import isolated
 from tests.small import Regression, arguments, losses, rows, trainer, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_it_is_an_accelerator(tmp_path: Path) -> None:
@@ -382,3 +387,25 @@ def test_what_is_no_accelerator_stays_what_it_is(tmp_path: Path) -> None:
         del ours.accelerator
     ours.accelerator = face
     assert ours.accelerator is face
+
+
+@pytest.mark.skipif(not SHARES_CONTEXTS, reason="this release of transformers has no context parallel")
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_backward_runs_within_a_shared_context(
+    shares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    run = trainer(tmp_path, max_steps=1, gradient_accumulation_steps=1)
+    run.model.out.weight.register_hook(lambda grad: events.append("backward") or grad)
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        events.append("opened")
+        yield
+        events.append("closed")
+
+    monkeypatch.setattr(run, "_prepare_context_parallel_inputs", lambda _, inputs: (context, inputs))
+    monkeypatch.setattr(type(run.accelerator), "shares_contexts", property(lambda _: shares))
+    run.train()
+    order = ["opened", "backward", "closed"] if shares else ["opened", "closed", "backward"]
+    assert events == order

@@ -317,10 +317,11 @@ def test_a_cpu_that_was_launched(tmp_path: Path) -> None:
             {**MESH, "PARALLELISM_CONFIG_CP_SIZE": "2", "PARALLELISM_CONFIG_SP_SIZE": "4"},
             {},
             [
-                "`parallelism_config` with cp_size=2: context parallel",
                 "sp_size=4: sequence parallel is DeepSpeed's",
                 "sp_size=4 and tp_size=4: they do not go together",
                 "2 processes are no multiple of it",
+                "`parallelism_config` with cp_size=2: context parallel runs on GPUs only",
+                "`parallelism_config` with cp_size=2: it needs FSDP of version 2",
             ],
         ),
         (

@@ -154,3 +154,15 @@ def test_shared_sequences() -> None:
     assert found.value == {"sp_size": 2}
     with pytest.raises(ArgumentError, match=r"the job has 8 processes\. Give dp_replicate_size=4"):
         made(devices=8, parallelism_config=ParallelismConfig(sp_size=2), deepspeed=zero)
+
+
+def test_a_shared_context() -> None:
+    from accelerate import ParallelismConfig
+
+    mesh = ParallelismConfig(cp_size=2)
+    plan = made(accelerator="cuda", devices=2, parallelism_config=mesh, fsdp="full_shard")
+    found = settings(plan, "parallelism_config")[""]
+    assert (plan.strategy, found.outcome) == ("model_parallel", "ModelParallelStrategy: context_parallel")
+    assert found.note.startswith("context parallel: 2 processes share the context of attention; not tried")
+    with pytest.raises(ArgumentError, match="torch has no kernels for it on a CPU"):
+        made(accelerator="cpu", devices=2, parallelism_config=mesh, fsdp="full_shard")

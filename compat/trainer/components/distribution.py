@@ -20,7 +20,7 @@ from compat.translate.strategy import FSDP_VERSIONS, NEWEST_FSDP, fsdp_config
 from compat.upstream import started
 from compat.upstream.distributions import check_distribution
 from compat.upstream.environment import contained, overlaid, own_accelerator_state
-from compat.upstream.features import SHARES_SEQUENCES
+from compat.upstream.features import SHARES_CONTEXTS, SHARES_SEQUENCES
 from compat.upstream.patched import refuse_patches
 from compat.upstream.sharding import (
     fsdp2_plugin,
@@ -79,7 +79,8 @@ class Distribution(Component):
         if hf._fit.strategy == "deepspeed":
             started.form_job_of_one()
             hf._fit.check_arguments()  # with the address of that job
-        problems = list(sequence_problems(hf.model, as_run(hf.args, hf._fit.facts), hf._fit.facts))
+        asked = as_run(hf.args, hf._fit.facts)
+        problems = [*sequence_problems(hf.model, asked, hf._fit.facts), *context_problems(hf.model, asked)]
         if problems:
             raise ArgumentError("\n".join(problems))
         if wants_xla(hf.args):
@@ -227,10 +228,7 @@ def sequence_problems(model: nn.Module | None, args: AsLaunched, facts: Facts) -
             f"first group of them alone. Give sp_size={facts.world_size}, or start {size}."
         )
     if model is not None and is_user_module(model):
-        yield (
-            f"{told} and `model={type(model).__name__}`: a LightningModule would compute its loss of a slice "
-            "of each sequence. Give a model of transformers, or sp_size=1."
-        )
+        yield f"{told} and {_of_a_slice(model)}, or sp_size=1."
     used = getattr(getattr(model, "config", None), "_attn_implementation", None)
     handler = getattr(mesh, "sp_handler", None)
     asked = handler.sp_attn_implementation if handler else facts.launched.get(ATTENTION)
@@ -240,6 +238,33 @@ def sequence_problems(model: nn.Module | None, args: AsLaunched, facts: Facts) -
             f"`sp_handler=DeepSpeedSequenceParallelConfig(sp_attn_implementation={used!r})` (of "
             f"accelerate.utils), or {ATTENTION}={used} by the launcher."
         )
+
+
+def context_problems(model: nn.Module | None, args: AsLaunched) -> Iterator[str]:
+    """Yield the problems of a model or a release whose context of attention processes are to share.
+
+    Args:
+        model: the model; None before `model_init`.
+        args: the arguments of the run.
+    """
+    size = mesh_sizes(getattr(args, "parallelism_config", None))["cp_size"]
+    if size == 1:
+        return
+    told = f"`parallelism_config` with cp_size={size}"
+    if not SHARES_CONTEXTS:
+        yield (
+            f"{told}: transformers {transformers.__version__} has no context parallel. Update to "
+            "transformers 5, or give cp_size=1."
+        )
+    if model is not None and is_user_module(model):
+        yield f"{told} and {_of_a_slice(model)}, or cp_size=1."
+
+
+def _of_a_slice(model: nn.Module) -> str:
+    return (
+        f"`model={type(model).__name__}`: a LightningModule would compute its loss of a slice of each "
+        "sequence. Give a model of transformers"
+    )
 
 
 def _refuse_unsupported(kind: str) -> None:

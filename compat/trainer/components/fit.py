@@ -345,7 +345,9 @@ class Fit(Component):
         hf = self.hf
         method = getattr(hf.training_step, "__func__", None)
         is_watched = "backward" in vars(hf.accelerator) or is_patched(accelerate.Accelerator, "backward")
-        return is_upstream(method, "transformers") and not is_watched
+        # The tensors of a shared context are whole again at the end of `training_step`.
+        is_within = hf.accelerator.shares_contexts
+        return is_upstream(method, "transformers") and not (is_watched or is_within)
 
     @contextlib.contextmanager
     def accumulation_as_given(self) -> Iterator[None]:

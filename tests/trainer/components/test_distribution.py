@@ -10,7 +10,12 @@ from accelerate.utils import DeepSpeedSequenceParallelConfig
 
 from compat.errors import ArgumentError
 from compat.trainer.components import distribution
-from compat.trainer.components.distribution import ATTENTION, Distribution, sequence_problems
+from compat.trainer.components.distribution import (
+    ATTENTION,
+    Distribution,
+    context_problems,
+    sequence_problems,
+)
 from compat.upstream.environment import Facts
 
 
@@ -95,3 +100,17 @@ def test_a_loss_that_hf_would_not_compute_is_refused() -> None:
     Distribution(host).check_loss()
     alone: Any = Host(shares=False)
     Distribution(alone).check_loss()
+
+
+def test_what_cannot_share_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Any = SimpleNamespace(parallelism_config=ParallelismConfig(cp_size=2))
+    monkeypatch.setattr(distribution, "SHARES_CONTEXTS", True)
+    assert not list(context_problems(model("sdpa"), asked))
+    (told,) = context_problems(pl.LightningModule(), asked)
+    assert (
+        "cp_size=2 and `model=LightningModule`: a LightningModule would compute its loss of a slice" in told
+    )
+    monkeypatch.setattr(distribution, "SHARES_CONTEXTS", False)
+    (told,) = context_problems(None, asked)
+    assert "has no context parallel. Update to transformers 5, or give cp_size=1." in told
+    assert not list(context_problems(None, SimpleNamespace(parallelism_config=None)))  # type: ignore[arg-type]
