@@ -51,14 +51,16 @@ SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.
 LOWEST := build/lowest
 NEWEST_TORCH := build/newest-torch
 XLA := build/xla
+# Ray, and Spark, which needs Java.
+CLUSTERS := build/clusters
 FOR_TESTS := pytest pytest-timeout pytest-xdist tensorboard
 FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test_loggers.py tests/cli
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch test-xla test-pythons zoo lint format types docs site screenshots serve bench \
-	bench-ratios bench-saving wheel clean
+	test-newest-torch test-xla test-clusters test-pythons zoo lint format types docs site screenshots serve \
+	bench bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +99,9 @@ test-newest-torch: $(NEWEST_TORCH)/ready ## Run the parity set-ups with the newe
 
 test-xla: $(XLA)/ready ## Run the tests of XLA devices on a CPU
 	$(TEST_ENV) PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -n 1 tests/xla $(ARGS)
+
+test-clusters: $(CLUSTERS)/ready ## Train in the workers of Ray and Spark, and as Kubeflow and SageMaker start processes
+	$(TEST_ENV) $(CLUSTERS)/bin/python -m pytest -n 0 tests/clusters $(ARGS)
 
 zoo: environments ## Train with libraries from PyPI on both Trainers, compare all to the bit; ARGS="trl peft", GROUPS="newest" select
 	$(TEST_ENV) $(NEWEST)/bin/python -m tests.zoo.zoo $(ARGS) $(if $(GROUPS),--groups $(GROUPS))
@@ -204,4 +209,10 @@ $(XLA)/ready: $(NEWEST)/ready
 	$(NEWEST)/bin/python -m venv --clear $(@D)
 	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --no-compile torch==2.9.1 torch_xla==2.9.0
+	@touch $@
+
+$(CLUSTERS)/ready: $(NEWEST)/ready
+	$(NEWEST)/bin/python -m venv --clear $(@D)
+	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --no-compile 'ray[train,data]' pyspark
 	@touch $@
