@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from typing import Any
 
 import ray
@@ -22,6 +23,7 @@ class Dying(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3 and args.process_index == 1:
+            time.sleep(10)  # Ray takes notice of a report only after some seconds
             os._exit(1)
 
 
