@@ -15,7 +15,7 @@ PYTEST := -m pytest -n 3
 
 # What does not depend on transformers is tried with the newest one alone: how processes start and end, what
 # steps cost, how checkpoints change their form, how commands print and run, programs made from a plan, guides.
-TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks checkpoint/convert checkpoint/test_full_disk.py checkpoint/test_killed.py \
+TRIED_ONCE := $(addprefix --ignore=tests/,benchmarks clusters checkpoint/convert checkpoint/test_full_disk.py checkpoint/test_killed.py \
 	cli/test_completion.py cli/test_env.py cli/test_explain.py cli/test_named.py cli/test_run.py cli/test_verify.py verification engine/test_signals.py test_guides.py trainer/components/test_shutdown.py \
 	translate/test_source.py upstream/test_process.py upstream/test_started.py \
 	$(addprefix distributed/test_,deaths.py forms.py hosts.py launch.py policies.py preemption.py references.py) \
@@ -52,14 +52,16 @@ SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.
 LOWEST := build/lowest
 NEWEST_TORCH := build/newest-torch
 XLA := build/xla
+# Ray, and Spark, which needs Java.
+CLUSTERS := build/clusters
 FOR_TESTS := pytest pytest-timeout pytest-xdist tensorboard
 FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test_loggers.py tests/cli
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help environments train test test-newest test-oldest test-deepspeed test-releases test-lowest \
-	test-newest-torch test-xla test-pythons zoo lint format types docs site screenshots serve bench \
-	bench-ratios bench-saving wheel clean
+	test-newest-torch test-xla test-clusters test-pythons zoo lint format types docs site screenshots serve \
+	bench bench-ratios bench-saving wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +100,9 @@ test-newest-torch: $(NEWEST_TORCH)/ready ## Run the parity set-ups with the newe
 
 test-xla: $(XLA)/ready ## Run the tests of XLA devices on a CPU
 	$(TEST_ENV) PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -n 1 tests/xla $(ARGS)
+
+test-clusters: $(CLUSTERS)/ready ## Train in the workers of Ray and Spark, and as Kubeflow and SageMaker start processes
+	$(TEST_ENV) $(CLUSTERS)/bin/python -m pytest -n 0 tests/clusters $(ARGS)
 
 zoo: environments ## Train with libraries from PyPI on both Trainers, compare all to the bit; ARGS="trl peft", GROUPS="newest" select
 	$(TEST_ENV) $(NEWEST)/bin/python -m tests.zoo.zoo $(ARGS) $(if $(GROUPS),--groups $(GROUPS))
@@ -205,4 +210,10 @@ $(XLA)/ready: $(NEWEST)/ready
 	$(NEWEST)/bin/python -m venv --clear $(@D)
 	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --no-compile torch==2.9.1 torch_xla==2.9.0
+	@touch $@
+
+$(CLUSTERS)/ready: $(NEWEST)/ready
+	$(NEWEST)/bin/python -m venv --clear $(@D)
+	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --no-compile 'ray[train,data]' pyspark
 	@touch $@

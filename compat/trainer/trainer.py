@@ -51,6 +51,7 @@ from compat.upstream.models import uncompiled
 from compat.upstream.patched import is_patched, own_signature, show_source
 from compat.upstream.seams import TrainerSeams
 from compat.upstream.seams.common import determine_best_metric
+from compat.upstream.sharding import loading_optimizers_without_unused
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -603,7 +604,8 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
         if checkpoint is None:
             return
         if self._checkpoint_writer.is_sharded:
-            super()._load_optimizer_and_scheduler(checkpoint)
+            with loading_optimizers_without_unused():
+                super()._load_optimizer_and_scheduler(checkpoint)
             self._checkpoint_reader.mend_universal_state()
         else:
             self._checkpoint_reader.load_optimizer_and_scheduler(checkpoint)
@@ -640,7 +642,10 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
             with fit_to_save(self.args) if on_xla else contextlib.nullcontext():
                 super().save_model(output_dir, _internal_call)
             return
-        self._save(output_dir or self.args.output_dir, state_dict=weights)
+        if self._checkpoint_writer.model_saves_itself:
+            self._checkpoint_writer.save_itself(output_dir or self.args.output_dir, weights)
+        else:
+            self._save(output_dir or self.args.output_dir, state_dict=weights)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

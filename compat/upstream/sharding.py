@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+from torch.distributed.checkpoint import default_planner, state_dict
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor
 
@@ -178,6 +181,69 @@ def full_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
         state: name → tensor, or a process's part of one.
     """
     return {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in state.items()}
+
+
+@contextlib.contextmanager
+def unsharded(model: nn.Module, state: Mapping[str, Any]) -> Iterator[None]:
+    """Have a sharded model be the plain one in this process, for code that saves its modules one by one.
+
+    Its modules have their own classes and full parameters, and computing with them synchronizes nothing.
+
+    Args:
+        model: sharded by version 2 of FSDP.
+        state: the full parameters; name → tensor, tied ones under each of their names.
+    """
+    holders = dict(model.named_modules(remove_duplicate=False))
+    parts = dict(model.named_parameters(remove_duplicate=False))
+    whole: dict[int, nn.Parameter] = {}
+    for name, part in parts.items():
+        full = state[name.replace("_checkpoint_wrapped_module.", "")]
+        whole.setdefault(id(part), nn.Parameter(full, requires_grad=part.requires_grad))
+    sharded = [module for module in model.modules() if FSDPModule in type(module).__mro__]
+    kept = [(module, module.__class__, _forward_hooks(module)) for module in sharded]
+    try:
+        for module, kind, hooks in kept:
+            module.__class__ = kind.__bases__[-1]
+            vars(module).update({name: type(each)() for name, each in hooks.items()})
+        _set(holders, {name: whole[id(part)] for name, part in parts.items()})
+        yield
+    finally:
+        _set(holders, parts)
+        for module, kind, hooks in kept:
+            module.__class__ = kind
+            vars(module).update(hooks)
+
+
+@contextlib.contextmanager
+def loading_optimizers_without_unused() -> Iterator[None]:
+    """Have accelerate load the state of an optimizer that has none for parameters without a gradient.
+
+    torch saves no state of them, and requires it when it loads: of the pooler of a BERT, for example.
+    """
+    functions: Any = state_dict
+    planners: Any = default_planner
+    load, planner = functions.set_optimizer_state_dict, planners.DefaultLoadPlanner
+
+    def load_what_is_there(*args: Any, options: Any, **parts: Any) -> None:
+        load(*args, options=dataclasses.replace(options, strict=False), **parts)
+
+    functions.set_optimizer_state_dict = load_what_is_there
+    planners.DefaultLoadPlanner = functools.partial(planner, allow_partial_load=True)
+    try:
+        yield
+    finally:
+        functions.set_optimizer_state_dict, planners.DefaultLoadPlanner = load, planner
+
+
+def _forward_hooks(module: nn.Module) -> dict[str, Any]:
+    """The hooks around a forward, those that gather and release its parameters among them."""
+    return {name: vars(module)[name] for name in ("_forward_pre_hooks", "_forward_hooks")}
+
+
+def _set(holders: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        holder, _, last = name.rpartition(".")
+        setattr(holders[holder], last, parameter)
 
 
 def tied_again(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

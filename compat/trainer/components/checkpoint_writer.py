@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers import trainer as hf_trainer
 from transformers.trainer_callback import ExportableState
@@ -40,7 +41,7 @@ from compat.errors import ArgumentError, CheckpointError
 from compat.trainer.component import Component
 from compat.upstream.environment import told_local_size
 from compat.upstream.patched import is_patched
-from compat.upstream.sharding import full_state_dict
+from compat.upstream.sharding import full_state_dict, unsharded
 from compat.upstream.weight_files import weight_files_taken_by
 
 if TYPE_CHECKING:
@@ -594,7 +595,7 @@ class CheckpointWriter(Component):
         plugin = getattr(hf.accelerator.state, "fsdp_plugin", None)
         keeps_shards = plugin is not None and "SHARDED" in str(plugin.state_dict_type)
         weights: dict[str, Any]
-        if keeps_shards and not is_internal:
+        if (keeps_shards and not is_internal) or (self.model_saves_itself and not keeps_shards):
             weights = hf.accelerator.get_state_dict(hf.model)
         elif hf.is_tp_enabled and not getattr(hf, "is_distributed_loading_by_transformers", False):
             # transformers 4 gathers tensors only in the first process, which waits for the others.
@@ -606,3 +607,25 @@ class CheckpointWriter(Component):
         else:
             return None
         return weights
+
+    @property
+    def model_saves_itself(self) -> bool:
+        """Whether the model is sharded by version 2 of FSDP and its library saves it module by module.
+
+        Such a model, one of Sentence Transformers for example, does not take the weights that HF gathers.
+        """
+        model = self.hf.model
+        is_hf = isinstance(model, PreTrainedModel) or hf_trainer._is_peft_model(model)
+        return isinstance(model, FSDPModule) and not is_hf and hasattr(model, "save_pretrained")
+
+    def save_itself(self, output_dir: str, weights: dict[str, Any]) -> None:
+        """Have such a model saved with full parameters, by the process that holds them.
+
+        Args:
+            output_dir: where.
+            weights: the full parameters; empty in other processes.
+        """
+        hf = self.hf
+        if hf.args.should_save and weights:
+            with unsharded(hf.model, weights):
+                hf._save(output_dir, state_dict=weights)

@@ -11,6 +11,8 @@ import inspect
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
+
 if TYPE_CHECKING:
     from compat.engine.host import TrainerHost
 
@@ -22,6 +24,7 @@ CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "get_optimizer_cls_and_kwargs": (2, ()),
     "init_hf_repo": (0, ("token", "private")),
     "_get_train_sampler": (1, ()),
+    "_load_from_checkpoint": (2, ()),
 }
 """How HF calls the methods that have gained parameters since 4.37: the number of positional arguments, and
 the keyword arguments."""
@@ -87,7 +90,21 @@ class AdaptedSave(Adapted):
         return super().__call__(*args, **{"metrics": self.trainer._backports.metrics_of_step(), **kwargs})
 
 
-KINDS = {"training_step": AdaptedStep}
+class AdaptedLoad(Adapted):
+    """A `_load_from_checkpoint` that takes no model, and so cannot load into one that is sharded.
+
+    HF passes the model only if it is sharded. Its own method then loads the shards.
+    """
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Call the override, or HF's method."""
+        trainer = self.trainer
+        if not trainer.is_fsdp_enabled:
+            return super().__call__(*args, **kwargs)
+        return HFTrainer._load_from_checkpoint(trainer, args[0], trainer.model_wrapped)
+
+
+KINDS = {"training_step": AdaptedStep, "_load_from_checkpoint": AdaptedLoad}
 
 
 def adapt_overrides(trainer: Any, own: type) -> None:
