@@ -485,7 +485,7 @@ class HFModule(pl.LightningModule):
         Args:
             checkpoint: receives `optimizer_extra`, if there is any, and the position of each process.
         """
-        if self.reader is not None and self.trainer.world_size > 1:
+        if self.reader is not None and self.trainer.world_size > 1 and "loops" in checkpoint:
             checkpoint[POSITIONS] = gathered(self.reader.state_dict())
         optimizer = None if self._hf is None else self._hf.optimizer
         if optimizer is not None and (held := held_state(optimizer, self.model)):
@@ -493,12 +493,11 @@ class HFModule(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        positions = checkpoint.get(POSITIONS, ())
-        if len(positions) == self.trainer.world_size:
+        positions, trainer = checkpoint.get(POSITIONS, ()), self._trainer
+        if trainer is not None and len(positions) == trainer.world_size:
             # Lightning has saved those of the first process only, and restores its loops after this.
-            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [
-                positions[self.trainer.global_rank]
-            ]
+            state = checkpoint["loops"]["fit_loop"]["state_dict"]
+            state["combined_loader"] = [positions[trainer.global_rank]]
         # Lightning loads the optimizer's own state after this. A file from `compat convert` or `Trainer` has
         # it in their format.
         file = checkpoint.get(FILES, {}).get(OPTIMIZER_EXTRA)
