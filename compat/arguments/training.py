@@ -36,7 +36,7 @@ from compat.arguments.setters import refuses_unknown_names, with_all_parameters
 from compat.errors import ArgumentError
 from compat.upstream import process, started
 from compat.upstream.choices import CHOICES
-from compat.upstream.environment import Here, contained, is_kept_on_cpu
+from compat.upstream.environment import Here, concealed, contained, is_kept_on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,9 +100,9 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         warn_of_old_names(name for name in migrated.old if name not in names_of_subclass(type(self)))
         warn_of_first(given)
         self._start_other_processes(here.devices or 1 if kind == "cuda" else 1)
-        concealed = hidden(values, native_defaults(type(self)))
-        shown = {name: values[name] for name in concealed}
-        values.update(concealed)
+        replaced = hidden(values, native_defaults(type(self)))
+        shown = {name: values[name] for name in replaced}
+        values.update(replaced)
         with contained() as written, _said_already(migrated.old):
             super().__post_init__()
         wrap_by_size(self)
@@ -114,6 +114,10 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
     def _setup_devices(self) -> Any:
         """Run HF's method, which treats a backend as a sign of a distributed job."""
         values, backend = self.__dict__, self.ddp_backend
+        if started.is_ahead_of_group():
+            # Alone, like the process that has started this one, until the group is there.
+            with concealed(started.TOLD_BY_LIGHTNING):
+                return super()._setup_devices
         is_alone = not (process.is_launched() or _has_group())
         if backend is None or not is_alone:
             return super()._setup_devices
@@ -144,6 +148,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             started.warn_of_idle(gpus)
         started.start(processes or 1, nodes)
         if self.deepspeed:
+            started.require_group()
             # Done here already: under ZeRO-3, `from_pretrained` needs the process group.
             started.form_job_of_one()
 

@@ -156,6 +156,7 @@ class FabricAccelerator(LightningAccelerator):
         options.update(_accelerate_options(further or {}, options))
         plugins = {name: options.pop(name, None) for name in ASK_FOR_STRATEGIES}
         started.join()
+        started.require_group()
         started.start(*_processes(flags))
         if flags.get("accelerator") == "cpu" or Facts.device_type_here() == "cpu":
             # Otherwise accelerate only detects devices, and treats each process as a job of its own.

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from compat.errors import ArgumentError
 from compat.modules.headless import build_parts
+from compat.modules.strategies import share_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,6 +111,11 @@ class HFDataModule(pl.LightningDataModule):
         self.processing_class = processing_class
         self._model = model
         self._kind = trainer_class
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.trainer is not None:
+            share_job(self.args, self.trainer)
 
     @property
     def batch_size(self) -> int:

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 import transformers
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from compat.callbacks.misplaced import refusing_callbacks_of_hf
 from compat.checkpoint.convert.lightning import EXTRA, FILES
+from compat.checkpoint.hosts import gathered
 from compat.checkpoint.io import keep_files_whole, load_plain
 from compat.checkpoint.layout import OPTIMIZER_EXTRA
 from compat.engine.evaluation import Evaluation
@@ -26,12 +27,12 @@ from compat.engine.precision import set_autocast
 from compat.errors import ArgumentError
 from compat.modules.headless import Losses, build_parts, check
 from compat.modules.hf_datamodule import HFLoader
+from compat.modules.strategies import check_strategy, share_job
 from compat.modules.window_reader import Place, WindowReader, WindowSource, total_steps
 from compat.translate import plan
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
 from compat.upstream.models import activated_neftune, checkpoint_activations
-from compat.upstream.started import HOW_TO_START
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +52,9 @@ NEVER = 2**53
 
 MIXED = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 """Lightning's name of a mixed precision → HF's."""
+
+POSITIONS = "hf_positions"
+"""The key of the positions of all processes in their data, with their random states, in order of rank."""
 
 TRANSIENT = ("_hf", "reader", "_passes", "_neftune", "_surprises")
 """Attributes of a run, which are omitted from copies and pickles of the module."""
@@ -203,6 +207,8 @@ class HFModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         self._show_evaluated_weights()
         self._hf = self.reader = None
+        share_job(self.args, self.trainer)
+        check_strategy(self.trainer, is_training=stage == TrainerFn.FITTING)
         keep_files_whole(self.trainer.strategy)
         plugin = self.trainer.precision_plugin
         self._precision = MIXED.get(plugin.precision, "no") if isinstance(plugin, MixedPrecision) else "no"
@@ -210,7 +216,6 @@ class HFModule(pl.LightningModule):
         set_autocast(self.model, self.trainer.strategy.root_device.type, self._precision)
         if stage != TrainerFn.FITTING:
             return
-        self._require_gradients_of_ours()
         self._tell_differences()
         WindowSource.put_into(self.trainer)
         seed = transformers.enable_full_determinism if self.args.full_determinism else transformers.set_seed
@@ -231,21 +236,6 @@ class HFModule(pl.LightningModule):
         optimizer: Any = None if self._hf is None else self._hf.optimizer
         if has_modes(optimizer):
             optimizer.eval()
-
-    def _require_gradients_of_ours(self) -> None:
-        size, strategy = self.trainer.accumulate_grad_batches, self.trainer.strategy
-        if isinstance(strategy, DeepSpeedStrategy) and size != 1:
-            msg = (
-                f"`accumulate_grad_batches={size}`: DeepSpeed's engine divides losses by itself, and an "
-                "HFModule could not undo it. Train with `compat.Trainer` and `deepspeed`."
-            )
-            raise ArgumentError(msg)
-        if self.args.world_size != self.trainer.world_size:
-            msg = (
-                f"`devices`: the Lightning Trainer has {self.trainer.world_size} processes, and HF's "
-                f"arguments were made for {self.args.world_size}. {HOW_TO_START}"
-            )
-            raise ArgumentError(msg)
 
     def _require_scaler(self) -> None:
         """Refuse a gradient scaler of another device, which would leave gradients as they are."""
@@ -493,14 +483,21 @@ class HFModule(pl.LightningModule):
         """Add the state that the optimizer keeps outside of its `state_dict`.
 
         Args:
-            checkpoint: receives `optimizer_extra`, if there is any.
+            checkpoint: receives `optimizer_extra`, if there is any, and the position of each process.
         """
+        if self.reader is not None and self.trainer.world_size > 1 and "loops" in checkpoint:
+            checkpoint[POSITIONS] = gathered(self.reader.state_dict())
         optimizer = None if self._hf is None else self._hf.optimizer
         if optimizer is not None and (held := held_state(optimizer, self.model)):
             checkpoint[EXTRA] = held
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        positions, trainer = checkpoint.get(POSITIONS, ()), self._trainer
+        if trainer is not None and len(positions) == trainer.world_size:
+            # Lightning has saved those of the first process only, and restores its loops after this.
+            state = checkpoint["loops"]["fit_loop"]["state_dict"]
+            state["combined_loader"] = [positions[trainer.global_rank]]
         # Lightning loads the optimizer's own state after this. A file from `compat convert` or `Trainer` has
         # it in their format.
         file = checkpoint.get(FILES, {}).get(OPTIMIZER_EXTRA)

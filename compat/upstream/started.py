@@ -17,20 +17,34 @@ HOW_TO_START = (
 )
 """The ways to a job of several processes."""
 
+TOLD_BY_LIGHTNING = ("LOCAL_RANK", "WORLD_SIZE")
+"""Variables of a process that a Lightning Trainer starts, from which HF would conclude a job."""
+
 
 def join() -> None:
-    """Set this process's rank from `srun`, if `srun` has started it.
-
-    Raises:
-        ArgumentError: a Lightning Trainer has started it, ahead of the arguments of the first process.
-    """
+    """Set this process's rank from `srun`, if `srun` has started it."""
     if "SLURM_NTASKS" in os.environ:
         from compat.upstream import slurm
 
         slurm.join()
+
+
+def is_ahead_of_group() -> bool:
+    """Whether a Lightning Trainer has started this process, and has not yet formed its group.
+
+    HF would take such a process for the first one, and wait for others on a port that is taken.
+    """
     is_told_in_part = {"NODE_RANK", "LOCAL_RANK"} <= os.environ.keys() and "RANK" not in os.environ
-    if is_told_in_part and not _has_group():
-        # HF would take it for the first process, and wait for others on a port that is taken.
+    return is_told_in_part and not _has_group()
+
+
+def require_group() -> None:
+    """Refuse to train in a process that a Lightning Trainer has started for its own job.
+
+    Raises:
+        ArgumentError: the job is Lightning's, and HF's arguments do not know of it.
+    """
+    if is_ahead_of_group():
         msg = f"`devices`: Lightning has started a process that HF's arguments do not know of. {HOW_TO_START}"
         raise ArgumentError(msg)
 

@@ -33,6 +33,7 @@ from compat.errors import CompatError
 from compat.trainer.component import Component
 from compat.trainer.datamodule_dataset import DataModuleDataset
 from compat.translate import plan, strategy_of
+from compat.upstream import started
 from compat.upstream.collector import spared
 from compat.upstream.environment import Facts
 from compat.upstream.features import SCHEDULERS_THAT_WAIT
@@ -227,6 +228,7 @@ class Fit(Component):
         """
         hf = self.hf
         refuse_patches()
+        started.require_group()
         overridden = inspect.getattr_static(type(hf), "_run_epoch", None)
         if overridden is not inspect.getattr_static(HFTrainer, "_run_epoch", None):
             msg = (
