@@ -25,16 +25,21 @@ def device_module(kind: str) -> Any:
     return getattr(torch, kind, None)
 
 
+def built_for() -> str | None:
+    """The device type other than the CPU that torch was built for; asking touches no device."""
+    import torch
+
+    device = torch.accelerator.current_accelerator()
+    return None if device is None else str(device.type)
+
+
 def devices_in_use() -> str | None:
     """The type of this machine's devices other than the CPU; None before this process has used one."""
     import torch
 
-    if not torch.accelerator.is_available():
-        return None
-    device = torch.accelerator.current_accelerator()
-    if device is None or not ask(device.type, "is_initialized", default=True):
-        return None
-    return str(device.type)
+    kind = built_for()
+    is_used = kind is not None and ask(kind, "is_initialized", default=True)
+    return kind if is_used and torch.accelerator.is_available() else None
 
 
 def ask(kind: str, name: str, *args: object, default: Any = None) -> Any:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.errors import ArgumentError, VerificationError
 from compat.upstream.children import unwound_by_signals
-from compat.upstream.devices import ask
-from compat.upstream.environment import Facts
+from compat.upstream.devices import ask, built_for
 from compat.verification.comparison import compare
 from compat.verification.isolation import NOTES
 from compat.verification.job import TITLES
@@ -68,8 +67,8 @@ def verify(
             "`function`: this system cannot fork processes. Write it into a script, and use `compat verify`."
         )
         raise ArgumentError(msg)
-    # Not `devices_in_use`: some devices cannot tell, and survive a fork.
-    if ask(Facts.device_type_here(), "is_initialized", default=False):
+    # Not `devices_in_use`: some devices cannot tell, and survive a fork; looking for a GPU may begin its use.
+    if (kind := built_for()) is not None and ask(kind, "is_initialized", default=False):
         msg = (
             "`function`: this process has used a GPU, and processes that are forked from it cannot. Restart "
             "the notebook, and use GPUs inside of the function alone."

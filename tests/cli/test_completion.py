@@ -4,10 +4,12 @@ import contextlib
 import io
 import subprocess
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 from compat.cli import COMMANDS, fit, main
+from compat.upstream import process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +27,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What bash is given; its making reads the parsers of all commands."""
     file = tmp_path_factory.mktemp("completion") / "compat.bash"
     written = io.StringIO()
-    with contextlib.redirect_stdout(written), pytest.raises(SystemExit) as ended:
-        main(["--print_shtab=bash"])
+    with contextlib.redirect_stdout(written), mock.patch.object(process, "command", []):
+        with pytest.raises(SystemExit) as ended:
+            main(["--print_shtab=bash"])
     assert ended.value.code == 0
     file.write_text(written.getvalue())
     return file
@@ -56,6 +59,9 @@ def test_bash_is_offered_every_command(script: Path) -> None:
     assert offered_by(script, 'compat ""') == own | set(fit.COMMANDS)
 
 
-def test_a_shell_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shell_that_is_not_known_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "command", [])
     assert main(["--print_shtab", "cmd"]) == 2
     assert "`--print_shtab cmd`: not a shell that can be completed. Give bash, zsh" in capsys.readouterr().err

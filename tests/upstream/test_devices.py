@@ -76,3 +76,10 @@ def test_states_of_other_devices_are_left_out(
     assert numbers(devices.random_states()) == {KIND: [[0], [1]]}
     devices.restore_random_states({KIND: [other, other]})
     assert numbers(devices.random_states()) == {KIND: [[7], [7]]}
+
+
+def test_the_cpu_is_no_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch.cpu says that it is initialized.
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    assert (devices.built_for(), devices.devices_in_use()) == (None, None)
+    assert devices.random_states() == {}
