@@ -27,9 +27,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What bash is given; its making reads the parsers of all commands."""
     file = tmp_path_factory.mktemp("completion") / "compat.bash"
     written = io.StringIO()
-    with contextlib.redirect_stdout(written), mock.patch.object(process, "command", []):
-        with pytest.raises(SystemExit) as ended:
-            main(["--print_shtab=bash"])
+    command = mock.patch.object(process, "command", [])
+    with contextlib.redirect_stdout(written), command, pytest.raises(SystemExit) as ended:
+        main(["--print_shtab=bash"])
     assert ended.value.code == 0
     file.write_text(written.getvalue())
     return file
