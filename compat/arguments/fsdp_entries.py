@@ -171,6 +171,19 @@ def config_of(fsdp: object, given: object) -> dict[str, Any]:
     return config
 
 
+def is_first(fsdp: object, given: object) -> bool:
+    """Whether version 1 is requested, by its number or by a word that only it has.
+
+    Args:
+        fsdp: the argument.
+        given: `fsdp_config`; `problems` reports one that cannot be read.
+    """
+    try:
+        return str(config_of(fsdp, given).get("version")) == "1"
+    except ValueError:
+        return False
+
+
 def take_fsdp(values: MutableMapping[str, Any]) -> None:
     """Set version 1 in `fsdp_config` if a sharding strategy is requested that only version 1 has.
 

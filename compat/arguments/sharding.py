@@ -79,9 +79,8 @@ def context_problems(values: Mapping[str, Any], device_type: str) -> Iterator[st
             f"{told}: context parallel runs on GPUs only, since torch has no kernels for it on a CPU. Give "
             "cp_size=1; with `deepspeed`, `sp_size` shares sequences out."
         )
-    config = values.get("fsdp_config")
-    version = config.get("version", config.get("fsdp_version")) if isinstance(config, Mapping) else None
-    if not values.get("fsdp") or str(version) == "1":
+    fsdp, given = values.get("fsdp"), values.get("fsdp_config")
+    if not fsdp or fsdp_entries.is_first(fsdp, given):
         yield f"{told}: it needs FSDP of version 2. Give `fsdp='full_shard'` with it, or cp_size=1."
 
 

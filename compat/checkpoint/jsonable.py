@@ -86,9 +86,8 @@ def save_state(state: TrainerState, file: str) -> None:
     Raises:
         ArgumentError: as for `state_as_json`.
     """
-    write = (
-        _write_state if is_upstream(type(state).save_to_json, "transformers") else type(state).save_to_json
-    )
+    own = type(state).save_to_json
+    write = _write_state if is_upstream(own, "transformers") else own
     try:
         write(state, file)
     except TypeError:

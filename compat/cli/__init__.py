@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"compat {__version__}")
-    parser.add_argument("--print_shtab", metavar="SHELL", help="print completion for bash, zsh or tcsh")
+    parser.add_argument(completion.OPTION, metavar="SHELL", help="print completion for a shell")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

@@ -155,10 +155,21 @@ def trainer_flags(device: torch.device, flags: Mapping[str, Any]) -> dict[str, A
         found["accelerator"] = "auto"
     elif found.get("strategy") == "ddp":
         found["strategy"] = DDPStrategy()
-    if (precision := found.get("precision")) in MIXED:
-        scaler = get_grad_scaler() if precision == "16-mixed" else None
-        plugins = found.get("plugins") or []
-        listed = plugins if isinstance(plugins, (list, tuple)) else [plugins]
-        found["plugins"] = [*listed, MixedPrecision(precision, kind, scaler)]
-        found["precision"] = None
-    return found
+    return {**found, **mixed_flags(kind, found, MixedPrecision)}
+
+
+def mixed_flags(kind: str, flags: Mapping[str, Any], plugin: type) -> dict[str, Any]:
+    """Return the flags of a mixed precision on such a device; none for another precision.
+
+    Args:
+        kind: the device type.
+        flags: of a Trainer or of Fabric.
+        plugin: Lightning's `MixedPrecision` for one of the two.
+    """
+    precision = flags.get("precision")
+    if precision not in MIXED:
+        return {}
+    scaler = get_grad_scaler() if precision == "16-mixed" else None
+    plugins = flags.get("plugins") or []
+    listed = plugins if isinstance(plugins, (list, tuple)) else [plugins]
+    return {"precision": None, "plugins": [*listed, plugin(precision, kind, scaler)]}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import get_grad_scaler
 from lightning.fabric import Fabric
 from lightning.fabric.accelerators.accelerator import Accelerator
 from lightning.fabric.loggers.logger import Logger
@@ -25,7 +24,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from typing_extensions import override
 
 from compat.arguments.machine import XLA
-from compat.engine.any_device import MIXED, accelerator_of, is_lightnings
+from compat.engine.any_device import accelerator_of, is_lightnings, mixed_flags
 from compat.engine.build import quiet
 from compat.engine.environment import HFEnvironment
 from compat.engine.precision import compute_in
@@ -155,19 +154,11 @@ def fabric_flags(facts: Facts, flags: Mapping[str, Any]) -> dict[str, Any]:
     if is_lightnings(kind) or kind == XLA:
         return {"accelerator": kind, **found}
     accelerator = accelerator_of(kind)
+    found.update(mixed_flags(kind, found, MixedPrecision))
     if found["strategy"] == "auto":
         device = torch.device(kind, facts.device_index or 0)
-        return {**found, "strategy": SingleDeviceStrategy(device, accelerator), **_mixed(kind, found)}
-    return {**found, "accelerator": accelerator, **_mixed(kind, found)}
-
-
-def _mixed(kind: str, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags of a mixed precision, which Fabric would compute as for CUDA."""
-    precision = flags["precision"]
-    if precision not in MIXED:
-        return {}
-    scaler = get_grad_scaler() if precision == "16-mixed" else None
-    return {"precision": None, "plugins": [*flags["plugins"], MixedPrecision(precision, kind, scaler)]}
+        return {**found, "strategy": SingleDeviceStrategy(device, accelerator)}
+    return {**found, "accelerator": accelerator}
 
 
 def _strategy(name: str, facts: Facts, options: Mapping[str, dict[str, Any]]) -> str | Strategy:

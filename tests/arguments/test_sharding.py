@@ -43,6 +43,12 @@ def test_conflicts(values: dict[str, Any], texts: list[str]) -> None:
         ({"fsdp": "full_shard"}, "cpu", ["no kernels for it on a CPU. Give cp_size=1; with `deepspeed`"]),
         ({}, "cuda", ["it needs FSDP of version 2. Give `fsdp='full_shard'` with it, or cp_size=1"]),
         ({"fsdp": "full_shard", "fsdp_config": {"version": 1}}, "xpu", ["it needs FSDP of version 2"]),
+        ({"fsdp": "hybrid_shard"}, "cuda", ["it needs FSDP of version 2"]),
+        (
+            {"fsdp": "full_shard", "fsdp_config": '{"fsdp_version": 1}'},
+            "cuda",
+            ["it needs FSDP of version 2"],
+        ),
     ],
 )
 def test_shared_contexts(values: dict[str, Any], device_type: str, texts: list[str]) -> None:
