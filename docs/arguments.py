@@ -39,7 +39,8 @@ compat explain -- train.py --output_dir out
 compat explain warmup_ratio lightning.profiler
 ```
 
-The last one answers from these tables alone, and at once: what becomes of the arguments that it names.
+The last one answers from these tables alone, and at once: what becomes of the arguments that it names. A
+single flag with its value is answered as fast, unless the device or the exact release decides.
 
 An old name means what today's name means, and one warning says so. Old *defaults* do not come back:
 where a default has changed, the installed release's holds; they are listed below. A name that does not

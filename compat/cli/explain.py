@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments.checks import nearest
 from compat.arguments.fields import FIELDS, shown
-from compat.cli import named
+from compat.cli import named, single
 from compat.cli.run import run_script
 from compat.cli.terminal import NOTE, say
 from compat.errors import CompatError
@@ -35,6 +35,11 @@ examples:
   compat explain -- train.py --output_dir out
 """
 
+HEADINGS = ("HF argument", "value", "becomes", "why")
+
+MORE = "It is the same on every device; --all shows the whole plan for this one."
+"""Printed below a single argument."""
+
 PIPED_WIDTH = 1000
 """The length of a line that no terminal wraps."""
 
@@ -51,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="show what HF arguments become under Lightning, and why",
         description="Show what HF arguments become under Lightning, and why. Arguments come from flags as "
         "HF scripts take them, from a file (JSON, YAML or a saved training_args.bin), or from a script, "
-        "which is run until it makes its arguments. Names of arguments alone are looked up, at once.",
+        "which is run until it makes its arguments. Names alone, or a single flag, are answered at once.",
         usage=USAGE,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,6 +85,9 @@ def main(namespace: argparse.Namespace) -> int:
     try:
         if namespace.behind is None and named.are_names(namespace.more):
             return _look_up(namespace)
+        if (setting := _single(namespace)) is not None:
+            _show(HEADINGS, [row(setting)], below=MORE)
+            return 0
         from compat.planning import plan
 
         with warnings.catch_warnings():
@@ -98,6 +106,14 @@ def main(namespace: argparse.Namespace) -> int:
     with contextlib.suppress(BrokenPipeError):
         FORMATS[namespace.format](made, show_all=namespace.all)
     return 0
+
+
+def _single(namespace: argparse.Namespace) -> Setting | None:
+    """Return the decision on the only argument of a command line, if that is all it takes to print it."""
+    is_plain = namespace.format == "table" and not namespace.all and namespace.behind is None
+    if not is_plain or any(getattr(namespace, name) is not None for name in ONLY_PLANS):
+        return None
+    return single.explained(namespace.more)
 
 
 def _look_up(namespace: argparse.Namespace) -> int:
@@ -250,7 +266,7 @@ def from_script(words: Sequence[str]) -> dict[str, Any]:
 def print_table(made: LightningPlan, *, show_all: bool) -> None:
     """Print a plan as text: with the width and colors of a terminal, or as plain lines elsewhere."""
     _show(
-        ("HF argument", "value", "becomes", "why"),
+        HEADINGS,
         list(map(row, made.settings if show_all else made.changed())),
         above=headline(made),
         below="" if show_all else "What has its default is left out; --all shows it.",

@@ -53,7 +53,7 @@ def explained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tupl
     """HF argument → the other cells of its row, and the headline under an empty name."""
     assert main(["explain", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [tuple(cell.strip() for cell in re.split(r"\s{2,}", line)) for line in lines[2:] if line.strip()]
+    rows = [tuple(cell.strip() for cell in re.split(r"\s{2,}", line)) for line in lines if line.strip()]
     return {
         "": (lines[0],),
         **{
