@@ -52,7 +52,7 @@ SETUPS := tests/parity/test_parity.py $(addprefix tests/upstream/test_,features.
 LOWEST := build/lowest
 NEWEST_TORCH := build/newest-torch
 XLA := build/xla
-# Ray, and Spark, which needs Java.
+# Ray, Dask, and Spark, which needs Java.
 CLUSTERS := build/clusters
 FOR_TESTS := pytest pytest-timeout pytest-xdist tensorboard
 FACES := tests/test_root.py tests/upstream/test_required.py tests/callbacks/test_loggers.py tests/cli
@@ -101,7 +101,7 @@ test-newest-torch: $(NEWEST_TORCH)/ready ## Run the parity set-ups with the newe
 test-xla: $(XLA)/ready ## Run the tests of XLA devices on a CPU
 	$(TEST_ENV) PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -n 1 tests/xla $(ARGS)
 
-test-clusters: $(CLUSTERS)/ready ## Train in the workers of Ray and Spark, and as Kubeflow and SageMaker start processes
+test-clusters: $(CLUSTERS)/ready ## Train in the workers of Ray, Spark and Dask, and as Kubeflow and SageMaker start processes
 	$(TEST_ENV) $(CLUSTERS)/bin/python -m pytest -n 0 tests/clusters $(ARGS)
 
 zoo: environments ## Train with libraries from PyPI on both Trainers, compare all to the bit; ARGS="trl peft", GROUPS="newest" select
@@ -215,5 +215,5 @@ $(XLA)/ready: $(NEWEST)/ready
 $(CLUSTERS)/ready: $(NEWEST)/ready
 	$(NEWEST)/bin/python -m venv --clear $(@D)
 	$(NEWEST)/bin/python -c $(PACKAGES) > "$$($(@D)/bin/python -c $(PACKAGES))/borrowed.pth"
-	$(@D)/bin/python -m pip install --quiet --no-compile 'ray[train,data]' pyspark
+	$(@D)/bin/python -m pip install --quiet --no-compile 'ray[train,data]' pyspark distributed
 	@touch $@

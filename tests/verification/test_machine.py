@@ -44,6 +44,16 @@ def test_other_devices_are_devices_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.obstacle == "of 4 devices, 2 is visible"
 
 
+def test_the_cpu_is_tried_without_torch_xla_and_its_device_with_it() -> None:
+    used = {
+        (setup.kind, place.variables.get("USE_TORCH_XLA"))
+        for setup in SETUPS
+        for place in machine._places(setup)
+        if setup.kind != "cuda"
+    }
+    assert used == {("cpu", "0"), ("xla", "1")}
+
+
 def test_a_package_that_is_missing_is_named() -> None:
     (place,) = machine._places(Setup("zero2", "cpu", package="no_such_package"))
     assert place.obstacle == "no_such_package is not installed"
@@ -55,7 +65,7 @@ def test_a_package_that_is_missing_is_named() -> None:
         (("equal", "not available"), EQUAL),
         (("within spread",), EQUAL),
         (("equal", "differs"), DIFFERS),
-        (("not available", "not tried"), NOTHING),
+        (("not available", "not available"), NOTHING),
     ],
 )
 def test_the_status_of_a_survey(outcomes: tuple[str, ...], status: int) -> None:
