@@ -406,7 +406,7 @@ class FitLoop(_FitLoop):
 
     @override
     def setup_data(self) -> None:
-        with own_warnings():
+        with _of_hf(self.trainer):
             super().setup_data()
 
     @override
@@ -443,7 +443,7 @@ class EvaluationLoop(_EvaluationLoop):
 
     @override
     def setup_data(self) -> None:
-        with own_warnings():
+        with _of_hf(self.trainer):
             super().setup_data()
         self._max_batches = _unlimited(self._max_batches)
 
@@ -516,7 +516,7 @@ class PredictionLoop(_PredictionLoop):
 
     @override
     def setup_data(self) -> None:
-        with own_warnings():
+        with _of_hf(self.trainer):
             super().setup_data()
         self.max_batches = _unlimited(self.max_batches)
 
@@ -549,6 +549,14 @@ def _do_nothing() -> None:
 def _keeps_modes(trainer: pl.Trainer) -> bool:
     """Whether the model is a user module, whose train and eval modes are left to the user."""
     return bool(getattr(trainer.lightning_module, "has_user_module", False))
+
+
+@contextlib.contextmanager
+def _of_hf(trainer: pl.Trainer) -> Iterator[None]:
+    """Set up a loader of HF's, whose length `require_equal_lengths` has compared over all processes."""
+    strategy: Any = trainer.strategy
+    with own_warnings(), strategy.with_equal_lengths():
+        yield
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -13,7 +13,10 @@ from typing_extensions import override
 from compat.upstream.environment import concealed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import lightning.pytorch as pl
+    import torch
     from torch import nn
 
     from compat.engine.module import TrainerModule
@@ -40,6 +43,19 @@ class WhereHFHasIt(Strategy):
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
 
+    @contextlib.contextmanager
+    def with_equal_lengths(self) -> Iterator[None]:
+        """Within the block, reduce no length of a loader: all processes have as many batches, at least one.
+
+        Lightning reduces each several times before a pass, and looks at the results. Each look would wait for
+        the other processes and for the device, and on XLA be a program to compile.
+        """
+        self.reduce = _some  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del self.reduce
+
     def wrap(self, model: nn.Module, **options: Any) -> nn.Module:
         """Wrap a model to be trained, as HF's `model_wrapped`.
 
@@ -50,18 +66,9 @@ class WhereHFHasIt(Strategy):
         return model
 
 
-class OfOneProcess(WhereHFHasIt):
-    """A strategy of one process on one device."""
-
-    @override
-    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the value of this process, and a count on the CPU.
-
-        Lightning reduces the lengths of loaders and compares the results with 0, several times before a pass.
-        On the device each comparison would wait for it, and on XLA be a program to compile.
-        """
-        is_count = isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()
-        return tensor.cpu() if is_count else tensor
+def _some(length: torch.Tensor, **options: object) -> int:
+    """Stand in for a reduction of lengths that is only compared with 0."""
+    return 1
 
 
 class OfSeveralProcesses(WhereHFHasIt):

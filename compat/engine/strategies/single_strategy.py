@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.strategies import SingleDeviceStrategy as _SingleDeviceStrategy
 
 from compat.engine.any_device import accelerator_of
-from compat.engine.strategies.base import OfOneProcess
+from compat.engine.strategies.base import WhereHFHasIt
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from compat.upstream.environment import Facts
 
 
-class SingleDeviceStrategy(OfOneProcess, _SingleDeviceStrategy):
+class SingleDeviceStrategy(WhereHFHasIt, _SingleDeviceStrategy):
     """One process on one device."""
 
     needs_closures = False

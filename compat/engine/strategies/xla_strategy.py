@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from compat.engine.any_device import accelerator_of
-from compat.engine.strategies.base import OfOneProcess, OfSeveralProcesses
+from compat.engine.strategies.base import OfSeveralProcesses, WhereHFHasIt
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compat.upstream.environment import Facts
 
 
-class SingleDeviceXLAStrategy(OfOneProcess, _SingleDeviceXLAStrategy):
+class SingleDeviceXLAStrategy(WhereHFHasIt, _SingleDeviceXLAStrategy):
     """One process on one XLA device, or on several that torch_xla shards over by SPMD.
 
     Precision and checkpoints are HF's, although Lightning's strategy would require its own plugins.
