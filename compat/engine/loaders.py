@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from lightning.pytorch.loops.fetchers import _DataFetcher
 from transformers.trainer_utils import has_length
+from typing_extensions import Self, override
 
 from compat.engine.micro_batch import MicroBatch
 from compat.engine.position import looks_ahead
@@ -132,6 +134,33 @@ class WindowLoader:
         if sequences is not None:
             sequences.missed += count - len(fetched)
         return fetched, num_items
+
+
+class WindowFetcher(_DataFetcher):
+    """Fetches from a `WindowLoader` alone, where Lightning's fetchers go through collections of loaders.
+
+    No profiler is told of it.
+    """
+
+    @override
+    def __iter__(self) -> Self:
+        (loader,) = self.combined_loader.flattened
+        self.iterator = iter(loader)
+        self.reset()
+        return self
+
+    @override
+    def __next__(self) -> tuple[Any, int, int]:
+        if self.done:
+            raise StopIteration
+        try:
+            batch = next(self.iterator)  # type: ignore[arg-type]
+        except StopIteration:
+            self.done = True
+            raise
+        self.fetched += 1
+        self.done = self.fetched >= self.length  # type: ignore[operator]
+        return batch, 0, 0
 
 
 def require_equal_lengths(dataloader: Loader, accelerator: Accelerator) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
+from compat.engine.loaders import WindowFetcher
 from compat.engine.manual_optimization import ManualOptimization
 from compat.engine.observers import WITHIN_STEPS, is_profiled, listens
 from compat.engine.windows import ENDLESS
@@ -83,7 +84,10 @@ class AutomaticOptimization(_AutomaticOptimization):
         loss: Tensor = module.training_step(batch, batch_idx)
         if session.pending_loss is not None:
             pending, options = session.take_pending_loss()
-            with hf._fit.sync_context(session):
+            if session.holds_back:
+                with hf._fit.sync_context(session):
+                    hf.accelerator.run_backward(pending, **options)
+            else:
                 hf.accelerator.run_backward(pending, **options)
         if micro.syncs:
             optimizer, step = strategy.optimizers[0], self.optim_progress.optimizer.step
@@ -133,7 +137,8 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     @property
     @override
     def done(self) -> bool:
-        return self._told_to_stop or self._num_ready_batches_reached()
+        progress: Any = self.batch_progress.current
+        return self._told_to_stop or progress.ready >= self.trainer.fit_loop.max_batches
 
     @override
     def reset(self) -> None:
@@ -257,12 +262,6 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         """Return the arguments that Lightning finds by inspecting `training_step` at each step."""
         kwargs.update(batch=batch, batch_idx=batch_idx)
         return kwargs
-
-    @override
-    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        super().on_run_start(data_fetcher)
-        if not is_profiled(self.trainer):
-            data_fetcher._start_profiler = data_fetcher._stop_profiler = _do_nothing
 
     @override
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
@@ -408,6 +407,11 @@ class FitLoop(_FitLoop):
     def setup_data(self) -> None:
         with _of_hf(self.trainer):
             super().setup_data()
+        if not (isinstance(self._data_fetcher, WindowFetcher) or is_profiled(self.trainer)):
+            assert self._combined_loader is not None
+            self._data_fetcher = WindowFetcher()
+            self._data_fetcher.setup(self._combined_loader)
+            iter(self._data_fetcher)
 
     @override
     def _warn_if_modules_in_eval_mode(self) -> None:
@@ -540,10 +544,6 @@ def _call_alone(module: pl.LightningModule, hook: str, run: Callable[..., Output
     output = run(*args)
     own["_current_fx_name"] = before
     return output
-
-
-def _do_nothing() -> None:
-    """Stand in for a profiler."""
 
 
 def _keeps_modes(trainer: pl.Trainer) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
@@ -434,32 +435,30 @@ class LightningAccelerator(accelerate.Accelerator):  # type: ignore[misc]
         return {} if handler is None else dict(handler.to_kwargs())
 
 
-class AcceleratorAttribute:
-    """`trainer.accelerator`: wraps what is assigned to it, including an accelerator that a subclass creates.
+HELD_AS = "_accelerator"
+"""The attribute of a trainer that holds its accelerator."""
 
-    It is read like any attribute of an instance.
-    """
 
-    def __get__(self, trainer: TrainerHost | None, owner: type | None = None) -> Any:
-        if trainer is None:
-            return self
-        try:
-            return vars(trainer)["accelerator"]
-        except KeyError:
-            msg = f"{type(trainer).__name__!r} object has no attribute 'accelerator'"
-            raise AttributeError(msg) from None
+def _adopt(trainer: object, accelerator: Accelerator) -> None:
+    if issubclass(type(accelerator), accelerate.Accelerator):
+        accelerator = LightningAccelerator.adopt(accelerator)
+        args = getattr(trainer, "args", None)
+        written: dict[str, str] = getattr(args, "accelerate_environment", {})
+        accelerator.compute_in(written.get("ACCELERATE_MIXED_PRECISION", "no"))
+    vars(trainer)[HELD_AS] = accelerator
 
-    def __set__(self, trainer: object, accelerator: Accelerator) -> None:
-        if issubclass(type(accelerator), accelerate.Accelerator):
-            accelerator = LightningAccelerator.adopt(accelerator)
-            args = getattr(trainer, "args", None)
-            written: dict[str, str] = getattr(args, "accelerate_environment", {})
-            accelerator.compute_in(written.get("ACCELERATE_MIXED_PRECISION", "no"))
-        vars(trainer)["accelerator"] = accelerator
 
-    def __delete__(self, trainer: TrainerHost) -> None:
-        self.__get__(trainer)
-        del vars(trainer)["accelerator"]
+def _forget(trainer: object) -> None:
+    delattr(trainer, HELD_AS)
+
+
+# Read several times in a micro-step: without a call of Python's.
+accelerator_of_trainer = property(
+    operator.attrgetter(HELD_AS),
+    _adopt,
+    _forget,
+    "`trainer.accelerator`: wraps what is assigned to it, including an accelerator that a subclass creates.",
+)
 
 
 def _require_no_graph(loss: torch.Tensor, hf: TrainerHost) -> None:

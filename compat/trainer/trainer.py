@@ -22,7 +22,7 @@ from compat.checkpoint.layout import STATE
 from compat.checkpoint.selection import AUTO
 from compat.engine.user_module import is_user_module
 from compat.errors import ArgumentError
-from compat.trainer.accelerator import AcceleratorAttribute
+from compat.trainer.accelerator import accelerator_of_trainer
 from compat.trainer.component import Slot, restore
 from compat.trainer.components.callbacks import Callbacks
 from compat.trainer.components.checkpoint_reader import CheckpointReader
@@ -105,7 +105,7 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     model: PreTrainedModel
     optimizer: Any
     lr_scheduler: Any
-    accelerator: Any = AcceleratorAttribute()
+    accelerator: Any = accelerator_of_trainer
     _backports = Slot(Backports)
     _callbacks = Slot(Callbacks)
     _checkpoint_reader = Slot(CheckpointReader)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from compat.upstream.values import Batch
 
 
-_READERS = tuple(
-    collator
+_READERS = frozenset(
+    id(collator)
     for collator in (default_data_collator, torch_default_data_collator)
     if is_upstream(collator, "transformers")
 )
@@ -28,7 +28,7 @@ _READERS = tuple(
 
 def _only_reads(collator: object) -> bool:
     """Whether a collator is one of HF's that change no row."""
-    return type(collator) is DefaultDataCollator or any(collator is reader for reader in _READERS)
+    return type(collator) is DefaultDataCollator or id(collator) in _READERS
 
 
 class ColumnsCollator(RemoveColumnsCollator):  # type: ignore[misc]

@@ -126,7 +126,7 @@ class Watch(pl.Callback):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("accumulation", "most"), [(1, 0.95), (8, 1.1)])
+@pytest.mark.parametrize(("accumulation", "most"), [(1, 0.9), (8, 1.0)])
 def test_calls_of_an_update_step(accumulation: int, most: float, tmp_path: Path) -> None:
     size = {"gradient_accumulation_steps": accumulation}
     hf, ours = (per_step(package, tmp_path, **size) for package in ("transformers", "compat"))
@@ -144,7 +144,7 @@ def test_calls_of_a_step_that_a_callback_observes(tmp_path: Path) -> None:
     connected = {"callbacks": [watch], "logger": pl.loggers.CSVLogger(tmp_path)}
     hf, ours = per_step("transformers", tmp_path), per_step("compat", tmp_path, lightning=connected)
     assert watch.seen == STEPS["max_steps"]
-    assert ours.python <= 1.15 * hf.python, (ours.python, hf.python)
+    assert ours.python <= 1.1 * hf.python, (ours.python, hf.python)
 
 
 @pytest.mark.parametrize(
