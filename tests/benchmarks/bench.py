@@ -1,9 +1,10 @@
 """Compares the cost of an update step: bare PyTorch, Hugging Face, plain Lightning, `compat`.
 
-``bench.py`` lets the contenders take turns for several rounds, each time in a process of its own and
-on one thread, and writes the medians to docs/benchmarks.md. ``bench.py --contender NAME`` is such a
-process: it prints a line of JSON for each case. ``bench.py --processes 2`` has torchrun start two such
-processes for each contender, and writes the page's second half.
+``bench.py`` lets the contenders take turns on one thread, in several processes one after the other, and
+writes the medians to docs/benchmarks.md. They share a process: where its memory comes to lie changes the
+time of a small step by more than they differ. ``bench.py --contender NAME …`` is such a process: it prints
+a line of JSON for each case and turn. ``bench.py --processes 2`` has torchrun start two processes for each
+contender, and writes the page's second half.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ACCUMULATIONS = (1, 8)
 CELLS = [(model, accumulation) for model in CASES for accumulation in ACCUMULATIONS]
 QUICK_STEPS = 40
+TURNS = 3
 DISTRIBUTED = ("hf", "compat")
 
 # Large blocks are kept once they are allocated: whether glibc gives them back to the system, and pays
@@ -52,20 +54,21 @@ def run_worker(options: argparse.Namespace) -> None:
                 steps = CASES[model].steps[accumulation]
                 steps = min(steps, options.steps or steps)
                 job = Job(model, accumulation, steps, folder, options.processes)
-                result = work(options.contender, job)
-                if os.environ.get("RANK", "0") == "0":
-                    print(json.dumps(result), flush=True)
+                for name in options.contender * (1 if len(options.contender) == 1 else TURNS):
+                    result = work(name, job)
+                    if os.environ.get("RANK", "0") == "0":
+                        print(json.dumps(result), flush=True)
     if options.processes > 1:
         # torch's gloo threads let go of the last tensors only while Python runs.
         sleep(0.5)
 
 
-def start_worker(contender: str, options: argparse.Namespace) -> list[dict]:
-    """Runs one contender through all cases in a new process and returns its results."""
+def start_worker(contenders: list[str], options: argparse.Namespace) -> list[dict]:
+    """Runs contenders through all cases in a new process and returns their results."""
     command = [sys.executable]
     if options.processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
-    command += [__file__, "--contender", contender, "--processes", str(options.processes)]
+    command += [__file__, "--contender", *contenders, "--processes", str(options.processes)]
     command += ["--model", *options.model]
     command += ["--accumulation", *map(str, options.accumulation)]
     command += ["--steps", str(options.steps)] if options.steps else []
@@ -80,11 +83,12 @@ def start_worker(contender: str, options: argparse.Namespace) -> list[dict]:
 def measure(options: argparse.Namespace) -> Times:
     """Lets the contenders take turns and returns the medians over all rounds."""
     runs: dict[tuple[str, str, int], list[float]] = {}
+    is_shared = options.processes == 1
     for number in range(options.rounds):
-        for contender in options.contenders:
-            print(f"round {number + 1} of {options.rounds}: {contender}", file=sys.stderr)
-            for result in start_worker(contender, options):
-                key = (contender, result["model"], result["accumulation"])
+        for group in [options.contenders] if is_shared else [[name] for name in options.contenders]:
+            print(f"round {number + 1} of {options.rounds}: {', '.join(group)}", file=sys.stderr)
+            for result in start_worker(group, options):
+                key = (result["contender"], result["model"], result["accumulation"])
                 runs.setdefault(key, []).append(result["milliseconds"])
     return {key: median(values) for key, values in runs.items()}
 
@@ -162,9 +166,9 @@ def write_page(times: Times, options: argparse.Namespace) -> None:
             "An update step",
             f"""Written by `make bench`. All contenders start from the same weights, see the same batches and
 run AdamW, a linear schedule and gradient clipping on one CPU thread; nothing is logged or saved. Times
-are processor times, the median of {options.rounds} processes each, without imports, set-up and the
-first steps. The last column is what a contender adds to the bare loop, divided by what
-`transformers.Trainer` adds.
+are processor times, the medians over {options.rounds} processes in which they take {TURNS} turns, without
+imports, set-up and the first steps. The last column is what a contender adds to the bare loop, divided by
+what `transformers.Trainer` adds.
 
 {versions()}
 
@@ -188,7 +192,7 @@ gloo reduces the gradients. Times are those of the first process, the median of 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--contender", choices=CONTENDERS, help="be the worker for this one")
+    parser.add_argument("--contender", nargs="+", choices=CONTENDERS, help="be the worker for these")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--model", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--accumulation", nargs="+", type=int, choices=ACCUMULATIONS, default=ACCUMULATIONS)

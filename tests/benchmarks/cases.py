@@ -39,12 +39,14 @@ class Case:
         measure: package and folder → the number.
         has_bare: whether a bare loop's number is taken off both sides, so that what is compared is overhead.
         reference: the package that `compat` is compared with.
+        alone: whether each contender needs a process of its own, because that process is what is measured.
     """
 
     about: str
     measure: Callable[[str, Path], float]
     has_bare: bool = False
     reference: str = "transformers"
+    alone: bool = False
 
 
 class Tiny(nn.Module):
@@ -323,10 +325,10 @@ CASES = {
     "metric": Case("the same with `compute_metrics`", passes("evaluate", metric=True), has_bare=True),
     "predict": Case("`predict()`, overhead of a batch", passes("predict", metric=True), has_bare=True),
     "construct": Case("building a Trainer", construction),
-    "resume": Case("resuming in mid-epoch, a million rows", resumption),
-    "start": Case("from the command to the first step", start),
-    "train_memory": Case("peak memory of training", memory("train")),
-    "evaluate_memory": Case("peak memory of evaluation", memory("evaluate")),
-    "save_memory": Case("peak memory of saving", saving_memory),
-    "long_log": Case("1,500 steps that log, and a save, 50,000 logs behind", long_log),
+    "resume": Case("resuming in mid-epoch, a million rows", resumption, alone=True),
+    "start": Case("from the command to the first step", start, alone=True),
+    "train_memory": Case("peak memory of training", memory("train"), alone=True),
+    "evaluate_memory": Case("peak memory of evaluation", memory("evaluate"), alone=True),
+    "save_memory": Case("peak memory of saving", saving_memory, alone=True),
+    "long_log": Case("1,500 steps that log, and a save, 50,000 logs behind", long_log, alone=True),
 }

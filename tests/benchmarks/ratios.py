@@ -1,9 +1,11 @@
 """Compares `compat` with Hugging Face in all that `cases.py` lists, and with an earlier commit.
 
-``ratios.py`` lets the contenders take turns for several rounds, each case in a process of its own and on one
-thread, prints the ratios of the medians and writes them to docs/benchmarks.md with a picture.
+``ratios.py`` lets the contenders take turns for several rounds, each case in processes of its own and on one
+thread, prints the ratios of the medians and writes them to docs/benchmarks.md with a picture. In a process
+they take turns as well, unless that process is what is measured: where its memory comes to lie changes the
+time of a small step by more than contenders differ.
 ``ratios.py --against REV`` has the code of another commit take turns with that of the working tree, and
-writes nothing. ``ratios.py --case NAME --contender PACKAGE`` is such a process.
+writes nothing. ``ratios.py --case NAME --contender PACKAGE …`` is such a process.
 """
 
 from __future__ import annotations
@@ -26,34 +28,43 @@ from page import DOCS, versions, write_section
 ROOT = Path(__file__).parents[2]
 HEADING = "What else a script waits for"
 MARK = "measured: "
+TURNS = 3
+"""Turns of the contenders in a process that they share."""
+
 OURS, BARE, BEFORE = "compat", "bare", "before"
 
 Times = dict[tuple[str, str], float]
 """Case and contender → its median."""
 
 
-def work(case: str, contender: str) -> None:
-    """Be the process of one case and one contender."""
+def work(case: str, names: list[str]) -> None:
+    """Be the process of a case, and of one contender or of several that take turns."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        value = CASES[case].measure(contender, Path(folder))
-    print(f"{MARK}{value}", flush=True)
+    for _ in range(1 if len(names) == 1 else TURNS):
+        for name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                value = CASES[case].measure(name, Path(folder))
+            print(f"{MARK}{name} {value}", flush=True)
 
 
-def start(case: str, contender: str, tree: Path) -> float:
+def start(case: str, names: list[str], tree: Path) -> dict[str, list[float]]:
     """Have one case measured in a new process, with the code of a tree."""
-    package = OURS if contender == BEFORE else contender
+    packages = {OURS if name == BEFORE else name: name for name in names}
     done = subprocess.run(
-        [sys.executable, __file__, "--case", case, "--contender", package],
+        [sys.executable, __file__, "--case", case, "--contender", *packages],
         env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(tree)},
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if not lines:
-        sys.exit(f"{case}, {contender}: no result.\n{done.stderr[-3000:]}")
-    return float(lines[-1].removeprefix(MARK))
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for line in done.stdout.splitlines():
+        if line.startswith(MARK):
+            package, value = line.removeprefix(MARK).split()
+            found[packages[package]].append(float(value))
+    if not all(found.values()):
+        sys.exit(f"{case}, {', '.join(names)}: no result.\n{done.stderr[-3000:]}")
+    return found
 
 
 def contenders(case: str, reference: str | None) -> list[str]:
@@ -67,8 +78,11 @@ def measure(cases: list[str], rounds: int, reference: str | None, trees: dict[st
     for number in range(rounds):
         for case in cases:
             print(f"round {number + 1} of {rounds}: {case}", file=sys.stderr)
-            for name in contenders(case, reference):
-                found.setdefault((case, name), []).append(start(case, name, trees.get(name, ROOT)))
+            names = contenders(case, reference)
+            is_shared = reference is None and not CASES[case].alone
+            for group in [names] if is_shared else [[name] for name in names]:
+                for name, values in start(case, group, trees.get(group[0], ROOT)).items():
+                    found.setdefault((case, name), []).extend(values)
     return {key: median(values) for key, values in found.items()}
 
 
@@ -110,8 +124,9 @@ def write_page(times: Times, cases: list[str], rounds: int) -> None:
     write_section(
         HEADING,
         f"""Written by `make bench-ratios`. Each number is that of `compat.Trainer` divided by that of
-`transformers.Trainer`, the medians of {rounds} processes each that took turns, on one CPU thread, with a
-model of two linear layers. Overhead is what is left when the time of a bare PyTorch loop is taken off both.
+`transformers.Trainer`, medians over {rounds} processes, on one CPU thread, with a model of two linear layers.
+The contenders take turns: {TURNS} in each process; from process to process where start, memory or a
+resumption is measured. Overhead is what is left when the time of a bare PyTorch loop is taken off both.
 Times are processor times; from the command to the first step the clock counts.
 
 {versions()}
@@ -140,7 +155,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, help="be the worker for this one")
     references = sorted({case.reference for case in CASES.values()})
-    parser.add_argument("--contender", choices=[BARE, OURS, *references])
+    parser.add_argument("--contender", nargs="+", choices=[BARE, OURS, *references])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
