@@ -122,15 +122,16 @@ def _of_numpy(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def weight_sum(model: torch.nn.Module) -> float:
     """Return the sum of all weights that are trained, in float64: a change of any one shows in it."""
-    sums = []
+    sums: dict[torch.device, list[torch.Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             local = parameter.detach()
             local = local.to_local() if hasattr(local, "to_local") else local
             # Others, for example MPS, have no float64.
             local = local if local.device.type in WITH_FLOAT64 else local.cpu()
-            sums.append(local.sum(dtype=torch.float64).cpu())
-    return float(torch.stack(sums).sum()) if sums else 0.0
+            sums.setdefault(local.device, []).append(local.sum(dtype=torch.float64))
+    # One look at each device: on XLA each is a program to compile.
+    return sum(float(torch.stack(each).sum()) for each in sums.values())
 
 
 def generators() -> Leaves:

@@ -9,6 +9,7 @@ import torch
 
 from compat.verification.digests import SAMPLE, digest, files, generators, leaves, weight_sum
 from compat.verification.mirror import Mirror
+from tests.benchmarks.test_calls import Syncs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,15 @@ def test_the_sum_shows_a_change_of_any_weight() -> None:
     with torch.no_grad():
         model.weight[3, 4] += 1e-7
     assert weight_sum(model) != before
+
+
+def test_the_sum_looks_once_at_a_device() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    with Syncs() as looks:
+        found = weight_sum(model)
+    assert looks.count == 1
+    assert found == pytest.approx(sum(float(weight.double().sum()) for weight in model.parameters()))
+    assert weight_sum(torch.nn.Identity()) == 0.0
 
 
 def test_generators_are_told_apart() -> None:
