@@ -1,9 +1,9 @@
 """Compares `compat` with Hugging Face in all that `cases.py` lists, and with an earlier commit.
 
 ``ratios.py`` lets the contenders take turns for several rounds, each case in processes of its own and on one
-thread, prints the ratios of the medians and writes them to docs/benchmarks.md with a picture. In a process
-they take turns as well, unless that process is what is measured: where its memory comes to lie changes the
-time of a small step by more than contenders differ.
+thread, prints the ratios of the medians and writes them to docs/benchmarks.md with a picture. Where memory
+comes to lie changes the time of a small step by more than contenders differ. Therefore their processes are
+forked from one that has imported them all, unless the start or the memory of a process is what is measured.
 ``ratios.py --against REV`` has the code of another commit take turns with that of the working tree, and
 writes nothing. ``ratios.py --case NAME --contender PACKAGE …`` is such a process.
 """
@@ -11,6 +11,7 @@ writes nothing. ``ratios.py --case NAME --contender PACKAGE …`` is such a proc
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import subprocess
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 HEADING = "What else a script waits for"
 MARK = "measured: "
 TURNS = 3
-"""Turns of the contenders in a process that they share."""
+"""Turns of the contenders in the forks of one process."""
 
 OURS, BARE, BEFORE = "compat", "bare", "before"
 
@@ -40,11 +41,24 @@ Times = dict[tuple[str, str], float]
 def work(case: str, names: list[str]) -> None:
     """Be the process of a case, and of one contender or of several that take turns."""
     torch.set_num_threads(1)
-    for _ in range(1 if len(names) == 1 else TURNS):
-        for name in names:
-            with tempfile.TemporaryDirectory() as folder:
-                value = CASES[case].measure(name, Path(folder))
-            print(f"{MARK}{name} {value}", flush=True)
+    if len(names) == 1:
+        tell(case, *names)
+        return
+    for name in set(names) - {BARE}:
+        importlib.import_module(name)
+    for name in names * TURNS:
+        if not (child := os.fork()):
+            tell(case, name)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{case}, {name}: failed")
+
+
+def tell(case: str, name: str) -> None:
+    """Measure a case, and print the number."""
+    with tempfile.TemporaryDirectory() as folder:
+        value = CASES[case].measure(name, Path(folder))
+    print(f"{MARK}{name} {value}", flush=True)
 
 
 def start(case: str, names: list[str], tree: Path) -> dict[str, list[float]]:
@@ -113,7 +127,7 @@ def draw(times: Times, cases: list[str], path: Path) -> None:
     axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
-    axes.set_xlabel("compat.Trainer, transformers.Trainer = 1 (less is better)")
+    axes.set_xlabel("transformers.Trainer = 1, less is better")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
@@ -125,8 +139,9 @@ def write_page(times: Times, cases: list[str], rounds: int) -> None:
         HEADING,
         f"""Written by `make bench-ratios`. Each number is that of `compat.Trainer` divided by that of
 `transformers.Trainer`, medians over {rounds} processes, on one CPU thread, with a model of two linear layers.
-The contenders take turns: {TURNS} in each process; from process to process where start, memory or a
-resumption is measured. Overhead is what is left when the time of a bare PyTorch loop is taken off both.
+The contenders take turns in processes of their own: {TURNS} that are forked from each of these, so that
+their memory lies alike; one of each where start, memory or a resumption is measured. Overhead is what is left
+when the time of a bare PyTorch loop is taken off both.
 Times are processor times; from the command to the first step the clock counts.
 
 {versions()}

@@ -363,10 +363,11 @@ def test_the_built_in_set_ups(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\nequal: of 2 set-ups, 1 equal, 1 not available.\n" in done.stdout
-    cpu, gpu = report_of(tmp_path)["setups"]
+    assert "\nequal: of 3 set-ups, 1 equal, 2 not available.\n" in done.stdout
+    cpu, gpu, xla = report_of(tmp_path)["setups"]
     assert (cpu["name"], cpu["device"], cpu["outcome"]) == ("bf16", "CPU", "equal")
     assert (gpu["outcome"], gpu["why"], gpu["report"]) == ("not available", "no GPU is visible", None)
+    assert (xla["device"], xla["why"]) == ("XLA", "torch_xla is not installed")
     assert sum(row["compared"] for row in cpu["report"]["quantities"]) > 500
 
 
