@@ -13,7 +13,15 @@ def main() -> None:
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
     set_seed(args.seed)
     config = GPT2Config(
-        vocab_size=WORDS, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        vocab_size=WORDS,
+        n_positions=LENGTH,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        # From shards, HF's Trainer saves tied weights twice, and compat's once.
+        tie_word_embeddings=False,
     )
     tokens = torch.randint(WORDS, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
     rows = [{"input_ids": row, "labels": row} for row in tokens]
