@@ -195,7 +195,7 @@ def test_arguments_reach_a_deepspeed_configuration(tmp_path: Path, monkeypatch: 
     plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(config={"batch": "auto"}), deepspeed_config=None)
     run = trainer(tmp_path, per_device_train_batch_size=3)
     state = SimpleNamespace(deepspeed_plugin=plugin)
-    monkeypatch.setitem(vars(run), "accelerator", SimpleNamespace(state=state))
+    monkeypatch.setattr(run, "accelerator", SimpleNamespace(state=state))
     run.propagate_args_to_deepspeed(auto_find_batch_size=True)
     assert plugin.deepspeed_config is plugin.hf_ds_config.config
     assert plugin.deepspeed_config == {"batch": 3, "found": True}
@@ -217,7 +217,7 @@ def test_sizes_of_parallelism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run = trainer(tmp_path)
     assert (run.get_sp_size(), run.get_cp_size(), run.get_tp_size()) == (1, 1, 1)
     shape = SimpleNamespace(sp_size=2, cp_size=4, tp_size=1)
-    monkeypatch.setitem(vars(run), "accelerator", SimpleNamespace(parallelism_config=shape))
+    monkeypatch.setattr(run, "accelerator", SimpleNamespace(parallelism_config=shape))
     assert (run.get_sp_size(), run.get_cp_size()) == (2, 4)
 
 
