@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from compat.arguments.fields import shown
 from compat.arguments.files import is_on
-from compat.arguments.fsdp_entries import config_of
+from compat.arguments.fsdp_entries import config_of, is_first
 from compat.arguments.lightning import count
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _unfit_for_sharding(args: TrainingArguments, device_type: str) -> Iterator[s
             f"`{shown('fsdp', args.fsdp)}`: torch's own FSDP does not run on {device_type!r}. Give "
             "fsdp_config={'xla': True}."
         )
-    elif device_type in WITHOUT_FIRST and str(_fsdp_config(args).get("version")) == "1":
+    elif device_type in WITHOUT_FIRST and is_first(args.fsdp, args.fsdp_config):
         yield (
             f"`{shown('fsdp', args.fsdp)}` with `fsdp_config={{'version': 1}}`: version 1 of FSDP needs a "
             f"GPU, and the device of this run is {device_type!r}. Give 'full_shard' or 'shard_grad_op' with "

@@ -84,10 +84,7 @@ class AutomaticOptimization(_AutomaticOptimization):
         loss: Tensor = module.training_step(batch, batch_idx)
         if session.pending_loss is not None:
             pending, options = session.take_pending_loss()
-            if session.holds_back:
-                with hf._fit.sync_context(session):
-                    hf.accelerator.run_backward(pending, **options)
-            else:
+            with hf._fit.sync_context(session):
                 hf.accelerator.run_backward(pending, **options)
         if micro.syncs:
             optimizer, step = strategy.optimizers[0], self.optim_progress.optimizer.step
