@@ -68,9 +68,17 @@ WITH_STEPS = {
 }
 """Strategy argument → the argument of its interval in steps."""
 
-NUMBERS = {"int": numbers.Real, "float": numbers.Real}
+NUMBERS = frozenset({"int", "float"})
 UNTYPED = frozenset({"local_rank"})
 """Arguments that HF sets itself."""
+SOUND = {"bool": bool, "dict": dict, "int": int, "float": float}
+"""Kind of an argument → the type of which each value passes."""
+TYPED = {
+    name: kind
+    for name, field in FIELDS.items()
+    if (kind := field.kind.rstrip("?")) in SOUND and name not in UNTYPED
+}
+"""Argument whose type is checked → its kind."""
 
 
 def problems(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]] | None = None) -> list[Problem]:
@@ -107,14 +115,15 @@ def _plain(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, numbers.Real)
+    # The first two spare the rest the look-up of an abstract class.
+    return isinstance(value, (int, float, numbers.Real))
 
 
 def _types(values: Mapping[str, Any]) -> Iterator[Problem]:
-    for name, field in FIELDS.items():
-        if name not in values or name in UNTYPED or (value := values[name]) is None:
+    for name, kind in TYPED.items():
+        value = values.get(name)
+        if value is None or type(value) is SOUND[kind]:
             continue
-        kind = field.kind.rstrip("?")
         if kind == "bool" and isinstance(value, str):
             yield Problem(
                 f"`{shown(name, value)}`: text, where True or False is wanted; any text counts as True. "

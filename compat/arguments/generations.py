@@ -302,7 +302,12 @@ def migrate(values: MutableMapping[str, Any], native: Mapping[str, Any]) -> Migr
     Returns:
         What was passed, and what could not be translated.
     """
-    own = [name for name, default in native.items() if name in FIELDS and values.get(name) != default]
+    own = [
+        name
+        for name, default in native.items()
+        # Most are the default itself, and are compared no further.
+        if (value := values.get(name)) is not default and name in FIELDS and value != default
+    ]
     foreign = [name for name in FIELDS if name not in native and values.get(name) is not None]
     spoken = [name for name in own if name in SPOKEN_FOR]
     given = {name: values[name] for name in (*foreign, *spoken)}

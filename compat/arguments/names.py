@@ -48,6 +48,7 @@ class OtherName:
 
     def __init__(self, field: Field, default: Any = None) -> None:
         self.field = field
+        self.name = field.name
         self.default = default
 
     def __get__(self, args: Any, owner: type | None = None) -> Any:
@@ -55,35 +56,36 @@ class OtherName:
         if args is None:
             return self.default
         values = vars(args)
-        if self.field.name in values:
-            return values[self.field.name]
+        if self.name in values:
+            return values[self.name]
         # A copy of the arguments receives the value under the other name, and must not receive it twice.
         if is_read_by_dataclasses() or COMPLETE not in values:
             return None
         # If a subclass defines the name as None, it stays None until a value is passed.
         own = own_fields(type(args))
-        if self.field.name in own.keys() - args.given_otherwise.keys() and own[self.field.name] is None:
+        if self.name in own.keys() - args.given_otherwise.keys() and own[self.name] is None:
             return None
-        found = migration(self.field.name, native_defaults(type(args)))
+        found = migration(self.name, native_defaults(type(args)))
         if found is not None:
             return found.read(values)
         # Libraries distinguish releases by such names.
-        if is_read_by_name() and not is_present(args, self.field.name):
-            msg = f"{type(args).__name__!r} object has no attribute {self.field.name!r}"
+        if is_read_by_name() and not is_present(args, self.name):
+            msg = f"{type(args).__name__!r} object has no attribute {self.name!r}"
             raise AttributeError(msg)
         return self.field.default
 
     def __set__(self, args: Any, value: Any) -> None:
         values = vars(args)
-        found = migration(self.field.name, native_defaults(type(args)))
         if value is None:
-            values.pop(self.field.name, None)
-        elif found is None or COMPLETE not in values:
-            values[self.field.name] = value
+            values.pop(self.name, None)
+            return
+        found = migration(self.name, native_defaults(type(args)))
+        if found is None or COMPLETE not in values:
+            values[self.name] = value
         else:
             found.write(values, value, {})
-            if self.field.name in own_fields(type(args)):
-                values["given_otherwise"] = {**args.given_otherwise, self.field.name: value}
+            if self.name in own_fields(type(args)):
+                values["given_otherwise"] = {**args.given_otherwise, self.name: value}
 
 
 def is_present(args: Any, name: str) -> bool:

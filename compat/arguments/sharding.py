@@ -39,6 +39,8 @@ def mesh_sizes(config: object) -> dict[str, int]:
     Args:
         config: accelerate's `ParallelismConfig`, its sizes by name, or None.
     """
+    if config is None:
+        return dict.fromkeys(SIZES, 1)
     given = config if isinstance(config, Mapping) else {name: getattr(config, name, None) for name in SIZES}
     return {name: given.get(name) or 1 for name in SIZES}
 

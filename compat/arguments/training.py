@@ -118,8 +118,7 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
             # Alone, like the process that has started this one, until the group is there.
             with concealed(started.TOLD_BY_LIGHTNING):
                 return super()._setup_devices
-        is_alone = not (process.is_launched() or _has_group())
-        if backend is None or not is_alone:
+        if backend is None or process.is_launched() or _has_group():
             return super()._setup_devices
         logger.warning_once(
             f"`ddp_backend={backend!r}` has no effect: this run has one process, which needs no other. "
@@ -138,12 +137,14 @@ class TrainingArguments(_OfAllGenerations):  # type: ignore[misc]
         """Make this process the first of a job, if `lightning` or the number of GPUs requires several."""
         flags: Any = self.lightning or {}
         asked, nodes = flags.get("devices"), flags.get("num_nodes") or 1
-        processes = count(asked) or processes_for(
-            gpus,
-            is_told=asked is not None or process.is_told,
-            is_launched=process.is_launched(),
-            has_script=process.has_script(),
-        )
+        processes: int | None = count(asked) or 1
+        if processes == 1 < gpus:
+            processes = processes_for(
+                gpus,
+                is_told=asked is not None or process.is_told,
+                is_launched=process.is_launched(),
+                has_script=process.has_script(),
+            )
         if processes is None:
             started.warn_of_idle(gpus)
         started.start(processes or 1, nodes)

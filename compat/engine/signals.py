@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing_extensions import override
 from compat.upstream.jit_checkpoint import manager_behind
 
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
@@ -50,15 +51,19 @@ class Listener:
         heard: the first signal received.
         taken: the original handlers, by number; empty while not listening. A handler that is no default
             belongs to the script, and is not replaced.
-        told: `DEAF`, `LISTENING` or `HEARD`, in memory shared with the dataloader workers.
     """
 
     def __init__(self) -> None:
-        self.told = RawValue("i", DEAF)
         self.heard: signal.Signals | None = None
         self.taken: dict[int, Any] = {}
         self._pid = 0
         self._announce: Callable[[signal.Signals], str] | None = None
+
+    @cached_property
+    def told(self) -> ctypes.c_int:
+        """`DEAF`, `LISTENING` or `HEARD`, in memory shared with the dataloader workers."""
+        shared: ctypes.c_int = RawValue("i", DEAF)
+        return shared
 
     def __reduce__(self) -> tuple[type[Listener], tuple[()]]:
         """Pickle as a new `Listener`: a copy handles no signals and shares no memory."""

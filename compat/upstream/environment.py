@@ -160,7 +160,7 @@ def told_local_size(world_size: int) -> int:
     Args:
         world_size: the number of processes of the job.
     """
-    return min(_first_number(LOCAL_SIZES, world_size), world_size)
+    return 1 if world_size == 1 else min(_first_number(LOCAL_SIZES, world_size), world_size)
 
 
 def _first_number(names: tuple[str, ...], default: int) -> int:

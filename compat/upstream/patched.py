@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import accelerate
 from accelerate.optimizer import AcceleratedOptimizer
@@ -23,9 +23,6 @@ from transformers import Trainer as HFTrainer  # HF's own, also after `compat.in
 from transformers import trainer as hf_trainer
 
 from compat.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Handling(Enum):
@@ -180,10 +177,10 @@ def refuse_patches() -> None:
         raise ArgumentError("\n".join(found))
 
 
-def _refused() -> Iterator[Target]:
-    for target in TARGETS:
-        if target.handling is Handling.REFUSED and hasattr(target.owner, target.name):
-            yield target
+@functools.cache
+def _refused() -> tuple[Target, ...]:
+    refused = (target for target in TARGETS if target.handling is Handling.REFUSED)
+    return tuple(target for target in refused if hasattr(target.owner, target.name))
 
 
 def _refusal(target: Target) -> str:

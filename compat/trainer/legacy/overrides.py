@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer as HFTrainer  # HF's own, also after `compat.install()`
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from compat.engine.host import TrainerHost
 
 CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -118,8 +120,7 @@ def adapt_overrides(trainer: Any, own: type) -> None:
         if _is_overridden(trainer, own, name) and not _can_be_called(trainer, name, positions, names):
             setattr(trainer, name, KINDS.get(name, Adapted)(trainer, name))
     save = "_save_checkpoint"
-    parameters = inspect.signature(trainer._save_checkpoint).parameters
-    if _is_overridden(trainer, own, save) and "metrics" in parameters:
+    if _is_overridden(trainer, own, save) and _takes(trainer._save_checkpoint, "metrics"):
         setattr(trainer, save, AdaptedSave(trainer, save))
 
 
@@ -130,6 +131,10 @@ def is_adapted(trainer: TrainerHost, name: str) -> bool:
 
 def _is_overridden(trainer: TrainerHost, own: type, name: str) -> bool:
     return getattr(type(trainer), name) is not getattr(own, name)
+
+
+def _takes(method: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(method).parameters
 
 
 def _can_be_called(trainer: TrainerHost, name: str, positions: int, names: tuple[str, ...]) -> bool:
