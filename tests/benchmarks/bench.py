@@ -30,6 +30,7 @@ ACCUMULATIONS = (1, 8)
 CELLS = [(model, accumulation) for model in CASES for accumulation in ACCUMULATIONS]
 QUICK_STEPS = 40
 TURNS = 3
+"""Turns of the contenders in one process."""
 DISTRIBUTED = ("hf", "compat")
 
 # Large blocks are kept once they are allocated: whether glibc gives them back to the system, and pays

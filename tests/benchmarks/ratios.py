@@ -11,6 +11,7 @@ writes nothing. ``ratios.py --case NAME --contender PACKAGE …`` is such a proc
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import io
 import os
@@ -22,15 +23,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from bench import ENVIRONMENT
+from bench import ENVIRONMENT, TURNS
 from cases import CASES
 from page import DOCS, versions, write_section
 
 ROOT = Path(__file__).parents[2]
 HEADING = "What else a script waits for"
 MARK = "measured: "
-TURNS = 3
-"""Turns of the contenders in the forks of one process."""
 
 OURS, BARE, BEFORE = "compat", "bare", "before"
 
@@ -48,6 +47,8 @@ def work(case: str, names: list[str]) -> None:
         importlib.import_module(name)
     for name in names * TURNS:
         if not (child := os.fork()):
+            # Touches each object, whose memory the system copies then and not while it is measured.
+            gc.collect()
             tell(case, name)
             os._exit(0)
         if os.waitpid(child, 0)[1]:
