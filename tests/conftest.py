@@ -39,9 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ours", default="compat", help="library to compare with transformers")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def cheap_collections() -> None:
-    """Keep what imports have made out of garbage collection: each `train` call asks for a full one."""
+    """Keep what imports have made out of garbage collection: each `train` call asks for a full one.
+
+    Tests import further libraries, so that it is done again before each file.
+    """
     gc.collect()
     gc.freeze()
 

@@ -3,8 +3,8 @@
 ``bench.py`` lets the contenders take turns on one thread, in several processes one after the other, and
 writes the medians to docs/benchmarks.md. They share a process: where its memory comes to lie changes the
 time of a small step by more than they differ. ``bench.py --contender NAME …`` is such a process: it prints
-a line of JSON for each case and turn. ``bench.py --processes 2`` has torchrun start two processes for each
-contender, and writes the page's second half.
+a line of JSON for each case and turn. ``bench.py --processes 2`` has torchrun start two processes instead of
+each, which the contenders share likewise, and writes the page's second half.
 """
 
 from __future__ import annotations
@@ -84,13 +84,11 @@ def start_worker(contenders: list[str], options: argparse.Namespace) -> list[dic
 def measure(options: argparse.Namespace) -> Times:
     """Lets the contenders take turns and returns the medians over all rounds."""
     runs: dict[tuple[str, str, int], list[float]] = {}
-    is_shared = options.processes == 1
     for number in range(options.rounds):
-        for group in [options.contenders] if is_shared else [[name] for name in options.contenders]:
-            print(f"round {number + 1} of {options.rounds}: {', '.join(group)}", file=sys.stderr)
-            for result in start_worker(group, options):
-                key = (result["contender"], result["model"], result["accumulation"])
-                runs.setdefault(key, []).append(result["milliseconds"])
+        print(f"round {number + 1} of {options.rounds}: {', '.join(options.contenders)}", file=sys.stderr)
+        for result in start_worker(options.contenders, options):
+            key = (result["contender"], result["model"], result["accumulation"])
+            runs.setdefault(key, []).append(result["milliseconds"])
     return {key: median(values) for key, values in runs.items()}
 
 
@@ -182,7 +180,8 @@ what `transformers.Trainer` adds.
             "Several processes",
             f"""Written by `make bench ARGS="--processes {options.processes}"`. The same, with
 {options.processes} processes that torchrun has started, each on one CPU thread and with batches of its own;
-gloo reduces the gradients. Times are those of the first process, the median of {options.rounds} jobs each.
+gloo reduces the gradients. Times are those of the first process by the clock, since processes wait for one
+another: the medians over {options.rounds} jobs in which they take {TURNS} turns.
 
 {versions()}
 
