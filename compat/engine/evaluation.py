@@ -19,6 +19,7 @@ from compat.arguments.machine import XLA
 from compat.engine.limits import LimitedLoader
 from compat.engine.outputs import Gathering, make_container
 from compat.engine.torchmetrics import TorchMetrics
+from compat.errors import ArgumentError
 from compat.upstream.devices import ask
 from compat.upstream.features import EVALUATION_FILTERS_NAN_LOSSES
 from compat.upstream.models import shifts_labels
@@ -228,13 +229,17 @@ class Evaluation:
             }
         has_outputs = arrays["preds"] is not None and arrays["labels"] is not None
         if hf.compute_metrics is None or args.batch_eval_metrics or not has_outputs:
-            return {} if self._metrics is None else self._metrics
+            if self._metrics is None:
+                return {}
+            _check_metrics(self._metrics, hf.compute_metrics)
+            return self._metrics
         extra = {
             "losses": arrays["losses"] if "loss" in args.include_for_metrics else None,
             "inputs": arrays["inputs"] if "inputs" in args.include_for_metrics else None,
         }
         prediction = EvalPrediction(predictions=arrays["preds"], label_ids=arrays["labels"], **extra)
         computed_metrics: dict[str, Any] = hf.compute_metrics(prediction)
+        _check_metrics(computed_metrics, hf.compute_metrics)
         return computed_metrics
 
     def _finite(self, losses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -256,3 +261,19 @@ class Evaluation:
         else:
             samples = self._observed
         return samples or self._observed
+
+
+def _check_metrics(found: object, function: object) -> None:
+    """Refuse what a script's `compute_metrics` returns if it has no names.
+
+    Raises:
+        ArgumentError: names the function and what it returned.
+    """
+    if not hasattr(found, "keys"):
+        told = found if isinstance(found, (int, float, type(None))) else type(found).__name__
+        name = getattr(function, "__name__", type(function).__name__)
+        msg = (
+            f"`compute_metrics={name}`: it returned {told}, where numbers by name are wanted. Return a dict "
+            "such as {'accuracy': 0.9}."
+        )
+        raise ArgumentError(msg)

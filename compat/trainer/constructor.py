@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from accelerate.utils.deepspeed import DummyOptim, DummyScheduler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import default_collate
 from transformers import default_data_collator
+from transformers.utils import logging
 
 from compat.arguments.fields import shown
 from compat.callbacks.misplaced import check_place, is_lightning_callback
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from compat.upstream.values import Batch
+
+logger = logging.get_logger("transformers.trainer")
 
 POSITIONS = {name: place - 1 for place, name in enumerate(own_signature().parameters)}
 """Parameter → its position, not counting `self`."""
@@ -55,6 +59,15 @@ GIVE_OPTIMIZERS = (
     "`optimizer_cls_and_kwargs=(class, {…})`."
 )
 """The advice in the error if `optimizers` is something else."""
+
+FUNCTIONS = (
+    "data_collator",
+    "compute_loss_func",
+    "model_init",
+    "compute_metrics",
+    "preprocess_logits_for_metrics",
+)
+"""Parameters that are called."""
 
 HF_MODULE = "is_hf_module"
 """The attribute that marks `compat.HFModule` and classes derived from it."""
@@ -168,6 +181,10 @@ def check_kinds(bound: BoundArguments) -> None:
     if callbacks is not None and not isinstance(callbacks, Iterable):
         msg = f"`callbacks={type(callbacks).__name__}`: not a list. Give `callbacks=[…]`."
         raise ArgumentError(msg)
+    for name in FUNCTIONS:
+        if bound[name] is not None and not callable(bound[name]):
+            msg = f"`{name}={_named(bound[name])}`: it cannot be called. Give a function, or leave it out."
+            raise ArgumentError(msg)
     _check_loggers(args)
     _check_optimizers(bound["optimizers"])
 
@@ -199,6 +216,47 @@ def _check_optimizers(given: Any) -> None:
             pair = ", ".join(map(_named, given))
             msg = f"`optimizers=({pair})`: {_named(one)} is no {what}. {GIVE_OPTIMIZERS}"
             raise ArgumentError(msg)
+        if what == "optimizer" and _needs_closure(one):
+            msg = (
+                f"`optimizers=({', '.join(map(_named, given))})`: `{_named(one)}.step` needs a closure, "
+                "which HF's Trainer does not give. Give another optimizer, or train a LightningModule with "
+                "`automatic_optimization = False`, whose `training_step` calls it."
+            )
+            raise ArgumentError(msg)
+
+
+def _needs_closure(optimizer: Any) -> bool:
+    try:
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+    except (TypeError, ValueError):  # without a signature, as functions in C are
+        return False
+    return closure is not None and closure.default is closure.empty
+
+
+def warn_of_strangers(model: nn.Module, given: Any) -> None:
+    """Warn of an optimizer that is not the model's, and of a scheduler that is not the optimizer's.
+
+    HF's Trainer trains all the same, without any effect of theirs.
+
+    Args:
+        model: the model.
+        given: a pair of optimizer and scheduler, or None.
+    """
+    optimizer, scheduler = given or (None, None)
+    if not isinstance(groups := getattr(optimizer, "param_groups", None), list):
+        return
+    stepped = {id(parameter) for group in groups for parameter in group["params"]}
+    if stepped and stepped.isdisjoint(map(id, model.parameters())):
+        logger.warning(
+            f"`optimizers=({_named(optimizer)}, …)`: none of its parameters is the model's, whose weights do "
+            "not change, as under `transformers.Trainer`. Build it from the parameters of that model."
+        )
+    scheduled = getattr(getattr(scheduler, "optimizer", None), "param_groups", None)
+    if isinstance(scheduled, list) and set(map(id, groups)).isdisjoint(map(id, scheduled)):
+        logger.warning(
+            f"`optimizers=(…, {_named(scheduler)})`: it schedules another optimizer than the one beside it, "
+            "whose learning rate stays, as under `transformers.Trainer`. Build it from that optimizer."
+        )
 
 
 def _named(value: Any) -> str:
@@ -222,6 +280,8 @@ def adapt_inputs(bound: BoundArguments) -> list[Any]:
             callback is none, or belongs to another distribution of Lightning.
     """
     check_kinds(bound)
+    if bound["optimizers"] and hasattr(bound["model"], "parameters"):
+        warn_of_strangers(bound["model"], bound["optimizers"])
     if (module := uncompiled(bound["model"])) is not bound["model"]:
         bound["model"] = module
     _adapt_model_and_data(bound)

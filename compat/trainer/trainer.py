@@ -39,6 +39,7 @@ from compat.trainer.legacy.backports import Backports
 from compat.trainer.legacy.methods import LegacyMethods, values_of_4, values_of_5
 from compat.trainer.legacy.overrides import adapt_overrides, is_adapted
 from compat.trainer.legacy.renamed import accept_renamed, takes_tokenizer
+from compat.trainer.rows import check_rows
 from compat.trainer.surprises import Surprises
 from compat.upstream.columns import copying_whole_rows
 from compat.upstream.features import (
@@ -172,16 +173,22 @@ class Trainer(TrainerSeams, LegacyMethods):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the train dataloader. Mirrors `transformers.Trainer.get_train_dataloader`."""
         own = self._user_module.train_dataloader()
+        if own is None:
+            check_rows(self.train_dataset, "train_dataset", "get_train_dataloader")
         return self._complete(super().get_train_dataloader() if own is None else own)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
         """Return the evaluation dataloader. Mirrors `transformers.Trainer.get_eval_dataloader`."""
         own = self._user_module.eval_dataloader(eval_dataset)
+        if own is None:
+            check_rows(self._user_module.eval_data(eval_dataset), "eval_dataset", "get_eval_dataloader")
         return self._complete(super().get_eval_dataloader(eval_dataset) if own is None else own)
 
     def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any]:
         """Return the test dataloader. Mirrors `transformers.Trainer.get_test_dataloader`."""
         own = self._user_module.test_dataloader(test_dataset)
+        if own is None:
+            check_rows(test_dataset, "test_dataset", "get_test_dataloader")
         loader = super().get_test_dataloader(test_dataset) if own is None else own
         return self._backports.set_loader_options(loader)
 

@@ -12,6 +12,7 @@ from torchmetrics import MeanSquaredError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 import compat
+from compat.errors import ArgumentError
 from tests.small import rows, trainer
 
 if TYPE_CHECKING:
@@ -27,6 +28,18 @@ def test_a_metric_of_torchmetrics_equals_the_function(tmp_path: Path) -> None:
     by_metric = trainer(tmp_path, compute_metrics=MeanSquaredError(), **options).evaluate()
     assert by_metric["eval_MeanSquaredError"] == pytest.approx(by_function["eval_MeanSquaredError"], rel=1e-6)
     assert by_metric["eval_loss"] == by_function["eval_loss"]
+
+
+@pytest.mark.parametrize("by_batch", [False, True], ids=["at the end", "by batch"])
+def test_what_has_no_names_is_no_metrics(tmp_path: Path, by_batch: bool) -> None:
+    def accuracy(prediction: Any, compute_result: bool = True) -> float | None:
+        return 0.5 if compute_result else None
+
+    ours = trainer(tmp_path, compute_metrics=accuracy, batch_eval_metrics=by_batch)
+    with pytest.raises(
+        ArgumentError, match=r"`compute_metrics=accuracy`: it returned 0\.5, where numbers by"
+    ):
+        ours.evaluate()
 
 
 def test_outputs_are_not_piled_up_for_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

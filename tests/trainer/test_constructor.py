@@ -13,6 +13,7 @@ from torch import nn
 
 import compat
 from compat.errors import ArgumentError
+from compat.trainer import constructor
 from tests.small import Regression, rows, trainer
 
 if TYPE_CHECKING:
@@ -60,6 +61,27 @@ def test_a_pair_is_taken_in_either_form(tmp_path: Path, pair: type) -> None:
     assert ours.optimizer is optimizer or ours.optimizer.optimizer is optimizer
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused(tmp_path: Path) -> None:
+    model = Regression()
+    with pytest.raises(ArgumentError, match=r"`optimizers=\(LBFGS, None\)`: `LBFGS.step` needs a closure"):
+        trainer(tmp_path, model=model, optimizers=(torch.optim.LBFGS(model.parameters()), None))
+
+
+def test_parts_that_belong_to_others_are_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Regression()
+    own, others = sgd(model), sgd(Regression())
+    said: list[str] = []
+    monkeypatch.setattr(constructor.logger, "warning", said.append)
+    for pair in ((own, StepLR(own, 1)), (own, None), (others, None), (own, StepLR(others, 1))):
+        trainer(tmp_path, model=model, optimizers=pair)
+    assert [sentence.partition(", ")[0] for sentence in said] == [
+        "`optimizers=(SGD",
+        "`optimizers=(…",
+    ]
+    assert "none of its parameters is the model's" in said[0]
+    assert "StepLR)`: it schedules another optimizer" in said[1]
+
+
 def test_stand_ins_of_accelerate_are_taken(tmp_path: Path) -> None:
     model = Regression()
     stand_in = DummyOptim(list(model.parameters()))
@@ -76,8 +98,10 @@ def test_stand_ins_of_accelerate_are_taken(tmp_path: Path) -> None:
         ),
         ({"args": {"seed": 1}}, r"`args=dict`: not arguments. Give `args=TrainingArguments"),
         ({"callbacks": Timer()}, r"`callbacks=Timer`: not a list. Give `callbacks=\[…\]`"),
+        ({"data_collator": "default"}, "`data_collator=str`: it cannot be called. Give a function"),
+        ({"compute_metrics": {"accuracy": 1}}, "`compute_metrics=dict`: it cannot be called"),
     ],
-    ids=["model", "args", "callbacks"],
+    ids=["model", "args", "callbacks", "collator", "metrics"],
 )
 def test_so_are_other_parameters(given: dict[str, Any], expected: str) -> None:
     with pytest.raises(ArgumentError, match=expected):

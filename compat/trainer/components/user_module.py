@@ -85,10 +85,18 @@ class UserModule(Component):
         Args:
             eval_dataset: the argument of `get_eval_dataloader`.
         """
+        return self._loader(as_dataset(self.eval_data(eval_dataset)), "val_dataloader")
+
+    def eval_data(self, eval_dataset: Rows) -> Rows:
+        """Return the data itself: the trainer's own if None is given, one of several by its name.
+
+        Args:
+            eval_dataset: the argument of `get_eval_dataloader`.
+        """
         own = self.hf.eval_dataset
-        dataset = own if eval_dataset is None else eval_dataset
-        dataset = own[dataset] if isinstance(dataset, str) else dataset
-        return self._loader(as_dataset(dataset), "val_dataloader")
+        data = own if eval_dataset is None else eval_dataset
+        is_name = isinstance(data, str) and isinstance(own, Mapping)
+        return own.get(data, data) if is_name else data
 
     def test_dataloader(self, test_dataset: Rows) -> DataLoader[Any] | None:
         """Return a LightningDataModule's prediction loader; None if the data is no LightningDataModule.
