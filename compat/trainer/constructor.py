@@ -16,6 +16,7 @@ from transformers.utils import logging
 from compat.arguments.fields import shown
 from compat.callbacks.misplaced import check_place, is_lightning_callback
 from compat.engine.manual_optimization import is_manual
+from compat.engine.optimizer_state import per_parameter
 from compat.engine.user_module import TRANSFERS, check_user_module, is_user_module
 from compat.errors import ArgumentError
 from compat.trainer.components.callbacks import made
@@ -243,7 +244,9 @@ def warn_of_strangers(model: nn.Module, given: Any) -> None:
         given: a pair of optimizer and scheduler, or None.
     """
     optimizer, scheduler = given or (None, None)
-    if not isinstance(groups := getattr(optimizer, "param_groups", None), list):
+    groups = getattr(optimizer, "param_groups", None)
+    # A layerwise optimizer stands for those of the parameters.
+    if optimizer is None or not isinstance(groups, list) or per_parameter(optimizer):
         return
     stepped = {id(parameter) for group in groups for parameter in group["params"]}
     if stepped and stepped.isdisjoint(map(id, model.parameters())):
