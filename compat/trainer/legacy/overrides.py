@@ -27,9 +27,10 @@ CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "init_hf_repo": (0, ("token", "private")),
     "_get_train_sampler": (1, ()),
     "_load_from_checkpoint": (2, ()),
+    "_wrap_model": (1, ("training", "dataloader")),
 }
-"""How HF calls the methods that have gained parameters since 4.37: the number of positional arguments, and
-the keyword arguments."""
+"""How HF calls the methods that have gained or lost parameters since 4.37: the number of positional arguments,
+and the keyword arguments."""
 
 BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 

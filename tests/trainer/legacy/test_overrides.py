@@ -242,6 +242,17 @@ def test_an_old_save_is_given_the_metrics_of_its_step(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{n}" for n in (1, 2, 3, 4)]
 
 
+def test_a_model_that_is_wrapped_without_its_loader(tmp_path: Path) -> None:
+    class Wrapping(compat.Trainer):
+        def _wrap_model(self, model, training=True):
+            return super()._wrap_model(model, training)
+
+    options = {"eval_strategy": "steps", "eval_steps": 1}
+    ours, plain = (trainer(tmp_path, kind, **options) for kind in (Wrapping, compat.Trainer))
+    assert ours.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+    assert ours.train().global_step == 3
+
+
 def test_signatures_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(tmp_path, OldLoss)
     seen = []
