@@ -29,8 +29,8 @@ CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "_load_from_checkpoint": (2, ()),
     "_wrap_model": (1, ("training", "dataloader")),
 }
-"""How HF calls the methods that have gained or lost parameters since 4.37: the number of positional arguments,
-and the keyword arguments."""
+"""How HF calls the methods that have gained or lost parameters since 4.37: the number of positional
+arguments, and the keyword arguments."""
 
 BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
