@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 # One thread per test process, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-PYTEST := -m pytest -n 4
+PYTEST := -m pytest -n 3
 
 # What does not depend on transformers is tried with the newest one alone: how processes start and end, what
 # steps cost, how checkpoints change their form, how commands print and run, programs made from a plan, guides.

@@ -56,12 +56,19 @@ def left(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("way", "rank", "how", "said"),
     [
-        ("compat run", 1, "is killed", "local rank 1 was killed (SIGKILL: "),
-        ("devices", 0, "is killed", "local rank 0 has gone; local rank 1 is stopped"),
+        ("compat run", 1, "is killed", ("local rank 1 was killed (SIGKILL: ",)),
+        # A process that waits for the other one's gradients may hear of its end from gloo, and end by itself.
+        (
+            "devices",
+            0,
+            "is killed",
+            ("local rank 0 has gone; local rank 1 is stopped", "closed by", "reset by"),
+        ),
     ],
+    ids=["compat run", "devices"],
 )
 def test_the_others_stop_and_the_run_resumes(
-    tmp_path: Path, way: str, rank: int, how: str, said: str
+    tmp_path: Path, way: str, rank: int, how: str, said: tuple[str, ...]
 ) -> None:
     # A rank reads two samples a step, and saves every fifth step; it is to die at any moment after the first.
     at = random.randint(12, 76)  # noqa: S311
@@ -69,7 +76,7 @@ def test_the_others_stop_and_the_run_resumes(
     done = run(way, tmp_path, RANK_THAT_DIES=str(rank), HOW=how, AT=str(at))
     assert time.monotonic() - start < SECONDS, f"at sample {at}"
     assert done.returncode != 0
-    assert said in done.stderr, f"at sample {at}:\n{done.stderr[-3000:]}"
+    assert any(text in done.stderr for text in said), f"at sample {at}:\n{done.stderr[-3000:]}"
     assert left(tmp_path) == []
     assert last_whole(tmp_path / "run") is not None
     if way == "compat run":
