@@ -198,7 +198,9 @@ class Evaluation:
         hf = self._hf
         hf.gather_function = hf.accelerator.gather_for_metrics
         arrays = {name: container.get_arrays() for name, container in self._kept.items()}
-        metrics = hf_trainer.denumpify_detensorize(self._compute_metrics(arrays))
+        computed = self._compute_metrics(arrays)
+        _check_metrics(computed, hf.compute_metrics)
+        metrics = hf_trainer.denumpify_detensorize(computed)
         losses = arrays["losses"]
         if isinstance(losses, list) and losses:
             losses = np.concatenate(losses)
@@ -229,17 +231,13 @@ class Evaluation:
             }
         has_outputs = arrays["preds"] is not None and arrays["labels"] is not None
         if hf.compute_metrics is None or args.batch_eval_metrics or not has_outputs:
-            if self._metrics is None:
-                return {}
-            _check_metrics(self._metrics, hf.compute_metrics)
-            return self._metrics
+            return {} if self._metrics is None else self._metrics
         extra = {
             "losses": arrays["losses"] if "loss" in args.include_for_metrics else None,
             "inputs": arrays["inputs"] if "inputs" in args.include_for_metrics else None,
         }
         prediction = EvalPrediction(predictions=arrays["preds"], label_ids=arrays["labels"], **extra)
         computed_metrics: dict[str, Any] = hf.compute_metrics(prediction)
-        _check_metrics(computed_metrics, hf.compute_metrics)
         return computed_metrics
 
     def _finite(self, losses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

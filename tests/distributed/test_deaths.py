@@ -62,7 +62,11 @@ def left(folder: Path) -> list[int]:
             "devices",
             0,
             "is killed",
-            ("local rank 0 has gone; local rank 1 is stopped", "closed by", "reset by"),
+            (
+                "local rank 0 has gone; local rank 1 is stopped",
+                "Connection closed by peer",
+                "Connection reset by peer",
+            ),
         ),
     ],
     ids=["compat run", "devices"],
